@@ -1,0 +1,125 @@
+package idmap
+
+/*
+#define _GNU_SOURCE
+#include <errno.h>
+#include <linux/sched.h>
+#include <sched.h>
+#include <signal.h>
+#include <string.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+// pause_in_userns forks a child into a new user namespace; the child waits until wait_fd reaches its end.
+// A plain fork: between it and _exit the child makes system calls and nothing else.
+static int pause_in_userns(int wait_fd, int close_fd)
+{
+	struct clone_args args;
+	memset(&args, 0, sizeof args);
+	args.flags = CLONE_NEWUSER;
+	args.exit_signal = SIGCHLD;
+	long pid = syscall(SYS_clone3, &args, sizeof args);
+	if (pid < 0)
+		return -errno;
+	if (pid == 0) {
+		char c;
+		close(close_fd);
+		while (read(wait_fd, &c, 1) < 0 && errno == EINTR)
+			;
+		_exit(0);
+	}
+	return (int)pid;
+}
+*/
+import "C"
+
+import (
+	"fmt"
+	"os"
+	"runtime"
+	"strconv"
+
+	"croft/state"
+
+	"golang.org/x/sys/unix"
+)
+
+// Namespace makes a user namespace whose ids 0..Size-1 are those of r, owned by the range's base id.
+//
+// The owner matters: the kernel charges inotify instances, namespaces and the like of a user namespace to
+// the uid that created it. Created by root, all machines would share root's 128 inotify instances.
+func Namespace(r state.Range) (*os.File, error) {
+	var ns *os.File
+	err := asUser(r.Base, func() (int, *os.File, error) { return pause() }, func(pid int) error {
+		if err := writeMaps(pid, r); err != nil {
+			return err
+		}
+		var err error
+		ns, err = os.Open(fmt.Sprintf("/proc/%d/ns/user", pid))
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("user namespace for %d+%d: %w", r.Base, r.Size, err)
+	}
+	return ns, nil
+}
+
+// asUser runs start on a thread whose effective uid is base and which keeps its capabilities, then use as
+// root with the pid that came of it, and lets the process go at the end.
+func asUser(base uint32, start func() (int, *os.File, error), use func(pid int) error) error {
+	runtime.LockOSThread()
+	// Without the fixup of capabilities: a switch of distributions against unprivileged user namespaces
+	// (Debian, Ubuntu) asks for CAP_SYS_ADMIN, which a plain seteuid would drop.
+	bits, err := unix.PrctlRetInt(unix.PR_GET_SECUREBITS, 0, 0, 0, 0)
+	if err != nil {
+		return fmt.Errorf("prctl(PR_GET_SECUREBITS): %w", err)
+	}
+	if err := unix.Prctl(unix.PR_SET_SECUREBITS, uintptr(bits|secbitNoSetuidFixup), 0, 0, 0); err != nil {
+		return fmt.Errorf("prctl(PR_SET_SECUREBITS): %w", err)
+	}
+	// The raw call changes this thread alone; the wrappers of Go change all of them.
+	if _, _, e := unix.RawSyscall(unix.SYS_SETRESUID, ^uintptr(0), uintptr(base), ^uintptr(0)); e != 0 {
+		return fmt.Errorf("setresuid: %w", e)
+	}
+	pid, hold, err := start()
+	if _, _, e := unix.RawSyscall(unix.SYS_SETRESUID, ^uintptr(0), 0, ^uintptr(0)); e != 0 {
+		return fmt.Errorf("setresuid back: %w", e) // the thread stays locked, and dies with its goroutine
+	}
+	if e := unix.Prctl(unix.PR_SET_SECUREBITS, uintptr(bits), 0, 0, 0); e != nil {
+		return fmt.Errorf("prctl(PR_SET_SECUREBITS): %w", e)
+	}
+	runtime.UnlockOSThread()
+	if err != nil {
+		return err
+	}
+	defer unix.Wait4(pid, nil, 0, nil)
+	defer hold.Close()
+	return use(pid)
+}
+
+const secbitNoSetuidFixup = 1 << 2 // SECBIT_NO_SETUID_FIXUP, linux/securebits.h
+
+// pause starts the process that keeps the namespace alive until hold is closed.
+func pause() (pid int, hold *os.File, err error) {
+	r, w, err := os.Pipe()
+	if err != nil {
+		return 0, nil, err
+	}
+	defer r.Close()
+	n := int(C.pause_in_userns(C.int(r.Fd()), C.int(w.Fd())))
+	if n < 0 {
+		w.Close()
+		return 0, nil, os.NewSyscallError("clone3(CLONE_NEWUSER)", unix.Errno(-n))
+	}
+	return n, w, nil
+}
+
+func writeMaps(pid int, r state.Range) error {
+	line := []byte("0 " + strconv.FormatUint(uint64(r.Base), 10) + " " + strconv.FormatUint(uint64(r.Size), 10) + "\n")
+	for _, f := range []string{"uid_map", "gid_map"} {
+		if err := os.WriteFile(fmt.Sprintf("/proc/%d/%s", pid, f), line, 0); err != nil {
+			return err
+		}
+	}
+	return nil
+}

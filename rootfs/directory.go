@@ -1,0 +1,60 @@
+package rootfs
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"golang.org/x/sys/unix"
+)
+
+// Directory keeps a full copy of the image for each machine. It serves where overlay cannot: on a root that
+// is an overlay itself.
+type Directory struct{}
+
+func copyOf(r Root) string { return filepath.Join(r.Dir, "fs") }
+
+// Create copies the layers, lowest first, beside the final place and renames the copy into it.
+func (Directory) Create(r Root) error {
+	if _, err := os.Lstat(copyOf(r)); err == nil {
+		return nil
+	}
+	if err := os.MkdirAll(r.Dir, 0o711); err != nil {
+		return err
+	}
+	aside := filepath.Join(r.Dir, ".new-fs")
+	if err := os.RemoveAll(aside); err != nil {
+		return err
+	}
+	if err := os.Mkdir(aside, 0o755); err != nil {
+		return err
+	}
+	for _, layer := range r.Layers {
+		if err := copyLayer(layer, aside); err != nil {
+			return fmt.Errorf("copy %s: %w", layer, err)
+		}
+	}
+	return os.Rename(aside, copyOf(r))
+}
+
+// Mount puts the generated files into the copy and mounts it shifted.
+func (Directory) Mount(r Root, userns *os.File, at string) error {
+	if err := overwrite(r.Guest(), copyOf(r), filepath.Join(r.Dir, "generated")); err != nil {
+		return err
+	}
+	tree, err := cloneTree(copyOf(r), userns)
+	if err != nil {
+		return err
+	}
+	defer tree.Close()
+	if err := unix.MoveMount(int(tree.Fd()), "", unix.AT_FDCWD, at, unix.MOVE_MOUNT_F_EMPTY_PATH); err != nil {
+		return &os.PathError{Op: "move_mount", Path: at, Err: err}
+	}
+	return nil
+}
+
+// Unmount detaches the copy.
+func (Directory) Unmount(at string) error { return unmount(at) }
+
+// Remove deletes the copy.
+func (Directory) Remove(r Root) error { return removeTree(r.Dir) }

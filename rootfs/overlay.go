@@ -1,0 +1,245 @@
+package rootfs
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strings"
+
+	"croft/state"
+
+	"golang.org/x/sys/unix"
+)
+
+// Overlay keeps what the machine changed in an upper directory over the image's layers. The image is shared,
+// creation copies nothing.
+type Overlay struct{}
+
+// upper and work lie in one directory because overlayfs wants them on one mount.
+func upperOf(r Root) string { return filepath.Join(r.Dir, "upper") }
+
+// Create makes the empty upper.
+func (Overlay) Create(r Root) error {
+	for _, d := range []string{r.Dir, upperOf(r), filepath.Join(upperOf(r), "work")} {
+		if err := os.MkdirAll(d, 0o711); err != nil {
+			return err
+		}
+	}
+	// The root directory of the machine takes its mode from the topmost layer, which is this one.
+	fs := filepath.Join(upperOf(r), "fs")
+	if err := os.MkdirAll(fs, 0o755); err != nil {
+		return err
+	}
+	return os.Chmod(fs, 0o755)
+}
+
+// Unmount detaches the overlay.
+func (Overlay) Unmount(at string) error { return unmount(at) }
+
+// Remove deletes upper, work and generated files.
+func (Overlay) Remove(r Root) error { return removeTree(r.Dir) }
+
+// What the overlay is mounted with. The guest must not be able to plant redirects or metadata-only files in
+// its upper, and an index would tie the upper to one set of lower inodes.
+var overlayOptions = [...][2]string{{"redirect_dir", "nofollow"}, {"metacopy", "off"}, {"index", "off"}}
+
+// PathMode, set in the environment to "path", takes the way of kernels before 6.15 for a test of it.
+const PathMode = "CROFT_OVERLAY"
+
+// Mount clones each layer and the upper, shifts the clones with userns and mounts the overlay of them.
+func (Overlay) Mount(r Root, userns *os.File, at string) error {
+	base, err := ownerOf(userns)
+	if err != nil {
+		return err
+	}
+	lowers := make([]string, 0, len(r.Layers)+1)
+	if _, err := os.Lstat(r.Guest()); err == nil {
+		lowers = append(lowers, r.Guest())
+	}
+	for i := len(r.Layers) - 1; i >= 0; i-- { // overlayfs lists them top first
+		lowers = append(lowers, r.Layers[i])
+	}
+	trees, err := cloneTrees(append(lowers, upperOf(r)), userns)
+	if err != nil {
+		return err
+	}
+	defer trees.close()
+	if os.Getenv(PathMode) != "path" {
+		err = asOwner(base, func() error { return trees.mountByFd(at) })
+	}
+	if os.Getenv(PathMode) == "path" || errors.Is(err, errNoFdLayers) {
+		err = trees.mountByPath(base, filepath.Join(filepath.Dir(at), "trees"), at)
+	}
+	if err != nil {
+		return err
+	}
+	return writable(at)
+}
+
+// writable catches an overlay that came up read-only, which the kernel only mentions in its log.
+func writable(at string) error {
+	var st unix.Statfs_t
+	if err := unix.Statfs(at, &st); err != nil {
+		return &os.PathError{Op: "statfs", Path: at, Err: err}
+	}
+	if st.Flags&unix.ST_RDONLY != 0 {
+		unmount(at)
+		return fmt.Errorf("overlay at %s came up read-only: the kernel could not write to its work directory: %w", at, state.ErrUnsupported)
+	}
+	return nil
+}
+
+// ownerOf gives the host id of a user namespace's owner, which is the base of its range (see idmap).
+func ownerOf(userns *os.File) (int, error) {
+	var uid uint32
+	const getOwner = 0xb704 // NS_GET_OWNER_UID, ioctl_nsfs(2)
+	if err := ioctl(userns, getOwner, &uid); err != nil {
+		return 0, fmt.Errorf("ioctl(NS_GET_OWNER_UID): %w", err)
+	}
+	return int(uid), nil
+}
+
+// trees are detached, shifted clones of directories; the last one is the upper. Closing one dissolves it, so
+// they must stay open until the overlay exists.
+type trees []*os.File
+
+func (t trees) close() {
+	for _, f := range t {
+		f.Close()
+	}
+}
+
+func cloneTrees(dirs []string, userns *os.File) (trees, error) {
+	var all trees
+	for _, d := range dirs {
+		f, err := cloneTree(d, userns)
+		if err != nil {
+			all.close()
+			return nil, err
+		}
+		all = append(all, f)
+	}
+	return all, nil
+}
+
+func cloneTree(dir string, userns *os.File) (*os.File, error) {
+	fd, err := unix.OpenTree(unix.AT_FDCWD, dir, unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC|unix.AT_NO_AUTOMOUNT)
+	if err != nil {
+		return nil, &os.PathError{Op: "open_tree", Path: dir, Err: err}
+	}
+	attr := unix.MountAttr{Attr_set: unix.MOUNT_ATTR_IDMAP, Userns_fd: uint64(userns.Fd())}
+	if err := unix.MountSetattr(fd, "", unix.AT_EMPTY_PATH, &attr); err != nil {
+		unix.Close(fd)
+		return nil, &os.PathError{Op: "mount_setattr", Path: dir, Err: err}
+	}
+	return os.NewFile(uintptr(fd), dir), nil
+}
+
+// errNoFdLayers means that this kernel does not take layers as descriptors.
+var errNoFdLayers = errors.New("layers by descriptor")
+
+// mountByFd hands the trees to overlayfs as descriptors: no path of the host shows in the guest's mountinfo.
+func (t trees) mountByFd(at string) error {
+	fs, err := unix.Fsopen("overlay", unix.FSOPEN_CLOEXEC)
+	if err != nil {
+		return fmt.Errorf("fsopen(overlay): %w", err)
+	}
+	defer unix.Close(fs)
+	last := len(t) - 1
+	for _, lower := range t[:last] {
+		if err := unix.FsconfigSetFd(fs, "lowerdir+", int(lower.Fd())); err != nil {
+			return fmt.Errorf("%w: fsconfig(lowerdir+): %w", errNoFdLayers, err)
+		}
+	}
+	for option, dir := range map[string]string{"upperdir": "fs", "workdir": "work"} {
+		fd, err := unix.Openat(int(t[last].Fd()), dir, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+		if err != nil {
+			return &os.PathError{Op: "open", Path: dir, Err: err}
+		}
+		err = unix.FsconfigSetFd(fs, option, fd)
+		unix.Close(fd)
+		if err != nil {
+			return fmt.Errorf("%w: fsconfig(%s): %w", errNoFdLayers, option, err)
+		}
+	}
+	return createAndMove(fs, at)
+}
+
+func createAndMove(fs int, at string) error {
+	for _, o := range overlayOptions {
+		if err := unix.FsconfigSetString(fs, o[0], o[1]); err != nil {
+			return fmt.Errorf("fsconfig(%s=%s): %w", o[0], o[1], err)
+		}
+	}
+	if err := unix.FsconfigCreate(fs); err != nil {
+		if errors.Is(err, unix.EINVAL) { // kernels before 6.15 refuse detached trees only here
+			return fmt.Errorf("%w: fsconfig(create): %w", errNoFdLayers, err)
+		}
+		return fmt.Errorf("fsconfig(create): %w", err)
+	}
+	mnt, err := unix.Fsmount(fs, unix.FSMOUNT_CLOEXEC, 0)
+	if err != nil {
+		return fmt.Errorf("fsmount: %w", err)
+	}
+	defer unix.Close(mnt)
+	if err := unix.MoveMount(mnt, "", unix.AT_FDCWD, at, unix.MOVE_MOUNT_F_EMPTY_PATH); err != nil {
+		return &os.PathError{Op: "move_mount", Path: at, Err: err}
+	}
+	return nil
+}
+
+// mountByPath gives each tree a mount point below scratch and names those: the way of kernels before 6.15,
+// with mount(2) because before 6.5 overlayfs knew no other.
+func (t trees) mountByPath(base int, scratch, at string) error {
+	var at_ []string
+	for i, tree := range t {
+		point := filepath.Join(scratch, fmt.Sprint(i))
+		if err := os.MkdirAll(point, 0o711); err != nil {
+			return err
+		}
+		if err := unix.MoveMount(int(tree.Fd()), "", unix.AT_FDCWD, point, unix.MOVE_MOUNT_F_EMPTY_PATH); err != nil {
+			return &os.PathError{Op: "move_mount", Path: point, Err: err}
+		}
+		at_ = append(at_, point)
+	}
+	last := len(at_) - 1
+	options := []string{
+		"lowerdir=" + strings.Join(at_[:last], ":"),
+		"upperdir=" + filepath.Join(at_[last], "fs"),
+		"workdir=" + filepath.Join(at_[last], "work"),
+	}
+	for _, o := range overlayOptions {
+		options = append(options, o[0]+"="+o[1])
+	}
+	return asOwner(base, func() error {
+		if err := unix.Mount("overlay", at, "overlay", 0, strings.Join(options, ",")); err != nil {
+			return fmt.Errorf("mount overlay of %d layers at %s: %w", last, at, err)
+		}
+		return nil
+	})
+}
+
+// asOwner runs mount on a thread whose filesystem ids are base. Overlayfs keeps the credentials of its
+// mounter for its own writes: host root is nobody in the shifted upper, and with it the overlay would come
+// up read-only without an error.
+func asOwner(base int, mount func() error) error {
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	bits, err := unix.PrctlRetInt(unix.PR_GET_SECUREBITS, 0, 0, 0, 0)
+	if err != nil {
+		return fmt.Errorf("prctl(PR_GET_SECUREBITS): %w", err)
+	}
+	// Without the fixup: setfsuid away from 0 drops the filesystem capabilities, which the mounter needs.
+	const noFixup = 1 << 2 // SECBIT_NO_SETUID_FIXUP
+	if err := unix.Prctl(unix.PR_SET_SECUREBITS, uintptr(bits|noFixup), 0, 0, 0); err != nil {
+		return fmt.Errorf("prctl(PR_SET_SECUREBITS): %w", err)
+	}
+	defer unix.Prctl(unix.PR_SET_SECUREBITS, uintptr(bits), 0, 0, 0)
+	unix.RawSyscall(unix.SYS_SETFSUID, uintptr(base), 0, 0) // these two cannot fail for root
+	unix.RawSyscall(unix.SYS_SETFSGID, uintptr(base), 0, 0)
+	defer unix.RawSyscall(unix.SYS_SETFSUID, 0, 0, 0)
+	defer unix.RawSyscall(unix.SYS_SETFSGID, 0, 0, 0)
+	return mount()
+}

@@ -1,0 +1,95 @@
+// Package rootfs makes the root filesystem of a machine out of image layers and what the machine changed.
+//
+// Ownership on disk stays as the image has it: ids are shifted by mounts, and nothing is ever chowned. This
+// package knows layers as directories and instances as a place on disk; it never fetches, starts or decides.
+package rootfs
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"golang.org/x/sys/unix"
+)
+
+// Root is one machine's root filesystem: where it is kept and what lies below it.
+type Root struct {
+	Dir    string   // its own directory: upper, work, generated files
+	Layers []string // directories of the image, lowest first
+}
+
+// Guest is the directory of the files that croft generates for the machine. It lies over the image and
+// under what the machine changed.
+func (r Root) Guest() string { return filepath.Join(r.Dir, "guest") }
+
+// Driver keeps root filesystems in one way. All four are idempotent; nil means the state holds, not that
+// this call brought it about.
+type Driver interface {
+	// Create prepares r.Dir for a machine that has changed nothing yet.
+	Create(r Root) error
+	// Mount mounts r at the directory at, seen through the user namespace userns, in the mount namespace of
+	// the caller. The caller's namespace must be private: the mount's life is that of the namespace.
+	Mount(r Root, userns *os.File, at string) error
+	// Unmount takes a mount away before its namespace ends.
+	Unmount(at string) error
+	// Remove deletes all that is kept of r. It refuses a tree with a mount in it.
+	Remove(r Root) error
+}
+
+// Drivers are the ones there are, by name.
+func Drivers(name string) (Driver, bool) {
+	switch name {
+	case "overlay":
+		return Overlay{}, true
+	case "dir":
+		return Directory{}, true
+	}
+	return nil, false
+}
+
+// Pick names the driver for a new machine kept under dir: overlay, unless dir is itself on an overlay, which
+// cannot carry another one's upper directory; then why says so in one line.
+func Pick(dir string) (name, why string, err error) {
+	var st unix.Statfs_t
+	if err := unix.Statfs(dir, &st); err != nil {
+		return "", "", &os.PathError{Op: "statfs", Path: dir, Err: err}
+	}
+	if st.Type == unix.OVERLAYFS_SUPER_MAGIC {
+		return "dir", dir + " is on an overlay, which cannot carry another: the image is copied (storage driver dir)", nil
+	}
+	return "overlay", "", nil
+}
+
+// unmount detaches whatever is mounted at the directory at; nothing mounted is success.
+func unmount(at string) error {
+	err := unix.Unmount(at, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW)
+	if err == nil || errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENOENT) {
+		return nil
+	}
+	return &os.PathError{Op: "umount", Path: at, Err: err}
+}
+
+// removeTree renames dir aside and deletes it, and never descends into a mount.
+func removeTree(dir string) error {
+	parent, name := filepath.Split(filepath.Clean(dir))
+	gone := filepath.Join(parent, ".gone-"+name)
+	if err := os.Rename(dir, gone); err != nil && !os.IsNotExist(err) {
+		if !errors.Is(err, unix.ENOTEMPTY) && !errors.Is(err, unix.EEXIST) {
+			return err
+		}
+		if err := os.RemoveAll(gone); err != nil { // of an interrupted removal
+			return err
+		}
+		return removeTree(dir)
+	}
+	// Machines are mounted in namespaces of their own, so a mount below here is somebody else's: deleting
+	// it file by file would delete what is mounted.
+	if mounted, err := holdsMount(gone); err != nil || mounted != "" {
+		if err == nil {
+			err = fmt.Errorf("remove %s: %s is mounted there", dir, mounted)
+		}
+		return err
+	}
+	return os.RemoveAll(gone)
+}

@@ -1,0 +1,80 @@
+package state
+
+import (
+	"fmt"
+	"os"
+
+	"golang.org/x/sys/unix"
+)
+
+// Claim is the hold on a running instance: an open-file-description lock. It passes through fork and exec,
+// ends with its last holder, however that one dies, and is seen by others without being taken.
+type Claim struct{ file *os.File }
+
+// File is the locked file; whoever inherits its descriptor holds the claim too.
+func (c *Claim) File() *os.File { return c.file }
+
+// Release gives the claim up, unless a child has inherited it.
+func (c *Claim) Release() error { return c.file.Close() }
+
+// AdoptClaim takes over a claim that came with an inherited descriptor.
+func AdoptClaim(fd uintptr) *Claim {
+	unix.CloseOnExec(int(fd))
+	return &Claim{os.NewFile(fd, "claim")}
+}
+
+// claim locks the file at path for this process and its heirs; ErrRunning when someone else holds it.
+func claim(path string) (*Claim, error) {
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	lk := unix.Flock_t{Type: unix.F_WRLCK}
+	switch err := unix.FcntlFlock(f.Fd(), unix.F_OFD_SETLK, &lk); err {
+	case nil:
+		return &Claim{f}, nil
+	case unix.EAGAIN, unix.EACCES:
+		f.Close()
+		return nil, ErrRunning
+	default:
+		f.Close()
+		return nil, fmt.Errorf("fcntl(F_OFD_SETLK): %w", err)
+	}
+}
+
+// claimed asks whether anybody holds the lock at path, and takes nothing.
+func claimed(path string) (bool, error) {
+	f, err := os.Open(path)
+	if os.IsNotExist(err) {
+		return false, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	defer f.Close()
+	// A read lock is asked about, since that is what a file opened for reading may have.
+	lk := unix.Flock_t{Type: unix.F_RDLCK}
+	if err := unix.FcntlFlock(f.Fd(), unix.F_OFD_GETLK, &lk); err != nil {
+		return false, fmt.Errorf("fcntl(F_OFD_GETLK): %w", err)
+	}
+	return lk.Type != unix.F_UNLCK, nil
+}
+
+// Lock waits for the exclusive lock on the file at path, creating it; closing the result unlocks.
+func Lock(path string) (*os.File, error) {
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	lk := unix.Flock_t{Type: unix.F_WRLCK}
+	for {
+		err := unix.FcntlFlock(f.Fd(), unix.F_OFD_SETLKW, &lk)
+		if err == nil {
+			return f, nil
+		}
+		if err != unix.EINTR {
+			f.Close()
+			return nil, fmt.Errorf("lock %s: %w", path, err)
+		}
+	}
+}

@@ -1,0 +1,244 @@
+package state
+
+import (
+	"fmt"
+	"path"
+	"strings"
+	"time"
+	"unicode"
+)
+
+// Spec is what was asked for: plain data, written by faces and never by the engine.
+type Spec struct {
+	Name     string            `json:"name"`
+	Image    string            `json:"image"` // the reference as typed: an alias or a fingerprint
+	Hostname string            `json:"hostname,omitempty"`
+	Init     Init              `json:"init"`
+	Env      []string          `json:"env,omitempty"` // KEY=VALUE, for PID 1 and everything exec'd
+	Root     Root              `json:"root"`
+	NICs     []NIC             `json:"nics,omitempty"` // none: loopback only
+	Mounts   []Mount           `json:"mounts,omitempty"`
+	Labels   map[string]string `json:"labels,omitempty"`
+	Remove   bool              `json:"remove,omitempty"` // machine and record go when it stops
+	Timeouts Timeouts          `json:"timeouts"`
+}
+
+// How PID 1 is chosen.
+const (
+	InitAuto    = ""        // boot where the image has an init, else as InitPayload
+	InitBoot    = "boot"    // the image's own init
+	InitPayload = "payload" // Args under croft's tiny init
+)
+
+// Init says what PID 1 is. Args, User and Dir serve InitPayload alone.
+type Init struct {
+	Mode string   `json:"mode,omitempty"`
+	Args []string `json:"args,omitempty"`
+	User string   `json:"user,omitempty"` // NAME|UID[:GROUP|GID]; "" is root
+	Dir  string   `json:"dir,omitempty"`  // "" is the user's home, then /
+}
+
+// Root says how the root filesystem is kept.
+type Root struct {
+	Driver string `json:"driver,omitempty"` // "" picks: overlay, else dir
+}
+
+// The networks that need no network.
+const (
+	NetworkNone = "none" // loopback only
+	NetworkHost = "host" // the host's own stack
+)
+
+// NIC is one attachment to a network.
+type NIC struct {
+	Network string `json:"network"`
+}
+
+// Mount binds a directory or file of the host into the machine.
+type Mount struct {
+	Source   string `json:"source"` // absolute, on the host
+	Target   string `json:"target"` // absolute, in the machine
+	ReadOnly bool   `json:"read_only,omitempty"`
+}
+
+// Timeouts in whole seconds; 0 is the default of each.
+type Timeouts struct {
+	Stop  int `json:"stop_seconds,omitempty"`  // from the stop signal to the kill; default DefaultStop
+	Ready int `json:"ready_seconds,omitempty"` // from start to ready; default DefaultReady
+}
+
+// Defaults of Timeouts. A stopping Debian may wait 90 s for a stuck service of its own.
+const (
+	DefaultStop  = 100 * time.Second
+	DefaultReady = 120 * time.Second
+)
+
+// StopAfter is how long a clean stop may take.
+func (t Timeouts) StopAfter() time.Duration { return seconds(t.Stop, DefaultStop) }
+
+// ReadyAfter is how long the machine may take to become ready.
+func (t Timeouts) ReadyAfter() time.Duration { return seconds(t.Ready, DefaultReady) }
+
+func seconds(n int, otherwise time.Duration) time.Duration {
+	if n == 0 {
+		return otherwise
+	}
+	return time.Duration(n) * time.Second
+}
+
+// HostNetwork says whether the machine uses the host's network stack.
+func (s *Spec) HostNetwork() bool {
+	for _, n := range s.NICs {
+		if n.Network == NetworkHost {
+			return true
+		}
+	}
+	return false
+}
+
+// Host is the machine's host name: its own name unless another was asked for.
+func (s *Spec) Host() string {
+	if s.Hostname != "" {
+		return s.Hostname
+	}
+	return s.Name
+}
+
+// Violations are all complaints about a Spec at once.
+type Violations []string
+
+func (v Violations) Error() string { return strings.Join(v, "; ") }
+
+func (v Violations) Unwrap() error { return ErrInvalid }
+
+// Check tells every violation, each naming its field; nil means the spec can be decided upon.
+func (s *Spec) Check() error {
+	var v Violations
+	say := func(field, format string, a ...any) {
+		v = append(v, field+": "+fmt.Sprintf(format, a...))
+	}
+	if err := CheckName(s.Name); err != nil {
+		v = append(v, err.Error())
+	}
+	if s.Image == "" {
+		say("image", "is missing")
+	}
+	if s.Hostname != "" && !validHostname(s.Hostname) {
+		say("hostname", "%q is not a host name", s.Hostname)
+	}
+	s.checkInit(say)
+	for _, kv := range s.Env {
+		if k, _, ok := strings.Cut(kv, "="); !ok || k == "" || strings.ContainsRune(kv, 0) {
+			say("env", "%q is not KEY=VALUE", kv)
+		}
+	}
+	switch s.Root.Driver {
+	case "", "overlay", "dir":
+	default:
+		say("root.driver", "%q is neither overlay nor dir", s.Root.Driver)
+	}
+	s.checkNICs(say)
+	s.checkMounts(say)
+	for k := range s.Labels {
+		if k == "" || strings.ContainsFunc(k, func(r rune) bool { return r == '=' || unicode.IsSpace(r) }) {
+			say("labels", "%q is not a label", k)
+		}
+	}
+	if s.Timeouts.Stop < 0 || s.Timeouts.Ready < 0 {
+		say("timeouts", "must not be negative")
+	}
+	if v == nil {
+		return nil
+	}
+	return v
+}
+
+func (s *Spec) checkInit(say func(field, format string, a ...any)) {
+	switch s.Init.Mode {
+	case InitAuto, InitBoot, InitPayload:
+	default:
+		say("init.mode", "%q is neither boot nor payload", s.Init.Mode)
+	}
+	if s.Init.Mode == InitPayload && len(s.Init.Args) == 0 {
+		say("init.args", "a machine without an init needs a command")
+	}
+	if s.Init.Mode == InitBoot && len(s.Init.Args) > 0 {
+		say("init.args", "the image's own init takes no command")
+	}
+	if s.Init.Dir != "" && !path.IsAbs(s.Init.Dir) {
+		say("init.dir", "%q is not absolute", s.Init.Dir)
+	}
+	for _, a := range s.Init.Args {
+		if strings.ContainsRune(a, 0) {
+			say("init.args", "an argument holds a NUL byte")
+		}
+	}
+}
+
+func (s *Spec) checkNICs(say func(field, format string, a ...any)) {
+	for _, n := range s.NICs {
+		if n.Network != NetworkNone && n.Network != NetworkHost {
+			say("nics", "network %q: only %s and %s are supported by this version", n.Network, NetworkNone, NetworkHost)
+		}
+	}
+	if len(s.NICs) > 1 {
+		say("nics", "%s and %s stand alone", NetworkNone, NetworkHost)
+	}
+}
+
+// mountsOfOurs hold what the engine mounts itself: a volume there would hide it or be hidden.
+var mountsOfOurs = [...]string{"/", "/proc", "/sys", "/dev", "/run", "/run/host"}
+
+func (s *Spec) checkMounts(say func(field, format string, a ...any)) {
+	seen := map[string]bool{}
+	for _, m := range s.Mounts {
+		if !path.IsAbs(m.Source) {
+			say("mounts", "source %q is not absolute", m.Source)
+		}
+		target := path.Clean(m.Target)
+		if !path.IsAbs(m.Target) {
+			say("mounts", "target %q is not absolute", m.Target)
+		}
+		for _, ours := range mountsOfOurs {
+			if target == ours {
+				say("mounts", "target %s belongs to the machine itself", target)
+			}
+		}
+		if seen[target] {
+			say("mounts", "target %s is given twice", target)
+		}
+		seen[target] = true
+	}
+}
+
+// CheckName judges an instance name: 1-63 letters, digits and '-', not all digits, no '-' at either end.
+func CheckName(name string) error {
+	if validLabel(name) && strings.Trim(name, "0123456789") != "" {
+		return nil
+	}
+	return fmt.Errorf("name %q: 1-63 letters, digits and '-', not only digits, no '-' at either end: %w", name, ErrInvalid)
+}
+
+func validHostname(h string) bool {
+	if len(h) > 64 { // HOST_NAME_MAX of the kernel
+		return false
+	}
+	for _, label := range strings.Split(h, ".") {
+		if !validLabel(label) {
+			return false
+		}
+	}
+	return true
+}
+
+func validLabel(l string) bool {
+	if l == "" || len(l) > 63 || l[0] == '-' || l[len(l)-1] == '-' {
+		return false
+	}
+	for _, r := range l {
+		if !(r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' || r == '-') {
+			return false
+		}
+	}
+	return true
+}

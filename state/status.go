@@ -1,0 +1,77 @@
+package state
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+)
+
+// The states of an instance, all derived.
+const (
+	Stopped  = "stopped"
+	Running  = "running"  // somebody holds the claim
+	Orphaned = "orphaned" // nobody does, and yet there are processes: its keeper was killed
+	Broken   = "damaged"  // the record cannot be read
+)
+
+// Status is what the kernel says of an instance at one moment.
+type Status struct {
+	State string
+	Ready bool      // the guest said that it is up
+	Since time.Time // of the start; zero unless running
+}
+
+// Status derives the state of in. It takes no lock and changes nothing.
+func (d *Dir) Status(in *Instance) (Status, error) {
+	name := in.Spec.Name
+	held, err := d.Claimed(name)
+	if err != nil {
+		return Status{}, err
+	}
+	st := Status{State: Stopped}
+	switch {
+	case held:
+		st.State = Running
+		_, err := os.Lstat(d.ReadyFile(name))
+		st.Ready = err == nil
+	case in.Applied != nil && in.Applied.Populated():
+		st.State = Orphaned
+	}
+	if st.State != Stopped && in.Applied != nil {
+		st.Since = in.Applied.Started
+	}
+	return st, nil
+}
+
+// ReadyFile appears when the guest is ready and goes when it stops or reboots.
+func (d *Dir) ReadyFile(name string) string { return filepath.Join(d.RunOf(name), "ready") }
+
+// Populated says whether a process is left in any of the cgroups.
+func (a *Applied) Populated() bool {
+	if a.BootID != BootID() {
+		return false
+	}
+	for _, dir := range a.Cgroups {
+		if populated(dir) {
+			return true
+		}
+	}
+	return false
+}
+
+// populated asks cgroup.events where there is one (v2: it counts the whole subtree), and the processes of the
+// directory itself otherwise (v1: the guest cannot move them further down).
+func populated(dir string) bool {
+	if data, err := os.ReadFile(filepath.Join(dir, "cgroup.events")); err == nil {
+		return strings.Contains(string(data), "populated 1")
+	}
+	data, err := os.ReadFile(filepath.Join(dir, "cgroup.procs"))
+	return err == nil && len(data) > 0
+}
+
+// BootID identifies this boot of the host; "" when the kernel does not say.
+func BootID() string {
+	data, _ := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	return strings.TrimSpace(string(data))
+}
