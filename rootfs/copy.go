@@ -39,15 +39,15 @@ func copyLayer(layer, dst string) error {
 
 type copier struct {
 	links map[uint64]string // by inode: the first name copied
-	dirs  []stamp
+	dirs  []copiedTimes
 }
 
-type stamp struct {
+type copiedTimes struct {
 	path string
 	stat *syscall.Stat_t
 }
 
-func (t stamp) set() error {
+func (t copiedTimes) set() error {
 	ts := []unix.Timespec{{Sec: t.stat.Atim.Sec, Nsec: t.stat.Atim.Nsec}, {Sec: t.stat.Mtim.Sec, Nsec: t.stat.Mtim.Nsec}}
 	return unix.UtimesNanoAt(unix.AT_FDCWD, t.path, ts, unix.AT_SYMLINK_NOFOLLOW)
 }
@@ -155,10 +155,10 @@ func (c *copier) attributes(src, dst string, info fs.FileInfo, st *syscall.Stat_
 		}
 	}
 	if info.IsDir() {
-		c.dirs = append(c.dirs, stamp{dst, st})
+		c.dirs = append(c.dirs, copiedTimes{dst, st})
 		return nil
 	}
-	return stamp{dst, st}.set()
+	return copiedTimes{dst, st}.set()
 }
 
 func copyXattrs(src, dst string) error {
