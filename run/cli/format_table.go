@@ -1,0 +1,74 @@
+package cli
+
+import (
+	"bytes"
+	"io"
+	"strings"
+	"unicode"
+)
+
+// writeTable prints lines in columns two blanks apart, none at a line's end.
+func writeTable(w io.Writer, lines [][]string) error {
+	var widths []int
+	for _, line := range lines {
+		for i, cell := range line {
+			if i == len(widths) {
+				widths = append(widths, 0)
+			}
+			line[i] = harmless(cell)
+			widths[i] = max(widths[i], columns(line[i]))
+		}
+	}
+	var b bytes.Buffer
+	for _, line := range lines {
+		b.WriteString(strings.TrimRight(align(line, widths), " ") + "\n")
+	}
+	_, err := w.Write(b.Bytes())
+	return err
+}
+
+func align(line []string, widths []int) string {
+	var b strings.Builder
+	for i, cell := range line {
+		b.WriteString(cell + strings.Repeat(" ", widths[i]-columns(cell)+2))
+	}
+	return b.String()
+}
+
+// harmless replaces what would move the cursor or colour the terminal: labels,
+// image descriptions and guests' addresses are other people's words.
+func harmless(cell string) string {
+	return strings.Map(func(r rune) rune {
+		if unicode.IsControl(r) || unicode.Is(unicode.Bidi_Control, r) {
+			return '?'
+		}
+		return r
+	}, cell)
+}
+
+// columns is how many columns of a terminal text takes.
+func columns(text string) int {
+	n := 0
+	for _, r := range text {
+		n += runeColumns(r)
+	}
+	return n
+}
+
+// runeColumns follows Unicode's East Asian Width (UAX #11), by whole blocks:
+// the wide ones are ideographs, Hangul, kana, full-width forms and emoji.
+func runeColumns(r rune) int {
+	switch {
+	case r < 0x300:
+		return 1
+	case unicode.In(r, unicode.Mn, unicode.Me, unicode.Cf):
+		return 0
+	case r >= 0x1100 && r <= 0x115f, r >= 0x2e80 && r <= 0xa4cf && r != 0x303f,
+		r >= 0xac00 && r <= 0xd7a3, r >= 0xf900 && r <= 0xfaff, r >= 0xfe30 && r <= 0xfe6f,
+		r >= 0xff00 && r <= 0xff60, r >= 0xffe0 && r <= 0xffe6,
+		r >= 0x1f300 && r <= 0x1f64f, r >= 0x1f680 && r <= 0x1f6ff, r >= 0x1f900 && r <= 0x1f9ff,
+		r >= 0x20000 && r <= 0x3fffd:
+		return 2
+	}
+	return 1
+}

@@ -1,0 +1,44 @@
+package cli
+
+import (
+	"os"
+	"strconv"
+
+	"golang.org/x/term"
+
+	"croft/man"
+)
+
+// isTerminal tells whether a person may be at the other end of f.
+func isTerminal(f *os.File) bool { return term.IsTerminal(int(f.Fd())) }
+
+// width is the number of columns of the terminal f, 0 when it is none.
+func width(f *os.File) int {
+	if !isTerminal(f) {
+		return 0
+	}
+	if n, err := strconv.Atoi(os.Getenv("COLUMNS")); err == nil && n > 0 {
+		return n
+	}
+	n, _, err := term.GetSize(int(f.Fd()))
+	if err != nil || n <= 0 { // a serial line has no size
+		return 80
+	}
+	return n
+}
+
+// screen is where help is shown: Program.Screen.
+func screen() man.Screen {
+	dumb := os.Getenv("NO_COLOR") != "" || os.Getenv("TERM") == "dumb"
+	n := width(os.Stdout)
+	if n == 0 {
+		n, _ = strconv.Atoi(os.Getenv("COLUMNS"))
+		dumb = true
+	}
+	return man.Screen{Width: n, Bold: !dumb}
+}
+
+// stderrProgress is the progress of this process.
+func stderrProgress(quiet bool) *progress {
+	return newProgress(os.Stderr, width(os.Stderr), quiet)
+}
