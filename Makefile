@@ -1,0 +1,71 @@
+# Everything a person or a CI does with this tree. `make demo` and `make test` install what is missing and need nothing else.
+#
+#   build    the one static binary, ./croft
+#   check    what needs no root and takes seconds: format, vet, pure tests
+#   test     every test there is, as root: unit tests, scripts on real guests, real tasks
+#   demo     Debian from its mirror, booted, looked at and cleared away
+#   bench    croft against its peers, in one run
+#   manual   docs/man from the command table
+#   lint     gofmt, vet, staticcheck, the C compiler's warnings, shellcheck where it is installed
+
+GO      ?= go
+CROFT   ?= croft
+VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
+TAGS    := seccomp netgo osusergo runc_nocriu
+GOBUILD := CGO_ENABLED=1 $(GO) build -trimpath -tags "$(TAGS)" \
+	-ldflags "-s -w -X main.version=$(VERSION) -extldflags -static"
+
+STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
+
+# What the tests must not skip. A fact that depends on the host (systemd, apparmor, nft, ...) is not demanded, only used.
+NEED := root,nobody,cgroup2,overlay,loop,guest:busybox,guest:trixie,guest:bookworm
+
+BUILD_DEPS := gcc libc6-dev libseccomp-dev pkg-config
+TEST_DEPS  := $(BUILD_DEPS) mmdebstrap bzip2 xz-utils zstd util-linux e2fsprogs squashfs-tools
+
+.PHONY: build check test demo bench manual lint deps test-deps wordsize
+.NOTPARALLEL:
+
+build: deps wordsize
+	$(GOBUILD) -o $(CROFT) .
+
+deps:
+	@integration/install-deps $(BUILD_DEPS)
+
+test-deps:
+	@integration/install-deps $(TEST_DEPS)
+
+# The id ranges and the file offsets that croft deals in do not fit 32 bits.
+wordsize:
+	@case "$$($(GO) env GOARCH)" in \
+	386 | arm | mips | mipsle) echo "croft needs a 64-bit machine: $$($(GO) env GOARCH) is not one" >&2; exit 1 ;; \
+	esac
+
+check: deps
+	@unformatted=$$(gofmt -l .); [ -z "$$unformatted" ] || { echo "gofmt -w $$unformatted" >&2; exit 1; }
+	$(GO) vet -tags "$(TAGS)" ./...
+	$(GO) test -tags "$(TAGS)" -short ./...
+
+# The unit tests go first and by themselves: the scripts' leak check looks at the whole host.
+test: test-deps build
+	$(GO) vet -tags "$(TAGS)" ./...
+	$(GO) test -tags "$(TAGS)" $$($(GO) list ./... | grep -v '^croft/integration')
+	CROFT_BIN=$(abspath $(CROFT)) CROFT_TEST_NEED=$(NEED) $(GO) test -tags "$(TAGS)" -count=1 -timeout 50m -v ./integration
+	@echo "make test: everything passed"
+
+demo: test-deps build
+	CROFT=$(abspath $(CROFT)) integration/demo
+
+bench: test-deps build
+	CROFT_BIN=$(abspath $(CROFT)) $(GO) run -tags "$(TAGS)" ./integration/bench
+
+manual: build
+	./$(CROFT) __manual docs/man
+
+lint: deps
+	@unformatted=$$(gofmt -l .); [ -z "$$unformatted" ] || { echo "gofmt -w $$unformatted" >&2; exit 1; }
+	$(GO) vet -tags "$(TAGS)" ./...
+	$(GO) run $(STATICCHECK) -tags "$(TAGS)" ./...
+	@for c in $$(git ls-files '*.c'); do echo "gcc $$c"; \
+		gcc -std=gnu11 -fsyntax-only -O2 -Wall -Wextra -Wconversion -Werror "$$c" || exit 1; done
+	@! command -v shellcheck >/dev/null || shellcheck .ci/run integration/demo integration/install-deps integration/guests/build

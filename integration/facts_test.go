@@ -1,0 +1,126 @@
+package integration
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+)
+
+// facts are the conditions that scripts can name in `need` and in [brackets]; each is found out by using the thing.
+var facts = map[string]func() error{
+	"root":     probeRoot,
+	"systemd":  probeSystemd,
+	"cgroup2":  probeCgroup2,
+	"hybrid":   probeHybrid,
+	"overlay":  probeOverlay,
+	"apparmor": probeAppArmor,
+	"loop":     func() error { return try("losetup", "-f") },
+	"nft":      func() error { return try("nft", "list", "ruleset") },
+	"nobody":   func() error { return try("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "true") },
+}
+
+// guests are the root filesystems that `need guest:NAME` finds and `guest NAME` imports, with the alias they get.
+var guests = map[string]string{"busybox": "busybox", "trixie": "debian/13", "bookworm": "debian/12"}
+
+var known sync.Map // fact -> error or nil, so that each is probed once
+
+// check says why the fact does not hold here; nil means that it does. ok is false for a fact that nobody has defined.
+func check(fact string) (why error, ok bool) {
+	probe, ok := facts[fact]
+	if guest, is := strings.CutPrefix(fact, "guest:"); is {
+		_, ok = guests[guest]
+		probe = func() error { _, err := guestTar(guest); return err }
+	}
+	if !ok {
+		return nil, false
+	}
+	if seen, hit := known.Load(fact); hit {
+		why, _ = seen.(error)
+		return why, true
+	}
+	why = probe()
+	known.Store(fact, why)
+	return why, true
+}
+
+// demanded reports whether CROFT_TEST_NEED names the fact.
+func demanded(fact string) bool {
+	return slices.Contains(strings.Split(os.Getenv("CROFT_TEST_NEED"), ","), fact)
+}
+
+// guestTar builds the guest if the cache lacks it and returns its tar's path.
+func guestTar(name string) (string, error) {
+	cmd := exec.Command("guests/build", name)
+	cmd.Env = append(os.Environ(), "CROFT_TEST_CACHE="+cacheDir())
+	var stderr strings.Builder
+	cmd.Stderr = &stderr
+	out, err := cmd.Output()
+	if err != nil {
+		return "", fmt.Errorf("guests/build %s: %w\n%s", name, err, stderr.String())
+	}
+	return strings.TrimSpace(string(out)), nil
+}
+
+func probeRoot() error {
+	if os.Geteuid() != 0 {
+		return fmt.Errorf("not root")
+	}
+	return try("unshare", "--mount", "--net", "--pid", "--fork", "true")
+}
+
+func probeSystemd() error {
+	_, err := os.Stat("/run/systemd/system")
+	return err
+}
+
+// probeCgroup2 makes and removes a group in the cgroup2 tree, wherever that is mounted.
+func probeCgroup2() error {
+	for _, top := range []string{"/sys/fs/cgroup", "/sys/fs/cgroup/unified"} {
+		if _, err := os.Stat(filepath.Join(top, "cgroup.controllers")); err != nil {
+			continue
+		}
+		dir := filepath.Join(top, fmt.Sprintf("croft-probe-%d", os.Getpid()))
+		if err := os.Mkdir(dir, 0o755); err != nil {
+			return err
+		}
+		return os.Remove(dir)
+	}
+	return fmt.Errorf("no cgroup2 tree under /sys/fs/cgroup")
+}
+
+func probeHybrid() error {
+	_, err := os.Stat("/sys/fs/cgroup/unified/cgroup.controllers")
+	return err
+}
+
+// probeOverlay mounts an overlay with an upper directory in the cache, in a mount namespace of its own.
+func probeOverlay() error {
+	dir, err := os.MkdirTemp(cacheDir(), "probe")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(dir)
+	return try("unshare", "--mount", "sh", "-ec",
+		`cd "$1"; mkdir l u w m; mount -t overlay -o lowerdir=l,upperdir=u,workdir=w none m; touch m/x`, "sh", dir)
+}
+
+func probeAppArmor() error {
+	on, err := os.ReadFile("/sys/module/apparmor/parameters/enabled")
+	if err == nil && strings.TrimSpace(string(on)) != "Y" {
+		err = fmt.Errorf("apparmor is off")
+	}
+	return err
+}
+
+// try runs a command and puts what it printed into the error.
+func try(name string, args ...string) error {
+	out, err := exec.Command(name, args...).CombinedOutput()
+	if err != nil {
+		return fmt.Errorf("%s: %w: %s", name, err, strings.TrimSpace(string(out)))
+	}
+	return nil
+}

@@ -1,0 +1,131 @@
+package integration
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/rogpeppe/go-internal/testscript"
+)
+
+// TestHarness runs the scripts that test this harness: no croft in them.
+func TestHarness(t *testing.T) { runScripts(t, "testdata/harness") }
+
+// TestScripts runs one script for each thing croft promises.
+func TestScripts(t *testing.T) { runScripts(t, "testdata") }
+
+// TestTasks runs what real users do, from first command to last.
+func TestTasks(t *testing.T) { runScripts(t, "tasks") }
+
+// scriptLimit is how long a script may take before everything it started is killed.
+const scriptLimit = 3 * time.Minute
+
+// runScripts runs the scripts of a directory one after the other: the leak check looks at the whole host, so each must be alone.
+func runScripts(t *testing.T, dir string) {
+	if testing.Short() {
+		t.Skip("scripts need minutes and root")
+	}
+	shop, err := openWorkshop()
+	if err != nil {
+		t.Fatal(err)
+	}
+	testscript.RunT(&serial{T: t, shop: shop}, testscript.Params{
+		Dir:                 dir,
+		WorkdirRoot:         shop.dir,
+		Setup:               shop.setup,
+		Cmds:                commands,
+		Condition:           condition,
+		RequireUniqueNames:  true,
+		RequireExplicitExec: true,
+	})
+}
+
+// serial is testing.T for testscript: scripts run one by one, each is watched, cleared away and compared with the host before it.
+type serial struct {
+	*testing.T
+	shop *workshop
+	name string
+}
+
+func (s *serial) Parallel()     {}
+func (s *serial) Verbose() bool { return testing.Verbose() }
+
+func (s *serial) Skip(args ...any) {
+	skips.add(fmt.Sprint(args...), s.name)
+	s.T.Skip(args...)
+}
+
+func (s *serial) Run(name string, f func(testscript.T)) {
+	s.T.Run(name, func(t *testing.T) {
+		place := filepath.Join(s.shop.dir, "script-"+name)
+		shared := filepath.Join(s.shop.dir, "shared")
+		before := look(s.shop.binary, place, shared)
+		watchdog := time.AfterFunc(scriptLimit, func() { killScript(t, place) })
+		defer func() {
+			watchdog.Stop()
+			for _, leak := range leaks(before, s.shop.binary, place, shared) {
+				t.Error(leak)
+			}
+			sweep(s.shop.binary, place)
+			sweep(s.shop.binary, shared)
+			if err := removeTree(place); err != nil {
+				t.Error(err)
+			}
+		}()
+		f(&serial{t, s.shop, name})
+	})
+}
+
+// setup gives each script its own binary (a link, so that /proc/PID/exe tells whose process it is), root, run directory and home.
+func (w *workshop) setup(env *testscript.Env) error {
+	bin := filepath.Join(env.WorkDir, ".bin")
+	for _, dir := range []string{bin, filepath.Join(env.WorkDir, ".home")} {
+		if err := os.Mkdir(dir, 0o755); err != nil {
+			return err
+		}
+	}
+	if out, err := exec.Command("cp", "--link", w.binary, bin+"/croft").CombinedOutput(); err != nil {
+		if out, err = exec.Command("cp", w.binary, bin+"/croft").CombinedOutput(); err != nil {
+			return fmt.Errorf("cp: %w: %s", err, out)
+		}
+	}
+	env.Setenv("PATH", bin+":/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")
+	env.Setenv("CROFT_BIN", bin+"/croft")
+	env.Setenv("CROFT_ROOT", rootOf(env.WorkDir))
+	env.Setenv("CROFT_RUN", runOf(env.WorkDir))
+	env.Setenv("HOME", filepath.Join(env.WorkDir, ".home"))
+	env.Setenv("TERM", "xterm")
+	env.Setenv("LANG", "C.UTF-8")
+	env.Setenv("SHARED", filepath.Join(w.dir, "shared"))
+	env.Values[testKey{}] = env.T()
+	env.Values[jobsKey{}] = jobs{}
+	env.Defer(env.Values[jobsKey{}].(jobs).killAll)
+	return nil
+}
+
+// condition answers [fact]; a fact that CROFT_TEST_NEED demands must hold.
+func condition(fact string) (bool, error) {
+	why, ok := check(fact)
+	switch {
+	case !ok:
+		return false, fmt.Errorf("no such fact: %s", fact)
+	case why != nil && demanded(fact):
+		return false, fmt.Errorf("CROFT_TEST_NEED demands %s: %w", fact, why)
+	}
+	return why == nil, nil
+}
+
+// killScript ends every process that runs from the script's place or has it in its environment, so that what waits for them returns.
+func killScript(t *testing.T, place string) {
+	t.Errorf("still running after %v: killing what it started", scriptLimit)
+	for _, p := range processes() {
+		if strings.HasPrefix(p.exe, place+"/") || strings.Contains(p.environ, "\x00WORK="+place+"\x00") {
+			t.Logf("killing %s", p)
+			p.kill()
+		}
+	}
+}
