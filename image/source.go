@@ -1,0 +1,208 @@
+package image
+
+import (
+	"bufio"
+	"bytes"
+	"compress/bzip2"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/klauspost/compress/gzip"
+	"github.com/klauspost/compress/zstd"
+	"github.com/ulikunitz/xz"
+
+	"croft/state"
+)
+
+// source is what is imported, as a stream of bytes that counts itself.
+type source struct {
+	ctx      context.Context
+	r        io.Reader
+	close    func() error
+	done     int64
+	total    int64 // 0 where nobody knows
+	progress func(done, total int64)
+	err      error // why the source itself could not be read on
+}
+
+// Read looks for an end of the context at each call, so that ^C ends an import in the middle of a file.
+func (s *source) Read(p []byte) (int, error) {
+	if err := s.ctx.Err(); err != nil {
+		s.err = err
+		return 0, err
+	}
+	n, err := s.r.Read(p)
+	s.done += int64(n)
+	if err != nil && err != io.EOF {
+		s.err = err
+	}
+	if s.progress != nil {
+		s.progress(s.done, s.total)
+	}
+	return n, err
+}
+
+func (s *source) Close() error { return s.close() }
+
+// open finds out what o.Source is: standard input, a directory, which is packed as it is read, or a file.
+func (s *Store) open(ctx context.Context, o ImportOptions) (*source, error) {
+	src := &source{ctx: ctx, progress: o.Progress, close: func() error { return nil }}
+	if o.Source == "-" {
+		src.r = o.Stdin
+		return src, nil
+	}
+	if strings.HasPrefix(o.Source, "https://") || strings.HasPrefix(o.Source, "http://") {
+		return nil, fmt.Errorf("a URL %w", state.ErrUnsupported)
+	}
+	f, err := os.Open(o.Source)
+	if err != nil {
+		return nil, errors.Unwrap(err) // the caller names the file
+	}
+	info, err := f.Stat()
+	if err == nil && info.IsDir() {
+		f.Close()
+		return src, s.openDir(src, o.Source)
+	}
+	if err == nil && info.Mode().IsRegular() {
+		src.total = info.Size()
+	}
+	src.r, src.close = f, f.Close
+	return src, err
+}
+
+func (s *Store) openDir(src *source, dir string) error {
+	if exists(filepath.Join(dir, "oci-layout")) {
+		return fmt.Errorf("an OCI layout %w", state.ErrUnsupported)
+	}
+	if err := s.checkOutside(dir); err != nil {
+		return err
+	}
+	r, w := io.Pipe()
+	go func() { w.CloseWithError(s.Pack(src.ctx, dir, w)) }()
+	src.r, src.close = r, r.Close
+	return nil
+}
+
+// checkOutside refuses a directory that the store lies in: the copy would be copied, and that copy too.
+func (s *Store) checkOutside(dir string) error {
+	info, err := os.Stat(dir)
+	if err != nil {
+		return err
+	}
+	at, err := filepath.Abs(s.Dir)
+	if err != nil {
+		return err
+	}
+	if real, err := filepath.EvalSymlinks(at); err == nil {
+		at = real
+	}
+	for {
+		if here, err := os.Stat(at); err == nil && os.SameFile(info, here) {
+			return fmt.Errorf("a directory that holds croft's own images %w", state.ErrInvalid)
+		}
+		if at == filepath.Dir(at) {
+			return nil
+		}
+		at = filepath.Dir(at)
+	}
+}
+
+// Limits of what a compressed archive may make us remember: the archive says how much it wants.
+const maxWindow = 256 << 20
+
+// decompress tells the source's kind by its first bytes and starts reading it as a plain tar.
+func (s *source) decompress(ctx context.Context, limit int64) (*ahead, error) {
+	raw := bufio.NewReaderSize(s, 256<<10)
+	head, err := raw.Peek(2048)
+	if s.err != nil {
+		return nil, s.err
+	}
+	if len(head) == 0 {
+		return nil, &sentence{"is empty", errors.Join(state.ErrInvalid, err)}
+	}
+	if kind := filesystem(head); kind != "" {
+		return nil, fmt.Errorf("a %s image %w", kind, state.ErrUnsupported)
+	}
+	plain, err := decoder(head, raw)
+	if err != nil {
+		return nil, s.diagnose(err)
+	}
+	tar := bufio.NewReaderSize(plain, 512)
+	if head, err = tar.Peek(512); err != nil && err != io.EOF {
+		return nil, s.diagnose(err)
+	}
+	if !isTar(head) {
+		return nil, &sentence{"is no archive of a root filesystem: neither a tar nor a compressed tar", state.ErrInvalid}
+	}
+	return readAhead(ctx, tar, s.diagnose, limit), nil
+}
+
+// decoder undoes the compression that the first bytes show; what shows none is read as it is.
+func decoder(head []byte, r io.Reader) (io.Reader, error) {
+	starts := func(magic string) bool { return bytes.HasPrefix(head, []byte(magic)) }
+	switch {
+	case starts("\x1f\x8b"):
+		return gzip.NewReader(r)
+	case starts("\xfd7zXZ\x00"):
+		return xz.NewReader(r)
+	case starts("\x28\xb5\x2f\xfd"), len(head) >= 4 && head[0]&0xf0 == 0x50 && string(head[1:4]) == "\x2a\x4d\x18":
+		// One decoder: it works in the goroutine that reads, which is beside the one that unpacks anyway.
+		return zstd.NewReader(r, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxWindow(maxWindow))
+	case starts("BZh"):
+		return bzip2.NewReader(r), nil
+	}
+	return r, nil
+}
+
+// filesystem tells images of whole filesystems.
+func filesystem(head []byte) string {
+	switch {
+	case bytes.HasPrefix(head, []byte("hsqs")):
+		return "squashfs"
+	case len(head) >= 1028 && string(head[1024:1028]) == "\xe2\xe1\xf5\xe0":
+		return "EROFS"
+	}
+	return ""
+}
+
+// isTar checks the first header's checksum, which every tar since 1979 has; an archive may begin with its end.
+func isTar(head []byte) bool {
+	if len(head) < 512 {
+		return false
+	}
+	var sum, field int64
+	for i, b := range head[:512] {
+		if i >= 148 && i < 156 {
+			b = ' '
+		}
+		sum += int64(b)
+	}
+	_, err := fmt.Sscanf(strings.Trim(string(head[148:156]), " \x00"), "%o", &field)
+	return err == nil && sum == field || len(bytes.Trim(head[:512], "\x00")) == 0
+}
+
+// diagnose says why the stream ended early: its source could not be read, it was cut off, or it is not what was packed.
+func (s *source) diagnose(err error) error {
+	switch {
+	case s.err != nil:
+		return s.err
+	case errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, io.EOF):
+		return &sentence{"archive is truncated", errors.Join(state.ErrInvalid, err)}
+	}
+	return &sentence{"archive is corrupt: " + err.Error(), errors.Join(state.ErrInvalid, err)}
+}
+
+// sentence is an error whose cause matters to errors.Is and not to the reader.
+type sentence struct {
+	text  string
+	cause error
+}
+
+func (s *sentence) Error() string { return s.text }
+
+func (s *sentence) Unwrap() error { return s.cause }

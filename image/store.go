@@ -1,0 +1,279 @@
+package image
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"croft/state"
+)
+
+const (
+	recordName = "image.json"
+	layersName = "layers"
+	lockName   = ".lock"
+	newPrefix  = ".new-"  // being made: not there yet
+	gonePrefix = ".gone-" // being removed: not there any more
+)
+
+// Store is the images of one croft root:
+//
+//	Dir/FINGERPRINT/image.json   the record of an image, written last and never changed
+//	Dir/layers/HEX/              an unpacked layer
+//	Dir/aliases.json             alias -> fingerprint
+//	Dir/.lock                    held for every change, for moments only; readers never wait
+//
+// The zero value but for its fields is ready to use; Dir is made when something is first imported.
+type Store struct {
+	Dir string // <root>/images
+
+	// Unpack extracts an uncompressed tar into an existing empty directory and Pack writes a directory as one; both
+	// are rootfs's. How much may be unpacked at most is Unpack's to enforce while it streams.
+	Unpack func(ctx context.Context, r io.Reader, dir string) (bytes, entries int64, err error)
+	Pack   func(ctx context.Context, dir string, w io.Writer) error
+}
+
+// LayerDir is where the layer's tree lies. It is shared and read-only to everybody.
+func (s *Store) LayerDir(l Layer) string { return filepath.Join(s.Dir, layersName, l.hex()) }
+
+// Get finds the image that ref calls: an alias, a fingerprint, or the first six or more digits of one. None is
+// ErrNotExist, with a hint at what was probably meant.
+func (s *Store) Get(ref string) (Image, error) {
+	aliases, err := s.Aliases()
+	if err != nil {
+		return Image{}, err
+	}
+	fingerprint, ok := aliases[ref]
+	if !ok {
+		fingerprint, err = s.match(ref)
+	}
+	if errors.Is(err, state.ErrNotExist) {
+		return Image{}, unknown(ref, aliases)
+	}
+	if err != nil {
+		return Image{}, err
+	}
+	img, err := s.load(fingerprint)
+	if errors.Is(err, fs.ErrNotExist) {
+		return Image{}, unknown(ref, aliases) // an alias that outlived its image by a crash
+	}
+	img.Aliases = aliasesOf(aliases)[fingerprint]
+	return img, err
+}
+
+// match finds the one fingerprint that begins with ref.
+func (s *Store) match(ref string) (string, error) {
+	if len(ref) < 6 || !isHex(ref) {
+		return "", state.ErrNotExist
+	}
+	all, err := s.fingerprints()
+	if err != nil {
+		return "", err
+	}
+	all = slices.DeleteFunc(all, func(f string) bool { return !strings.HasPrefix(f, ref) })
+	switch len(all) {
+	case 0:
+		return "", state.ErrNotExist
+	case 1:
+		return all[0], nil
+	}
+	return "", fmt.Errorf("image %s: %d fingerprints begin so, which %w", ref, len(all), state.ErrInvalid)
+}
+
+// fingerprints lists the images by their directories, sorted.
+func (s *Store) fingerprints() ([]string, error) { return digests(s.Dir) }
+
+// digests lists the entries of dir that are named by a digest, sorted; no directory is none.
+func digests(dir string) ([]string, error) {
+	entries, err := os.ReadDir(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	var names []string
+	for _, e := range entries {
+		if isDigest(e.Name()) {
+			names = append(names, e.Name())
+		}
+	}
+	return names, err
+}
+
+// List gives all images, those with names first and by name, then by fingerprint. A damaged image is one with
+// Damaged set; it does not keep the others from being listed.
+func (s *Store) List() ([]Image, error) {
+	all, err := s.fingerprints()
+	if err != nil {
+		return nil, err
+	}
+	aliases, err := s.Aliases()
+	if err != nil {
+		return nil, err
+	}
+	of := aliasesOf(aliases)
+	var list []Image
+	for _, fingerprint := range all {
+		img, err := s.load(fingerprint)
+		if errors.Is(err, fs.ErrNotExist) && !exists(filepath.Join(s.Dir, fingerprint)) {
+			continue // removed since we looked
+		}
+		if err != nil {
+			img = Image{Fingerprint: fingerprint, Damaged: err.Error()}
+		}
+		img.Aliases = of[fingerprint]
+		list = append(list, img)
+	}
+	slices.SortStableFunc(list, byName)
+	return list, nil
+}
+
+func byName(a, b Image) int {
+	if (len(a.Aliases) == 0) != (len(b.Aliases) == 0) {
+		return len(b.Aliases) - len(a.Aliases)
+	}
+	return strings.Compare(a.Name(), b.Name())
+}
+
+// Remove takes an image away as `docker rmi` does: called by one of several aliases, only that alias goes; called by
+// its last alias or by fingerprint, the image goes with all its aliases, and its layers unless another image has them.
+// inUse names the instances made from an image; with any, the image stays and Remove is ErrBusy. nil is none.
+func (s *Store) Remove(ref string, inUse func(fingerprint string) []string) error {
+	var gone []string
+	err := s.locked(func() (err error) {
+		aliases, err := s.Aliases()
+		if err != nil {
+			return err
+		}
+		img, err := s.Get(ref)
+		if err != nil && img.Fingerprint == "" {
+			return err
+		} // a damaged image can be removed
+		if _, isAlias := aliases[ref]; isAlias && len(img.Aliases) > 1 {
+			delete(aliases, ref)
+			return s.writeAliases(aliases)
+		}
+		if err := unused(ref, img.Fingerprint, inUse); err != nil {
+			return err
+		}
+		gone, err = s.retire(img, aliases)
+		return err
+	})
+	return errors.Join(err, removeTrees(gone))
+}
+
+func unused(ref, fingerprint string, inUse func(string) []string) error {
+	if inUse == nil {
+		return nil
+	}
+	if users := inUse(fingerprint); len(users) > 0 {
+		return fmt.Errorf("image %s %w by %s", ref, state.ErrBusy, strings.Join(users, ", "))
+	}
+	return nil
+}
+
+// retire takes the image out of sight and gives what is to be deleted. The record goes first: a crash after it leaves
+// an alias that calls nothing and layers that no image has, and Sweep takes both.
+func (s *Store) retire(img Image, aliases map[string]string) (gone []string, err error) {
+	dir, err := setAside(s.Dir, img.Fingerprint)
+	if err != nil {
+		return nil, err
+	}
+	gone = append(gone, dir)
+	for _, alias := range img.Aliases {
+		delete(aliases, alias)
+	}
+	if err := s.writeAliases(aliases); err != nil {
+		return gone, err
+	}
+	layers, err := s.setAsideUnreferenced()
+	return append(gone, layers...), err
+}
+
+// setAsideUnreferenced renames the layers that no image has. Where a record cannot be read nobody knows what it has,
+// and all layers stay.
+func (s *Store) setAsideUnreferenced() (gone []string, err error) {
+	used, err := s.usedLayers()
+	if used == nil {
+		return nil, err
+	}
+	layers := filepath.Join(s.Dir, layersName)
+	all, err := digests(layers)
+	for _, layer := range all {
+		if used[layer] {
+			continue
+		}
+		aside, err := setAside(layers, layer)
+		if err != nil {
+			return gone, err
+		}
+		gone = append(gone, aside)
+	}
+	return gone, err
+}
+
+// usedLayers gives the layers of all images by directory name; nil when a damaged image hides some.
+func (s *Store) usedLayers() (map[string]bool, error) {
+	all, err := s.fingerprints()
+	if err != nil {
+		return nil, err
+	}
+	used := map[string]bool{}
+	for _, fingerprint := range all {
+		img, err := s.load(fingerprint)
+		if err != nil {
+			return nil, nil
+		}
+		for _, l := range img.Layers {
+			used[l.hex()] = true
+		}
+	}
+	return used, nil
+}
+
+// publish makes the image visible: first its layers' names exist, then its record, then its aliases. The store is
+// locked.
+func (s *Store) publish(img Image) error {
+	if _, err := s.load(img.Fingerprint); err == nil {
+		return nil // imported before
+	}
+	data, err := json.MarshalIndent(img, "", "  ")
+	if err != nil {
+		return err
+	}
+	dir, err := os.MkdirTemp(s.Dir, newPrefix)
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(dir)
+	if err := os.Chmod(dir, 0o755); err != nil {
+		return err
+	}
+	if err := replaceFile(dir, recordName, append(data, '\n')); err != nil {
+		return err
+	}
+	home := filepath.Join(s.Dir, img.Fingerprint)
+	if exists(home) { // a damaged record
+		aside, err := setAside(s.Dir, img.Fingerprint)
+		if err != nil {
+			return err
+		}
+		defer os.RemoveAll(aside)
+	}
+	if err := os.Rename(dir, home); err != nil {
+		return err
+	}
+	return syncDir(s.Dir)
+}
+
+func exists(path string) bool {
+	var st unix.Stat_t
+	return unix.Lstat(path, &st) == nil
+}
