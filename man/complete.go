@@ -262,12 +262,16 @@ func described(list []*Command) []string {
 	return out
 }
 
-// fitting keeps what begins with last and was not given yet.
+// fitting keeps what begins with last and was not given yet; files include
+// directories.
 func fitting(answers []string, last string, given []string) []string {
 	var out []string
 	for _, a := range answers {
 		word, _, _ := strings.Cut(a, "\t")
 		special := a == files || a == dirs
+		if a == dirs && slices.Contains(answers, files) {
+			continue
+		}
 		if special || strings.HasPrefix(word, last) && !slices.Contains(given, word) {
 			out = append(out, a)
 		}

@@ -90,9 +90,17 @@ func (p *Program) overview(s *sheet) {
 			s.entry(2, 12, t.Name, t.Short)
 		}
 	}
-	s.flags(p.globals(), "Global flags")
+	s.flags(p.shownGlobals(), "Global flags")
 	s.line("")
 	s.para(0, "See `"+p.Name+" help VERB` for each.")
+}
+
+// shownGlobals are the global flags and -h, which no set defines: pflag then
+// tells us of it instead of setting it.
+func (p *Program) shownGlobals() *pflag.FlagSet {
+	fs := p.globals()
+	fs.BoolP("help", "h", false, "show help, for a verb when it stands after one")
+	return fs
 }
 
 func (p *Program) commandHelp(s *sheet, path string, c *Command) {
@@ -113,6 +121,9 @@ func (p *Program) commandHelp(s *sheet, path string, c *Command) {
 		s.para(2, strings.Join(c.See, ", "))
 	}
 	s.line("")
+	if c.Sub != nil {
+		s.para(0, "See `"+strings.Replace(path, " ", " help ", 1)+" VERB` for each.")
+	}
 	s.para(0, "Global flags: see `"+p.Name+" help`.")
 }
 

@@ -177,8 +177,8 @@ func (l *lint) example(path string, e Example) {
 }
 
 func (l *lint) see(path, word string) {
-	if l.program.page(word) == "" || !strings.Contains(word, "(") &&
-		find(l.program.Commands, word) == nil && l.program.topic(word) == nil {
+	known := find(l.program.Commands, word) != nil || l.program.topic(word) != nil
+	if !known && !strings.Contains(word, "(") {
 		l.say("%s: See names %s, which is no verb, topic or page", path, word)
 	}
 }

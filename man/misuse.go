@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/spf13/pflag"
@@ -78,9 +79,18 @@ func misflag(path string, fs *pflag.FlagSet, err error) *Misuse {
 		word, _ := pflag.UnquoteUsage(noValue.GetFlag())
 		m.Say = fmt.Sprintf("--%s needs a %s", noValue.GetFlag().Name, word)
 	case errors.As(err, &badValue):
-		m.Say = fmt.Sprintf("--%s %s: %v", badValue.GetFlag().Name, badValue.GetValue(), badValue.Unwrap())
+		m.Say = fmt.Sprintf("--%s %s: %v", badValue.GetFlag().Name, badValue.GetValue(), cause(badValue))
 	}
 	return m
+}
+
+// cause is why a value is wrong, without strconv's account of itself.
+func cause(err *pflag.InvalidValueError) error {
+	var number *strconv.NumError
+	if errors.As(err, &number) {
+		return number.Err
+	}
+	return err.Unwrap()
 }
 
 func misnamed(m *Misuse, fs *pflag.FlagSet, err *pflag.NotExistError) {

@@ -24,12 +24,12 @@ func (p *Program) Pages() map[string][]byte {
 
 func (p *Program) overviewPage() []byte {
 	r := &roff{}
-	r.title(p.Name, "1", p.Date)
+	r.title(p, p.Name, "1")
 	r.name(p.Name, p.Short)
 	r.section("SYNOPSIS")
 	r.text(bold(p.Name) + " [" + italic("global flags") + "] " + italic("VERB") + " [" + italic("flags") + "] [" + italic("ARG") + "...]")
 	r.section("DESCRIPTION")
-	r.long(p.Long)
+	r.long(p.Long, false)
 	r.section("COMMANDS")
 	for _, c := range visible(p.Commands) {
 		if c.Heading != "" {
@@ -37,7 +37,7 @@ func (p *Program) overviewPage() []byte {
 		}
 		r.term(bold(p.Name+"-"+c.Name)+"(1)", c.Short+".")
 	}
-	r.flags(p.globals(), "GLOBAL FLAGS")
+	r.flags(p.shownGlobals(), "GLOBAL FLAGS")
 	r.entries("ENVIRONMENT", p.Environment)
 	r.entries("FILES", p.Files)
 	r.entries("EXIT STATUS", p.Exit)
@@ -52,7 +52,7 @@ func (p *Program) overviewPage() []byte {
 func (p *Program) commandPage(c *Command) []byte {
 	r := &roff{}
 	path := p.Name + " " + c.Name
-	r.title(p.Name+"-"+c.Name, "1", p.Date)
+	r.title(p, p.Name+"-"+c.Name, "1")
 	r.name(p.Name+"-"+c.Name, lowerFirst(c.Short))
 	r.section("SYNOPSIS")
 	r.synopses(path, c)
@@ -62,10 +62,7 @@ func (p *Program) commandPage(c *Command) []byte {
 		r.WriteString(".PP\n")
 		r.text("Also: " + bold(strings.Join(c.Aliases, ", ")) + ".")
 	}
-	if c.Long != "" {
-		r.WriteString(".PP\n")
-		r.long(c.Long)
-	}
+	r.long(c.Long, true)
 	fs, _ := c.flags()
 	r.flags(fs, "OPTIONS")
 	if c.Sub != nil {
@@ -82,10 +79,10 @@ func (p *Program) commandPage(c *Command) []byte {
 
 func (p *Program) topicPage(t *Topic) []byte {
 	r := &roff{}
-	r.title(p.Name+"-"+t.Name, "7", p.Date)
+	r.title(p, p.Name+"-"+t.Name, "7")
 	r.name(p.Name+"-"+t.Name, t.Short)
 	r.section("DESCRIPTION")
-	r.long(t.Long)
+	r.long(t.Long, false)
 	r.see(p, append([]string{""}, t.See...))
 	return r.Bytes()
 }
@@ -94,11 +91,17 @@ func (p *Program) topicPage(t *Topic) []byte {
 func merge(common, own []Entry) []Entry {
 	var out []Entry
 	for _, e := range common {
-		if entryIndex(own, e.Term) < 0 {
+		if i := entryIndex(own, e.Term); i >= 0 {
+			e = own[i]
+		}
+		out = append(out, e)
+	}
+	for _, e := range own {
+		if entryIndex(common, e.Term) < 0 {
 			out = append(out, e)
 		}
 	}
-	return append(out, own...)
+	return out
 }
 
 func entryIndex(list []Entry, term string) int {
@@ -119,7 +122,8 @@ func allExamples(c *Command) []Example {
 	return list
 }
 
-// page names the page of a verb or topic, "" for a foreign word as it is.
+// page names the page of a verb or topic; "" is the overview, and a foreign
+// page is itself.
 func (p *Program) page(word string) string {
 	switch {
 	case word == "":
@@ -136,8 +140,9 @@ func (p *Program) page(word string) string {
 // roff is a page being written with the man(7) macros.
 type roff struct{ bytes.Buffer }
 
-func (r *roff) title(name, section, date string) {
-	fmt.Fprintf(r, ".TH %s %s \"%s\" \"%s\"\n", escape(strings.ToUpper(name)), section, escape(date), escape(name))
+// title leaves the date unescaped: mandoc reads it.
+func (r *roff) title(p *Program, name, section string) {
+	fmt.Fprintf(r, ".TH %s %s \"%s\" \"%s\"\n", escape(strings.ToUpper(name)), section, p.Date, escape(p.Name))
 }
 
 func (r *roff) name(name, short string) {
@@ -186,10 +191,7 @@ func (r *roff) sub(path string, c *Command) {
 	if len(c.Aliases) > 0 {
 		r.text("Also: " + bold(strings.Join(c.Aliases, ", ")) + ".")
 	}
-	if c.Long != "" {
-		r.WriteString(".PP\n")
-		r.long(c.Long)
-	}
+	r.long(c.Long, true)
 	fs, _ := c.flags()
 	for _, sec := range sections(fs) {
 		r.rows(sec.Rows)
@@ -199,24 +201,25 @@ func (r *roff) sub(path string, c *Command) {
 	}
 }
 
-func (r *roff) long(text string) {
-	for i, b := range blocks(text) {
-		switch b.kind {
-		case heading:
+// long writes a Long text; after says that text stands above it, for at the
+// head of a section a macro must not open a paragraph.
+func (r *roff) long(text string, after bool) {
+	for _, b := range blocks(text) {
+		switch {
+		case b.kind == heading:
 			r.subsection(b.text)
-			continue
-		case item:
+		case b.kind == item:
 			r.WriteString(".IP \\(bu 2\n")
-		case paragraph, literal:
-			if i > 0 {
-				r.WriteString(".PP\n")
-			}
+		case after:
+			r.WriteString(".PP\n")
 		}
-		if b.kind == literal {
+		switch b.kind {
+		case paragraph, item:
+			r.text(inline(b.text))
+		case literal:
 			r.verbatim(b.text)
-			continue
 		}
-		r.text(inline(b.text))
+		after = b.kind != heading
 	}
 }
 
