@@ -242,13 +242,15 @@ func lookDevices(v view) {
 	}
 }
 
-// lookDefaultPlaces notes files where croft would put them had it not been told otherwise.
+// lookDefaultPlaces notes files where croft would put them had it not been told otherwise, and what it has reserved on the host.
 func lookDefaultPlaces(v view) {
 	for _, pattern := range []string{"/run/croft*", "/var/lib/croft*", "/etc/croft*", "/etc/systemd/system/croft*"} {
 		tops, _ := filepath.Glob(pattern)
 		for _, top := range tops {
-			filepath.WalkDir(top, func(path string, _ fs.DirEntry, _ error) error {
-				v["file "+path] = ""
+			filepath.WalkDir(top, func(path string, e fs.DirEntry, err error) error {
+				if err == nil && !e.IsDir() && e.Name() != "lock" {
+					v["file "+path] = ""
+				}
 				return nil
 			})
 		}
