@@ -23,8 +23,8 @@ type column[T any] struct {
 }
 
 // view is how rows of T are shown to people. To programs (json, yaml, csv, a
-// template) they are shown as they are, by the names of their JSON fields;
-// templates use the names of the Go fields, which differ in case only.
+// template) they are shown as they are, by the names of their JSON fields; a
+// template may also use the names of the Go fields, {{.Name}} for "name".
 type view[T any] []column[T]
 
 // write prints rows in a format that formatValue has accepted; "" is table.
@@ -134,16 +134,16 @@ func (f *formatValue) Set(s string) error {
 	return nil
 }
 
-// marshal is JSON for people and programs alike: two blanks of indent, and "<",
+// marshalRows is JSON for people and programs alike: two blanks of indent, and "<",
 // ">", "&" as themselves. It is always an array, nil rows included.
-func marshal[T any](rows []T) ([]byte, error) {
+func marshalRows[T any](rows []T) ([]byte, error) {
 	if rows == nil {
 		rows = []T{}
 	}
-	return encode(rows, "  ")
+	return encodeJSON(rows, "  ")
 }
 
-func encode(value any, indent string) ([]byte, error) {
+func encodeJSON(value any, indent string) ([]byte, error) {
 	var b bytes.Buffer
 	e := json.NewEncoder(&b)
 	e.SetEscapeHTML(false)
@@ -153,7 +153,7 @@ func encode(value any, indent string) ([]byte, error) {
 }
 
 func writeJSON[T any](w io.Writer, rows []T) error {
-	text, err := marshal(rows)
+	text, err := marshalRows(rows)
 	if err != nil {
 		return err
 	}
@@ -163,7 +163,7 @@ func writeJSON[T any](w io.Writer, rows []T) error {
 
 // writeYAML goes through JSON, so that names, order and what is left out agree.
 func writeYAML[T any](w io.Writer, rows []T) error {
-	text, err := marshal(rows)
+	text, err := marshalRows(rows)
 	if err != nil {
 		return err
 	}
@@ -191,14 +191,10 @@ func yamlNode(d *json.Decoder) (*yaml.Node, error) {
 	switch t := token.(type) {
 	case json.Delim:
 		return yamlNested(d, t)
-	case string:
-		n := &yaml.Node{}
-		n.SetString(t)
-		return n, nil
 	case json.Number:
 		return &yaml.Node{Kind: yaml.ScalarNode, Value: t.String()}, nil
 	}
-	n := &yaml.Node{}
+	n := &yaml.Node{} // Encode puts quotes where YAML 1.1 would see a boolean or a time
 	return n, n.Encode(token)
 }
 
@@ -231,7 +227,7 @@ func writeCSV[T any](w io.Writer, rows []T) error {
 		return err
 	}
 	for _, row := range rows {
-		text, err := encode(row, "")
+		text, err := encodeJSON(row, "")
 		if err != nil {
 			return err
 		}
@@ -260,7 +256,7 @@ func csvCell(raw json.RawMessage) string {
 		var s string
 		_ = json.Unmarshal(raw, &s) // it has just been marshalled
 		return s
-	case raw[0] == '[' && json.Unmarshal(raw, &list) == nil && plain(list):
+	case raw[0] == '[' && json.Unmarshal(raw, &list) == nil && allPlain(list):
 		var words []string
 		for _, v := range list {
 			words = append(words, csvCell(v))
@@ -270,7 +266,7 @@ func csvCell(raw json.RawMessage) string {
 	return string(raw)
 }
 
-func plain(list []json.RawMessage) bool {
+func allPlain(list []json.RawMessage) bool {
 	return !slices.ContainsFunc(list, func(v json.RawMessage) bool { return v[0] == '{' || v[0] == '[' })
 }
 

@@ -151,6 +151,23 @@ func (v *durationValue) Set(s string) error {
 	return err
 }
 
+// secondsValue is a flag of time kept in whole seconds, as state keeps them; a
+// part of a second counts as a whole one, so that no wish turns into 0.
+type secondsValue int
+
+func (v *secondsValue) Type() string { return "duration" }
+
+func (v *secondsValue) String() string {
+	d := durationValue(time.Duration(*v) * time.Second)
+	return d.String()
+}
+
+func (v *secondsValue) Set(s string) error {
+	d, err := parseDuration(s)
+	*v = secondsValue(math.Ceil(d.Seconds()))
+	return err
+}
+
 // timeValue is a flag of a point in time; the zero time is none.
 type timeValue time.Time
 

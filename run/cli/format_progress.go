@@ -43,7 +43,7 @@ func (p *progress) report(what string, done, total int64) {
 		}
 	}
 	p.done, p.total = done, total
-	if wait := p.pause(); p.now().Sub(p.told) >= wait {
+	if p.now().Sub(p.told) >= p.pause() && (p.screen > 0 || done != total) {
 		p.tell(p.state())
 	}
 }
@@ -92,7 +92,7 @@ func (p *progress) tell(text string) {
 	switch {
 	case p.quiet:
 	case p.screen > 0:
-		p.line = clip(text, p.screen-1)
+		p.line = clipLine(text, p.screen-1)
 		_, _ = fmt.Fprintf(p.out, "\r\x1b[K%s", p.line)
 	default:
 		_, _ = fmt.Fprintln(p.out, text)
@@ -118,11 +118,11 @@ func (p *progress) state() string {
 	return text
 }
 
-// clip cuts text to so many columns: a longer line would scroll at each update.
-func clip(text string, width int) string {
+// clipLine cuts text to so many columns: a longer line would scroll at each update.
+func clipLine(text string, width int) string {
 	n := 0
 	for i, r := range text {
-		if n += runeColumns(r); n > width {
+		if n += runeWidth(r); n > width {
 			return text[:i]
 		}
 	}

@@ -16,7 +16,7 @@ func writeTable(w io.Writer, lines [][]string) error {
 				widths = append(widths, 0)
 			}
 			line[i] = harmless(cell)
-			widths[i] = max(widths[i], columns(line[i]))
+			widths[i] = max(widths[i], cellWidth(line[i]))
 		}
 	}
 	var b bytes.Buffer
@@ -30,7 +30,7 @@ func writeTable(w io.Writer, lines [][]string) error {
 func align(line []string, widths []int) string {
 	var b strings.Builder
 	for i, cell := range line {
-		b.WriteString(cell + strings.Repeat(" ", widths[i]-columns(cell)+2))
+		b.WriteString(cell + strings.Repeat(" ", widths[i]-cellWidth(cell)+2))
 	}
 	return b.String()
 }
@@ -46,18 +46,18 @@ func harmless(cell string) string {
 	}, cell)
 }
 
-// columns is how many columns of a terminal text takes.
-func columns(text string) int {
+// cellWidth is how many columns of a terminal text takes.
+func cellWidth(text string) int {
 	n := 0
 	for _, r := range text {
-		n += runeColumns(r)
+		n += runeWidth(r)
 	}
 	return n
 }
 
-// runeColumns follows Unicode's East Asian Width (UAX #11), by whole blocks:
+// runeWidth follows Unicode's East Asian Width (UAX #11), by whole blocks:
 // the wide ones are ideographs, Hangul, kana, full-width forms and emoji.
-func runeColumns(r rune) int {
+func runeWidth(r rune) int {
 	switch {
 	case r < 0x300:
 		return 1

@@ -8,6 +8,8 @@ import (
 	"strings"
 	"text/template"
 	"unicode"
+
+	"croft/man"
 )
 
 // writeTemplate runs a template on each row, a line for each; "table TEMPLATE"
@@ -19,8 +21,8 @@ func writeTemplate[T any](w io.Writer, format string, rows []T) error {
 	}
 	var b bytes.Buffer
 	for _, row := range rows {
-		if err := t.Execute(&b, row); err != nil {
-			return templateError(err)
+		if err := t.Execute(&b, viewed(reflect.ValueOf(row))); err != nil {
+			return fieldError(err, reflect.TypeFor[T]())
 		}
 		b.WriteByte('\n')
 	}
@@ -29,7 +31,7 @@ func writeTemplate[T any](w io.Writer, format string, rows []T) error {
 		_, err = w.Write(b.Bytes())
 		return err
 	}
-	lines := [][]string{headings(unescape(text))}
+	lines := [][]string{templateHeads(unescape(text))}
 	for line := range strings.Lines(b.String()) {
 		lines = append(lines, strings.Split(strings.TrimSuffix(line, "\n"), "\t"))
 	}
@@ -39,13 +41,13 @@ func writeTemplate[T any](w io.Writer, format string, rows []T) error {
 func parseTemplate(format string) (*template.Template, error) {
 	text := strings.TrimPrefix(format, "table ")
 	t, err := template.New("format").Funcs(template.FuncMap{
-		"json":  func(v any) (string, error) { b, err := encode(v, ""); return strings.TrimSpace(string(b)), err },
-		"join":  join,
+		"json":  func(v any) (string, error) { b, err := encodeJSON(v, ""); return strings.TrimSpace(string(b)), err },
+		"join":  joinList,
 		"split": strings.Split,
 		"lower": strings.ToLower,
 		"upper": strings.ToUpper,
-		"title": title,
-	}).Parse(unescape(text))
+		"title": titled,
+	}).Option("missingkey=error").Parse(unescape(text))
 	if err != nil {
 		return nil, templateError(err)
 	}
@@ -64,13 +66,22 @@ func templateError(err error) error {
 	return fmt.Errorf("template: %s", text)
 }
 
+// fieldError names the fields there are when a template asked for another.
+func fieldError(err error, row reflect.Type) error {
+	_, name, missing := strings.Cut(err.Error(), "map has no entry for key ")
+	if !missing {
+		return templateError(err)
+	}
+	return man.Misused("template: no field %s; there are %s", name, strings.Join(fieldNames(row), ", "))
+}
+
 // unescape reads \n and \t as docker does: a shell's single quotes keep them.
 func unescape(text string) string {
 	return strings.NewReplacer(`\t`, "\t", `\n`, "\n").Replace(text)
 }
 
-// join is strings.Join for a list of anything that can be printed.
-func join(list any, sep string) (string, error) {
+// joinList is strings.Join for a list of anything that can be printed.
+func joinList(list any, sep string) (string, error) {
 	v := reflect.ValueOf(list)
 	if v.Kind() != reflect.Slice && v.Kind() != reflect.Array {
 		return "", fmt.Errorf("join: %T is no list", list)
@@ -82,7 +93,7 @@ func join(list any, sep string) (string, error) {
 	return strings.Join(words, sep), nil
 }
 
-func title(s string) string {
+func titled(s string) string {
 	words := strings.Fields(s)
 	for i, w := range words {
 		r := []rune(w)
@@ -92,9 +103,9 @@ func title(s string) string {
 	return strings.Join(words, " ")
 }
 
-// headings names each column of a template after the first field in it, the
-// last part of its path in capitals: "{{join .Spec.Ports}}" is PORTS.
-func headings(text string) []string {
+// templateHeads names each column of a template after the first field in it, the
+// last part of its path in capitals: "{{join .Spec.Ports \",\"}}" is PORTS.
+func templateHeads(text string) []string {
 	var heads []string
 	for cell := range strings.SplitSeq(text, "\t") {
 		heads = append(heads, strings.ToUpper(firstField(cell)))

@@ -12,8 +12,8 @@ import (
 // isTerminal tells whether a person may be at the other end of f.
 func isTerminal(f *os.File) bool { return term.IsTerminal(int(f.Fd())) }
 
-// width is the number of columns of the terminal f, 0 when it is none.
-func width(f *os.File) int {
+// terminalWidth is the number of columns of the terminal f, 0 when it is none.
+func terminalWidth(f *os.File) int {
 	if !isTerminal(f) {
 		return 0
 	}
@@ -27,10 +27,10 @@ func width(f *os.File) int {
 	return n
 }
 
-// screen is where help is shown: Program.Screen.
-func screen() man.Screen {
+// helpScreen is where help is shown: Program.Screen.
+func helpScreen() man.Screen {
 	dumb := os.Getenv("NO_COLOR") != "" || os.Getenv("TERM") == "dumb"
-	n := width(os.Stdout)
+	n := terminalWidth(os.Stdout)
 	if n == 0 {
 		n, _ = strconv.Atoi(os.Getenv("COLUMNS"))
 		dumb = true
@@ -40,5 +40,5 @@ func screen() man.Screen {
 
 // stderrProgress is the progress of this process.
 func stderrProgress(quiet bool) *progress {
-	return newProgress(os.Stderr, width(os.Stderr), quiet)
+	return newProgress(os.Stderr, terminalWidth(os.Stderr), quiet)
 }
