@@ -5,8 +5,10 @@ import (
 	"bytes"
 	"compress/bzip2"
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
+	"hash/crc32"
 	"io"
 	"os"
 	"path/filepath"
@@ -27,7 +29,8 @@ type source struct {
 	done     int64
 	total    int64 // 0 where nobody knows
 	progress func(done, total int64)
-	err      error // why the source itself could not be read on
+	err      error  // why the source itself could not be read on
+	tail     []byte // its last bytes so far
 }
 
 // Read looks for an end of the context at each call, so that ^C ends an import in the middle of a file.
@@ -38,6 +41,8 @@ func (s *source) Read(p []byte) (int, error) {
 	}
 	n, err := s.r.Read(p)
 	s.done += int64(n)
+	s.tail = append(s.tail, p[max(0, n-tailSize):n]...)
+	s.tail = s.tail[max(0, len(s.tail)-tailSize):]
 	if err != nil && err != io.EOF {
 		s.err = err
 	}
@@ -126,9 +131,9 @@ func (s *source) decompress(ctx context.Context, limit int64) (*ahead, error) {
 		return nil, &sentence{"is empty", errors.Join(state.ErrInvalid, err)}
 	}
 	if kind := filesystem(head); kind != "" {
-		return nil, fmt.Errorf("a %s image %w", kind, state.ErrUnsupported)
+		return nil, fmt.Errorf("%s image %w", kind, state.ErrUnsupported)
 	}
-	plain, err := decoder(head, raw)
+	plain, err := s.decoder(head, raw)
 	if err != nil {
 		return nil, s.diagnose(err)
 	}
@@ -137,19 +142,24 @@ func (s *source) decompress(ctx context.Context, limit int64) (*ahead, error) {
 		return nil, s.diagnose(err)
 	}
 	if !isTar(head) {
+		// A damaged archive may come out as anything: the compressor's checksum has a word to say first.
+		if _, err := io.CopyN(io.Discard, tar, maxPadding); err != nil && err != io.EOF {
+			return nil, s.diagnose(err)
+		}
 		return nil, &sentence{"is no archive of a root filesystem: neither a tar nor a compressed tar", state.ErrInvalid}
 	}
 	return readAhead(ctx, tar, s.diagnose, limit), nil
 }
 
 // decoder undoes the compression that the first bytes show; what shows none is read as it is.
-func decoder(head []byte, r io.Reader) (io.Reader, error) {
+func (s *source) decoder(head []byte, r io.Reader) (io.Reader, error) {
 	starts := func(magic string) bool { return bytes.HasPrefix(head, []byte(magic)) }
 	switch {
 	case starts("\x1f\x8b"):
 		return gzip.NewReader(r)
 	case starts("\xfd7zXZ\x00"):
-		return xz.NewReader(r)
+		plain, err := xz.NewReader(r)
+		return &xzReader{plain, s}, err
 	case starts("\x28\xb5\x2f\xfd"), len(head) >= 4 && head[0]&0xf0 == 0x50 && string(head[1:4]) == "\x2a\x4d\x18":
 		// One decoder: it works in the goroutine that reads, which is beside the one that unpacks anyway.
 		return zstd.NewReader(r, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxWindow(maxWindow))
@@ -159,13 +169,43 @@ func decoder(head []byte, r io.Reader) (io.Reader, error) {
 	return r, nil
 }
 
+// tailSize is enough for what ends an xz stream, and some padding after it.
+const tailSize = 64
+
+// xzReader knows the end of an xz stream from the end of a file that was cut off between two of its parts, which
+// ulikunitz/xz takes for the same.
+type xzReader struct {
+	r   io.Reader
+	src *source
+}
+
+func (x *xzReader) Read(p []byte) (int, error) {
+	n, err := x.r.Read(p)
+	if err == io.EOF && !endsXZ(x.src.tail) {
+		err = io.ErrUnexpectedEOF
+	}
+	return n, err
+}
+
+// endsXZ checks the stream footer (xz-file-format 2.1.2): CRC32, six bytes that it is of, "YZ"; then padding by fours.
+func endsXZ(tail []byte) bool {
+	for len(tail) >= 4 && string(tail[len(tail)-4:]) == "\x00\x00\x00\x00" {
+		tail = tail[:len(tail)-4]
+	}
+	if len(tail) < 12 {
+		return len(tail) == 0 // more padding than we remember
+	}
+	f := tail[len(tail)-12:]
+	return string(f[10:]) == "YZ" && binary.LittleEndian.Uint32(f) == crc32.ChecksumIEEE(f[4:10])
+}
+
 // filesystem tells images of whole filesystems.
 func filesystem(head []byte) string {
 	switch {
 	case bytes.HasPrefix(head, []byte("hsqs")):
-		return "squashfs"
+		return "a squashfs"
 	case len(head) >= 1028 && string(head[1024:1028]) == "\xe2\xe1\xf5\xe0":
-		return "EROFS"
+		return "an EROFS"
 	}
 	return ""
 }

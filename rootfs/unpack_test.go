@@ -68,7 +68,7 @@ func archive(t testing.TB, entries ...entry) []byte {
 	var b bytes.Buffer
 	w := tar.NewWriter(&b)
 	for _, e := range entries {
-		if e.ModTime.IsZero() {
+		if e.ModTime.IsZero() && e.Typeflag != tar.TypeXGlobalHeader {
 			e.ModTime = time.Unix(1e9, 0)
 		}
 		if err := w.WriteHeader(&e.Header); err != nil {
