@@ -100,19 +100,22 @@ func inShell(t *testing.T, shell, script string) string {
 func TestBash(t *testing.T) {
 	for _, test := range []struct{ line, want string }{
 		{"croft st", "stop"},
-		{"croft stop ", "web|db|/var/lib/croft"},
+		{"croft stop ", "/var/lib/croft|db|web"},
 		{"croft run docker:a", "alpine"}, // bash replaces what follows the colon
 		{"croft run --pull=a", "always"},
 		{"croft run --pull a", "always"},
 		{"croft --root /x stop w", "web"},
 		{"croft image import a", "a file.txt"},
 		{"croft cp w", "web:"},
+		{"croft cp ", `/var/lib/croft:|a\ file.txt|croft|db:|web:`},
 	} {
 		script := `eval "$(croft completion bash)"
 compopt() { :; } # works only inside a real completion
 COMP_LINE='` + test.line + `' COMP_POINT=${#COMP_LINE}; _croft
 IFS='|'; printf %s "${COMPREPLY[*]}"`
-		if got := inShell(t, "bash", script); got != test.want {
+		got := strings.Split(inShell(t, "bash", script), "|")
+		slices.Sort(got)
+		if strings.Join(got, "|") != test.want {
 			t.Errorf("%s: got %q, want %q", test.line, got, test.want)
 		}
 	}

@@ -19,8 +19,8 @@ func stub(shell string) (string, bool) {
 // last of them, so that much is cut off the answers.
 const bashStub = `# bash completion for PROGRAM
 _PROGRAM() {
-    local line=${COMP_LINE:0:COMP_POINT} word answer cut
-    local -a words
+    local line=${COMP_LINE:0:COMP_POINT} word answer cut act=
+    local -a words paths
     read -ra words <<<"$line"
     [[ $line == *[[:blank:]] ]] && words+=("")
     word=${words[${#words[@]}-1]}
@@ -28,11 +28,18 @@ _PROGRAM() {
     COMPREPLY=()
     while IFS=$'\t' read -r answer _; do
         case $answer in
-        :file) compopt -o filenames; while read -r answer; do COMPREPLY+=("$answer"); done < <(compgen -f -- "${word#"$cut"}") ;;
-        :dir) compopt -o filenames; while read -r answer; do COMPREPLY+=("$answer"); done < <(compgen -d -- "${word#"$cut"}") ;;
+        :file) act=-f ;;
+        :dir) act=-d ;;
         *) COMPREPLY+=("${answer#"$cut"}") ;;
         esac
     done < <("${words[0]}" __complete -- "${words[@]:1}" 2>/dev/null)
+    [[ $act ]] && mapfile -t paths < <(compgen $act -- "${word#"$cut"}")
+    if ((${#COMPREPLY[@]} == 0)); then
+        COMPREPLY=("${paths[@]}")
+        [[ $act ]] && compopt -o filenames
+    elif ((${#paths[@]})); then # -o filenames would quote the colon of a name
+        mapfile -t -O ${#COMPREPLY[@]} COMPREPLY < <(printf '%q\n' "${paths[@]}")
+    fi
     [[ ${#COMPREPLY[@]} == 1 && ${COMPREPLY[0]} == *[:=] ]] && compopt -o nospace
     return 0
 }
