@@ -18,6 +18,13 @@ func TestHarness(t *testing.T) { runScripts(t, "testdata/harness") }
 // TestScripts runs one script for each thing croft promises.
 func TestScripts(t *testing.T) { runScripts(t, "testdata") }
 
+// TestDebian runs what any Debian with systemd must do on each that there is.
+func TestDebian(t *testing.T) {
+	for _, guest := range []string{"trixie", "bookworm"} {
+		t.Run(guest, func(t *testing.T) { runScripts(t, "testdata/debian", "GUEST="+guest) })
+	}
+}
+
 // TestTasks runs what real users do, from first command to last.
 func TestTasks(t *testing.T) { runScripts(t, "tasks") }
 
@@ -25,7 +32,8 @@ func TestTasks(t *testing.T) { runScripts(t, "tasks") }
 const scriptLimit = 3 * time.Minute
 
 // runScripts runs the scripts of a directory one after the other: the leak check looks at the whole host, so each must be alone.
-func runScripts(t *testing.T, dir string) {
+// The variables are added to each script's environment.
+func runScripts(t *testing.T, dir string, variables ...string) {
 	if testing.Short() {
 		t.Skip("scripts need minutes and root")
 	}
@@ -34,9 +42,12 @@ func runScripts(t *testing.T, dir string) {
 		t.Fatal(err)
 	}
 	testscript.RunT(&serial{T: t, shop: shop}, testscript.Params{
-		Dir:                 dir,
-		WorkdirRoot:         shop.dir,
-		Setup:               shop.setup,
+		Dir:         dir,
+		WorkdirRoot: shop.dir,
+		Setup: func(env *testscript.Env) error {
+			env.Vars = append(env.Vars, variables...)
+			return shop.setup(env)
+		},
 		Cmds:                commands,
 		Condition:           condition,
 		RequireUniqueNames:  true,
