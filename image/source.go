@@ -117,7 +117,8 @@ func (s *Store) checkOutside(dir string) error {
 	}
 }
 
-// Limits of what a compressed archive may make us remember: the archive says how much it wants.
+// maxWindow is how much of its past a zstd archive may make us remember. The archive says how much it wants: `zstd -22`
+// 128 MiB, `--long=31` 2 GiB.
 const maxWindow = 256 << 20
 
 // decompress tells the source's kind by its first bytes and starts reading it as a plain tar.
@@ -233,6 +234,8 @@ func (s *source) diagnose(err error) error {
 		return s.err
 	case errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, io.EOF):
 		return &sentence{"archive is truncated", errors.Join(state.ErrInvalid, err)}
+	case errors.Is(err, zstd.ErrWindowSizeExceeded):
+		return fmt.Errorf("zstd with a window of more than %d MiB %w", maxWindow>>20, state.ErrUnsupported)
 	}
 	return &sentence{"archive is corrupt: " + err.Error(), errors.Join(state.ErrInvalid, err)}
 }
