@@ -71,7 +71,6 @@ func cmdNeed(ts *testscript.TestScript, neg bool, args []string) {
 			ts.Fatalf("CROFT_TEST_NEED demands %s: %v", fact, why)
 		}
 		if why != nil {
-			skips.add(fact, ts.Name())
 			ts.Value(testKey{}).(testscript.T).Skip(fmt.Sprintf("%s: %v", fact, why))
 		}
 		if name, is := strings.CutPrefix(fact, "guest:"); is {

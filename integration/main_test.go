@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -12,6 +13,7 @@ import (
 	"sync"
 	"syscall"
 	"testing"
+	"time"
 )
 
 func TestMain(m *testing.M) {
@@ -20,9 +22,7 @@ func TestMain(m *testing.M) {
 		fmt.Fprintln(os.Stderr, "integration:", err)
 		code = 1
 	}
-	if note := skips.report(); note != "" {
-		fmt.Fprint(os.Stderr, note)
-	}
+	fmt.Print(result.report())
 	os.Exit(code)
 }
 
@@ -77,6 +77,10 @@ func closeWorkshop() error {
 		return nil
 	}
 	sweep(opened.binary, filepath.Join(opened.dir, "shared"))
+	if keepWork() {
+		fmt.Println("kept:", opened.dir)
+		return nil
+	}
 	return removeTree(opened.dir)
 }
 
@@ -145,29 +149,41 @@ func removeTree(dir string) error {
 	return nil
 }
 
-// A skipList remembers which scripts were skipped for want of what.
-type skipList struct {
-	mu   sync.Mutex
-	want map[string][]string // fact or reason -> scripts
+// A tally is what became of the scripts of a run.
+type tally struct {
+	passed, failed, skipped int
+	want                    map[string][]string // reason to skip -> scripts
 }
 
-var skips = skipList{want: map[string][]string{}}
+// result is written by one script after the other.
+var result = tally{want: map[string][]string{}}
 
-func (s *skipList) add(reason, script string) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.want[reason] = append(s.want[reason], script)
+func (r *tally) skip(script, reason string) {
+	r.want[reason] = append(r.want[reason], script)
 }
 
-// report is the paragraph printed at the end of a run, empty when nothing was skipped.
-func (s *skipList) report() string {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	var lines []string
-	for reason, scripts := range s.want {
-		slices.Sort(scripts)
-		lines = append(lines, fmt.Sprintf("SKIPPED for want of %s: %s\n", reason, strings.Join(slices.Compact(scripts), " ")))
+// end counts a script and says how it went, since a run takes minutes.
+func (r *tally) end(t *testing.T, took time.Duration) {
+	word, count := "ok", &r.passed
+	switch {
+	case t.Failed():
+		word, count = "FAIL", &r.failed
+	case t.Skipped():
+		word, count = "skip", &r.skipped
 	}
-	slices.Sort(lines)
-	return strings.Join(lines, "")
+	*count++
+	fmt.Printf("%-4s %-50s %6.2fs\n", word, strings.TrimPrefix(t.Name(), "Test"), took.Seconds())
+}
+
+// report is what is printed at the end of a run, empty when it had no scripts.
+func (r *tally) report() string {
+	if r.passed+r.failed+r.skipped == 0 {
+		return ""
+	}
+	var text strings.Builder
+	for _, reason := range slices.Sorted(maps.Keys(r.want)) {
+		fmt.Fprintf(&text, "SKIPPED for want of %s: %s\n", reason, strings.Join(r.want[reason], " "))
+	}
+	fmt.Fprintf(&text, "scripts: %d passed, %d failed, %d skipped\n", r.passed, r.failed, r.skipped)
+	return text.String()
 }

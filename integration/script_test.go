@@ -1,6 +1,7 @@
 package integration
 
 import (
+	"flag"
 	"fmt"
 	"os"
 	"os/exec"
@@ -66,7 +67,7 @@ func (s *serial) Parallel()     {}
 func (s *serial) Verbose() bool { return testing.Verbose() }
 
 func (s *serial) Skip(args ...any) {
-	skips.add(fmt.Sprint(args...), s.name)
+	result.skip(s.name, fmt.Sprint(args...))
 	s.T.Skip(args...)
 }
 
@@ -75,6 +76,7 @@ func (s *serial) Run(name string, f func(testscript.T)) {
 		place := filepath.Join(s.shop.dir, "script-"+name)
 		shared := filepath.Join(s.shop.dir, "shared")
 		before := look(s.shop.binary, place, shared)
+		start := time.Now()
 		watchdog := time.AfterFunc(scriptLimit, func() { killScript(t, place) })
 		defer func() {
 			watchdog.Stop()
@@ -83,13 +85,19 @@ func (s *serial) Run(name string, f func(testscript.T)) {
 			}
 			sweep(s.shop.binary, place)
 			sweep(s.shop.binary, shared)
-			if err := removeTree(place); err != nil {
-				t.Error(err)
+			if !keepWork() {
+				if err := removeTree(place); err != nil {
+					t.Error(err)
+				}
 			}
+			result.end(t, time.Since(start))
 		}()
 		f(&serial{t, s.shop, name})
 	})
 }
+
+// keepWork reports testscript's flag -testwork: leave the scripts' directories to be looked at.
+func keepWork() bool { return flag.Lookup("testwork").Value.String() == "true" }
 
 // setup gives each script its own binary (a link, so that /proc/PID/exe tells whose process it is), root, run directory and home.
 func (w *workshop) setup(env *testscript.Env) error {
