@@ -173,12 +173,10 @@ func (s *Store) newWork() (*work, error) {
 		}
 		return os.Chmod(w.tree, 0o755)
 	})
-	if err == nil {
-		err = removeTrees(dead)
-	}
 	if err != nil {
 		return nil, errors.Join(err, w.remove())
 	}
+	_ = removeTrees(dead) // what cannot be deleted is no reason not to import; Sweep says why
 	return w, nil
 }
 
