@@ -13,7 +13,7 @@ CROFT   ?= croft
 VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
 TAGS    := seccomp netgo osusergo runc_nocriu
 GOBUILD := CGO_ENABLED=1 $(GO) build -trimpath -tags "$(TAGS)" \
-	-ldflags "-s -w -X main.version=$(VERSION) -extldflags -static"
+	-ldflags "-s -w -X croft/run.Version=$(VERSION) -extldflags -static"
 
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 
