@@ -1,4 +1,18 @@
 // Command croft runs whole Linux machines in containers, without a daemon.
 package main
 
-func main() {}
+import (
+	"os"
+
+	"croft/run"
+	"croft/run/cli"
+)
+
+func main() {
+	// libcontainer starts the init of a container by executing this binary with that word: no verb of ours
+	// can have it, and nothing else may happen before.
+	if len(os.Args) > 1 && os.Args[1] == run.ContainerInit {
+		run.Init()
+	}
+	os.Exit(cli.Main(os.Args[1:]))
+}

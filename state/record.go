@@ -38,6 +38,7 @@ type Facts struct {
 	Links       []Link   `json:"links,omitempty"`
 	Init        Init     `json:"init"` // as decided: never InitAuto
 	StopSignal  int      `json:"stop_signal"`
+	Notify      bool     `json:"notify,omitempty"` // the init tells its notify socket when it is up
 }
 
 // Range is a run of ids: Base is the host id of the guest's id 0.

@@ -1,0 +1,168 @@
+package run
+
+import (
+	"bufio"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"croft/state"
+
+	"golang.org/x/sys/unix"
+)
+
+// hierarchies finds where the cgroup hierarchies of this host are mounted, the unified one first, and for
+// each the directory of this process.
+func hierarchies() (roots, own []string, err error) {
+	mounted, err := cgroupMounts()
+	if err != nil {
+		return nil, nil, err
+	}
+	data, err := os.ReadFile("/proc/self/cgroup")
+	if err != nil {
+		return nil, nil, err
+	}
+	lines := strings.Split(strings.TrimSpace(string(data)), "\n")
+	for i := len(lines) - 1; i >= 0; i-- { // the unified one stands last
+		fields := strings.SplitN(lines[i], ":", 3) // cgroups(7): number:controllers:path
+		if len(fields) != 3 {
+			continue
+		}
+		root, ok := mounted[fields[1]]
+		if !ok {
+			continue
+		}
+		roots = append(roots, root)
+		own = append(own, filepath.Join(root, fields[2]))
+	}
+	if len(roots) == 0 {
+		return nil, nil, fmt.Errorf("cgroup: no hierarchy is mounted: %w", state.ErrUnsupported)
+	}
+	return roots, own, nil
+}
+
+// cgroupMounts gives the mount point of each hierarchy by the name it has in /proc/self/cgroup: "" for v2.
+func cgroupMounts() (map[string]string, error) {
+	f, err := os.Open("/proc/self/mountinfo")
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	at := map[string]string{}
+	for s := bufio.NewScanner(f); s.Scan(); {
+		before, after, ok := strings.Cut(s.Text(), " - ")
+		left, right := strings.Fields(before), strings.Fields(after)
+		if !ok || len(left) < 5 || len(right) < 3 {
+			continue
+		}
+		switch right[0] {
+		case "cgroup2":
+			if _, ok := at[""]; !ok {
+				at[""] = left[4]
+			}
+		case "cgroup":
+			// The directory has the controllers' names: that is how libcontainer finds them, too.
+			at[controllers(right[2])] = left[4]
+		}
+	}
+	return at, nil
+}
+
+// controllers picks the controllers out of the options of a v1 mount, in the kernel's order.
+func controllers(options string) string {
+	var names []string
+	for _, o := range strings.Split(options, ",") {
+		switch o {
+		case "rw", "ro", "clone_children", "noprefix", "xattr", "cpuset_v2_mode":
+		default:
+			if !strings.HasPrefix(o, "release_agent=") {
+				names = append(names, o)
+			}
+		}
+	}
+	return strings.Join(names, ",")
+}
+
+// killCgroups kills all that runs in the directories and below, and waits for the end of it.
+func killCgroups(dirs []string) error {
+	for wait := time.Millisecond; ; wait *= 2 {
+		left := false
+		for _, d := range dirs {
+			pids := processes(d)
+			if len(pids) == 0 {
+				continue
+			}
+			left = true
+			if os.WriteFile(filepath.Join(d, "cgroup.kill"), []byte("1"), 0) == nil {
+				continue
+			}
+			for _, pid := range pids { // v1, and kernels before 5.14: until no new one appears
+				unix.Kill(pid, unix.SIGKILL)
+			}
+		}
+		if !left {
+			return nil
+		}
+		if wait > 4*time.Second {
+			return fmt.Errorf("kill %s: processes are left: %w", strings.Join(dirs, " "), state.ErrBusy)
+		}
+		time.Sleep(wait)
+	}
+}
+
+// processes lists those of dir and of every directory below; none when dir is gone.
+func processes(dir string) []int {
+	var pids []int
+	filepath.WalkDir(dir, func(path string, d os.DirEntry, err error) error {
+		if err != nil || !d.IsDir() {
+			return nil
+		}
+		data, err := os.ReadFile(filepath.Join(path, "cgroup.procs"))
+		for _, line := range strings.Fields(string(data)) {
+			var pid int
+			if _, err := fmt.Sscan(line, &pid); err == nil && pid > 0 {
+				pids = append(pids, pid)
+			}
+		}
+		return nil
+	})
+	return pids
+}
+
+// removeCgroups removes the directories with what the guest made below them. Gone is success.
+func removeCgroups(dirs []string) error {
+	var first error
+	for _, d := range dirs {
+		if err := removeCgroup(d); err != nil && first == nil {
+			first = err
+		}
+		if strings.HasPrefix(filepath.Base(filepath.Dir(d)), "croft") {
+			unix.Rmdir(filepath.Dir(d)) // of all machines of this root, if this was the last
+		}
+	}
+	return first
+}
+
+func removeCgroup(dir string) error {
+	for wait := time.Millisecond; ; wait *= 2 {
+		err := unix.Rmdir(dir)
+		if err == nil || errors.Is(err, unix.ENOENT) {
+			return nil
+		}
+		if entries, e := os.ReadDir(dir); e == nil {
+			for _, e := range entries {
+				if e.IsDir() {
+					removeCgroup(filepath.Join(dir, e.Name()))
+				}
+			}
+		}
+		// A cgroup stays busy for a moment after its last process has died.
+		if wait > 500*time.Millisecond {
+			return &os.PathError{Op: "rmdir", Path: dir, Err: err}
+		}
+		time.Sleep(wait)
+	}
+}

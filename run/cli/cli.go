@@ -1,0 +1,151 @@
+// Package cli is the face at the shell: it turns words into a state.Spec and results into text.
+//
+// One table (table.go) describes all commands; help, manual and completion come out of it. It decides nothing
+// about machines: the engine does.
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+
+	"croft/man"
+	"croft/run"
+	"croft/state"
+
+	"github.com/spf13/pflag"
+)
+
+// The exit codes of the contract (docs: croft(1), EXIT STATUS).
+const (
+	exitDone     = 0
+	exitFailed   = 1
+	exitMisuse   = 2
+	exitNotExist = 3
+	exitState    = 4
+	exitOurs     = 125 // run and exec: croft itself failed
+)
+
+// Main carries out one command line and gives the exit code.
+func Main(args []string) int {
+	a := &app{}
+	call, err := a.program().Parse(args)
+	if err != nil {
+		return a.fail(err, false)
+	}
+	a.inner = call.Command.Name == "run" || call.Command.Name == "exec" || call.Command.Name == "shell"
+	return a.fail(call.Run(context.Background()), a.inner)
+}
+
+// app is what the commands of one invocation share: the global flags, and the engine once it is opened.
+type app struct {
+	root, run string
+	log       string
+	inner     bool // the exit code belongs to what runs inside
+	opened    *run.Engine
+}
+
+// globals binds the flags that every command takes.
+func (a *app) globals(fs *pflag.FlagSet) {
+	fs.StringVar(&a.root, "root", from("CROFT_ROOT", run.DefaultRoot), "keep images and instances in `DIR`")
+	fs.StringVar(&a.run, "run", from("CROFT_RUN", run.DefaultRun), "keep what a reboot may take in `DIR`")
+	fs.Var(oneOf(&a.log, "error", "warn", "info", "debug"), "log-level", "tell as much as `error|warn|info|debug`")
+	fs.Bool("version", false, "print the version")
+}
+
+func from(env, otherwise string) string {
+	if v := os.Getenv(env); v != "" {
+		return v
+	}
+	return otherwise
+}
+
+// engine opens the engine; it needs root, since machines do.
+func (a *app) engine() (*run.Engine, error) {
+	if a.opened != nil {
+		return a.opened, nil
+	}
+	if !run.Privileged() {
+		return nil, state.Hint(errors.New("needs root"), "sudo croft "+strings.Join(os.Args[1:], " "))
+	}
+	e, err := run.Open(a.root, a.run)
+	a.opened = e
+	return e, err
+}
+
+// fail prints an error in the one form there is and gives its exit code.
+func (a *app) fail(err error, inner bool) int {
+	var status run.ExitStatus
+	if err == nil {
+		return exitDone
+	}
+	if errors.As(err, &status) && err == error(status) {
+		return int(status)
+	}
+	var said said
+	if !errors.As(err, &said) {
+		fmt.Fprintln(os.Stderr, "croft: "+err.Error())
+		if hint := hintOf(err); hint != "" {
+			fmt.Fprintln(os.Stderr, "hint: "+hint)
+		}
+	}
+	return code(err, inner)
+}
+
+// said is an error that was printed already, or one that carries a status of its own.
+type said struct {
+	error
+	status int
+}
+
+func hintOf(err error) string {
+	var h *state.Hinted
+	if errors.As(err, &h) {
+		return h.Hint
+	}
+	var m *man.Misuse
+	if errors.As(err, &m) {
+		return m.Hint
+	}
+	return ""
+}
+
+func code(err error, inner bool) int {
+	var misuse *man.Misuse
+	var said said
+	var status run.ExitStatus
+	switch {
+	case errors.As(err, &said) && said.status != 0:
+		return said.status
+	case errors.As(err, &misuse):
+		return exitMisuse
+	case errors.As(err, &status):
+		return int(status)
+	case inner:
+		return exitOurs
+	case errors.Is(err, state.ErrNotExist):
+		return exitNotExist
+	case errors.Is(err, state.ErrRunning), errors.Is(err, state.ErrNotRunning), errors.Is(err, state.ErrBusy):
+		return exitState
+	case errors.Is(err, state.ErrInvalid) && !errors.Is(err, state.ErrExist):
+		return exitMisuse
+	}
+	return exitFailed
+}
+
+// each carries out one verb for several names and goes on after a failure: all errors are printed, the exit
+// code is that of the first.
+func (a *app) each(names []string, do func(name string) error) error {
+	var first error
+	for _, name := range names {
+		if err := do(name); err != nil {
+			a.fail(err, false)
+			if first == nil {
+				first = said{err, code(err, false)}
+			}
+		}
+	}
+	return first
+}

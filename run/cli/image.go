@@ -1,0 +1,191 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/signal"
+	"syscall"
+	"time"
+
+	"croft/image"
+	"croft/man"
+
+	"github.com/spf13/pflag"
+)
+
+// picture is one row of image list; its JSON names are a promise (docs/json.md).
+type picture struct {
+	Fingerprint  string    `json:"fingerprint"`
+	Aliases      []string  `json:"aliases"`
+	Kind         string    `json:"kind"`
+	Architecture string    `json:"architecture"`
+	OS           string    `json:"os"`
+	Release      string    `json:"release"`
+	Description  string    `json:"description"`
+	Size         int64     `json:"size"`
+	Created      time.Time `json:"created"`
+	Imported     time.Time `json:"imported"`
+	UsedBy       []string  `json:"used_by"`
+	Error        string    `json:"error,omitempty"`
+}
+
+func pictureView() view[picture] {
+	return view[picture]{
+		{Head: "ALIAS", Cell: func(p picture) string { return first(p.Aliases) }},
+		{Head: "FINGERPRINT", Cell: func(p picture) string { return p.Fingerprint[:12] }},
+		{Head: "ARCH", Cell: func(p picture) string { return p.Architecture }},
+		{Head: "SIZE", Cell: func(p picture) string { return sizeText(p.Size) }},
+		{Head: "IMPORTED", Cell: func(p picture) string { return durationText(time.Since(p.Imported)) + " ago" }},
+		{Head: "DESCRIPTION", Cell: func(p picture) string {
+			if p.Error != "" {
+				return "damaged: " + p.Error
+			}
+			return p.Description
+		}},
+	}
+}
+
+func first(all []string) string {
+	switch len(all) {
+	case 0:
+		return ""
+	case 1:
+		return all[0]
+	}
+	return fmt.Sprintf("%s (+%d)", all[0], len(all)-1)
+}
+
+func pictureOf(i image.Image, users []string) picture {
+	p := picture{
+		Fingerprint: i.Fingerprint, Aliases: i.Aliases, Kind: i.Kind, Architecture: i.Architecture, OS: i.OS,
+		Release: i.Release, Description: i.Description, Size: i.Size, Created: i.Created, Imported: i.Imported,
+		UsedBy: users, Error: i.Damaged,
+	}
+	if p.Aliases == nil {
+		p.Aliases = []string{}
+	}
+	if p.UsedBy == nil {
+		p.UsedBy = []string{}
+	}
+	return p
+}
+
+func (a *app) imageImport() func(*pflag.FlagSet) man.Run {
+	return func(fs *pflag.FlagSet) man.Run {
+		var aliases []string
+		fs.StringArrayVar(&aliases, "alias", nil, "call the image `ALIAS`")
+		reuse := fs.Bool("reuse", false, "take the alias away from the image that has it")
+		quiet := fs.BoolP("quiet", "q", false, "no progress")
+		return func(ctx context.Context, args []string) error {
+			e, err := a.engine()
+			if err != nil {
+				return err
+			}
+			if args[0] == "-" && isTerminal(os.Stdin) {
+				return man.Misused("an archive is expected on stdin, and that is a terminal")
+			}
+			ctx, cancel := signal.NotifyContext(ctx, syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP)
+			defer cancel()
+			bar := stderrProgress(*quiet)
+			img, err := e.Images.Import(ctx, image.ImportOptions{
+				Source: args[0], Stdin: os.Stdin, Aliases: aliases, Reuse: *reuse,
+				Progress: func(done, total int64) { bar.report("import "+args[0], done, total) },
+			})
+			bar.end()
+			if err != nil {
+				return err
+			}
+			fmt.Println(img.Fingerprint)
+			return nil
+		}
+	}
+}
+
+func (a *app) imageList() func(*pflag.FlagSet) man.Run {
+	return func(fs *pflag.FlagSet) man.Run {
+		format := formatValue("table")
+		quiet := fs.BoolP("quiet", "q", false, "fingerprints alone")
+		fs.Var(&format, "format", "print `table|json|yaml|csv|TEMPLATE`")
+		return func(context.Context, []string) error {
+			e, err := a.engine()
+			if err != nil {
+				return err
+			}
+			images, err := e.Images.List()
+			if err != nil {
+				return err
+			}
+			rows := []picture{}
+			for _, i := range images {
+				rows = append(rows, pictureOf(i, e.Users(i.Fingerprint)))
+			}
+			if *quiet {
+				for _, p := range rows {
+					fmt.Println(p.Fingerprint)
+				}
+				return nil
+			}
+			return pictureView().write(os.Stdout, string(format), rows)
+		}
+	}
+}
+
+func (a *app) imageInfo() func(*pflag.FlagSet) man.Run {
+	return func(fs *pflag.FlagSet) man.Run {
+		format := formatValue("yaml")
+		fs.Var(&format, "format", "print `yaml|json|TEMPLATE`")
+		return func(_ context.Context, args []string) error {
+			e, err := a.engine()
+			if err != nil {
+				return err
+			}
+			rows := []picture{}
+			err = a.each(args, func(ref string) error {
+				img, err := e.Images.Get(ref)
+				if err == nil {
+					rows = append(rows, pictureOf(img, e.Users(img.Fingerprint)))
+				}
+				return err
+			})
+			return errors.Join(pictureView().write(os.Stdout, string(format), rows), err)
+		}
+	}
+}
+
+func (a *app) imageRemove() func(*pflag.FlagSet) man.Run {
+	return func(fs *pflag.FlagSet) man.Run {
+		return func(_ context.Context, refs []string) error {
+			return a.each(refs, func(ref string) error {
+				e, err := a.engine()
+				if err != nil {
+					return err
+				}
+				return e.Images.Remove(ref, e.Users)
+			})
+		}
+	}
+}
+
+func (a *app) imageAlias() func(*pflag.FlagSet) man.Run {
+	return func(fs *pflag.FlagSet) man.Run {
+		reuse := fs.Bool("reuse", false, "take the alias away from the image that has it")
+		remove := fs.BoolP("delete", "d", false, "take the alias away and leave the image")
+		return func(_ context.Context, args []string) error {
+			e, err := a.engine()
+			if err != nil {
+				return err
+			}
+			switch {
+			case *remove && len(args) == 1:
+				return e.Images.RemoveAlias(args[0])
+			case *remove:
+				return man.Misused("--delete takes an ALIAS and nothing else")
+			case len(args) != 2:
+				return man.Misused("IMAGE is missing")
+			}
+			return e.Images.SetAlias(args[0], args[1], *reuse)
+		}
+	}
+}

@@ -1,0 +1,334 @@
+package cli
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"strings"
+	"time"
+
+	"croft/man"
+	"croft/run"
+	"croft/state"
+
+	"github.com/spf13/pflag"
+)
+
+// machine is one row of list; its JSON names are a promise (docs/json.md).
+type machine struct {
+	Name        string            `json:"name"`
+	UUID        string            `json:"uuid"`
+	State       string            `json:"state"`
+	Ready       bool              `json:"ready"`
+	Image       string            `json:"image"`
+	Fingerprint string            `json:"fingerprint"`
+	IPv4        []string          `json:"ipv4"`
+	IPv6        []string          `json:"ipv6"`
+	Ports       []string          `json:"ports"`
+	Created     *time.Time        `json:"created"`
+	Started     *time.Time        `json:"started"`
+	Uptime      int64             `json:"uptime_seconds"`
+	IDs         state.Range       `json:"ids"`
+	Labels      map[string]string `json:"labels"`
+	ExitCode    *int              `json:"exit_code"`
+	Error       string            `json:"error,omitempty"`
+}
+
+func machineView() view[machine] {
+	plain := func(head string, cell func(machine) string, extra bool) column[machine] {
+		return column[machine]{Head: head, Cell: cell, Extra: extra}
+	}
+	return view[machine]{
+		plain("NAME", func(m machine) string { return m.Name }, false),
+		plain("STATE", func(m machine) string { return m.State }, false),
+		plain("IMAGE", func(m machine) string { return m.Image }, false),
+		plain("IPV4", func(m machine) string { return strings.Join(m.IPv4, " ") }, false),
+		plain("IPV6", func(m machine) string { return strings.Join(m.IPv6, " ") }, false),
+		plain("PORTS", func(m machine) string { return strings.Join(m.Ports, " ") }, false),
+		plain("UPTIME", func(m machine) string { return uptime(m) }, false),
+		plain("READY", func(m machine) string { return fmt.Sprint(m.Ready) }, true),
+		plain("CREATED", func(m machine) string { return stamp(m.Created) }, true),
+		plain("IDS", func(m machine) string { return fmt.Sprintf("%d+%d", m.IDs.Base, m.IDs.Size) }, true),
+		plain("UUID", func(m machine) string { return m.UUID }, true),
+	}
+}
+
+func uptime(m machine) string {
+	if m.Started == nil {
+		return ""
+	}
+	return durationText(time.Duration(m.Uptime) * time.Second)
+}
+
+func stamp(t *time.Time) string {
+	if t == nil {
+		return ""
+	}
+	return t.Local().Format(time.RFC3339)
+}
+
+// machines lists all instances, damaged ones too.
+func listed(e *run.Engine) ([]machine, error) {
+	all, damaged, err := e.Dir.List()
+	if err != nil {
+		return nil, err
+	}
+	rows := []machine{}
+	for _, in := range all {
+		m, err := machineOf(e, in)
+		if err != nil {
+			return nil, err
+		}
+		rows = append(rows, m)
+	}
+	for _, d := range damaged {
+		m := machine{Name: d.Name, State: state.Broken, Error: d.Err.Error(), IPv4: []string{}, IPv6: []string{}, Ports: []string{}, Labels: map[string]string{}}
+		at := 0
+		for at < len(rows) && rows[at].Name < m.Name {
+			at++
+		}
+		rows = append(rows[:at], append([]machine{m}, rows[at:]...)...)
+	}
+	return rows, nil
+}
+
+func machineOf(e *run.Engine, in *state.Instance) (machine, error) {
+	st, err := e.Dir.Status(in)
+	if err != nil {
+		return machine{}, err
+	}
+	m := machine{
+		Name: in.Spec.Name, UUID: in.UUID, State: st.State, Ready: st.Ready, Image: in.Spec.Image,
+		Fingerprint: in.Facts.Fingerprint, IPv4: []string{}, IPv6: []string{}, Ports: []string{},
+		Created: &in.Created, IDs: in.Facts.Range, Labels: in.Spec.Labels,
+	}
+	if m.Labels == nil {
+		m.Labels = map[string]string{}
+	}
+	if !st.Since.IsZero() {
+		m.Started = &st.Since
+		m.Uptime = int64(time.Since(st.Since) / time.Second)
+	}
+	if in.Exit != nil && st.State == state.Stopped {
+		m.ExitCode = &in.Exit.Code
+	}
+	return m, nil
+}
+
+func (a *app) list() func(*pflag.FlagSet) man.Run {
+	return func(fs *pflag.FlagSet) man.Run {
+		format := formatValue("table")
+		var filters []string
+		quiet := fs.BoolP("quiet", "q", false, "names alone")
+		columns := fs.StringP("columns", "c", "", "show `COLUMNS`, separated by commas; +NAME adds one, all shows all")
+		fs.Var(&format, "format", "print `table|json|yaml|csv|TEMPLATE`")
+		fs.StringArrayVar(&filters, "filter", nil, "only those with `KEY=VALUE`: name, state, image, label=K or label=K=V")
+		return func(_ context.Context, _ []string) error {
+			e, err := a.engine()
+			if err != nil {
+				return err
+			}
+			rows, err := listed(e)
+			if err != nil {
+				return err
+			}
+			if rows, err = filtered(rows, filters); err != nil {
+				return err
+			}
+			return show(machineView(), string(format), *columns, *quiet, rows)
+		}
+	}
+}
+
+// show prints rows in the form that was asked for.
+func show[T any](v view[T], format, columns string, quiet bool, rows []T) error {
+	if quiet {
+		return v.quiet(os.Stdout, rows)
+	}
+	if columns != "" {
+		var err error
+		if v, err = v.pick(columns); err != nil {
+			return err
+		}
+	}
+	return v.write(os.Stdout, format, rows)
+}
+
+// filtered keeps what passes: one of the values of each key.
+func filtered(rows []machine, filters []string) ([]machine, error) {
+	keys := map[string][]string{}
+	for _, f := range filters {
+		k, v, ok := strings.Cut(f, "=")
+		if !ok || filterValue(machine{}, k, v) == nil {
+			return nil, man.Misused("filter %q: name=, state=, image= or label= is known", f)
+		}
+		keys[k] = append(keys[k], v)
+	}
+	out := []machine{}
+	for _, m := range rows {
+		if passes(m, keys) {
+			out = append(out, m)
+		}
+	}
+	return out, nil
+}
+
+func passes(m machine, keys map[string][]string) bool {
+	for k, values := range keys {
+		any := false
+		for _, v := range values {
+			any = any || *filterValue(m, k, v)
+		}
+		if !any {
+			return false
+		}
+	}
+	return true
+}
+
+// filterValue says whether m has value for key; nil when there is no such key.
+func filterValue(m machine, key, value string) *bool {
+	var is bool
+	switch key {
+	case "name":
+		is = m.Name == value
+	case "state":
+		is = m.State == value
+	case "image":
+		is = m.Image == value || strings.HasPrefix(m.Fingerprint, value) && value != ""
+	case "label":
+		k, v, exact := strings.Cut(value, "=")
+		got, ok := m.Labels[k]
+		is = ok && (!exact || got == v)
+	default:
+		return nil
+	}
+	return &is
+}
+
+// details is one element of inspect: the record, and what the kernel says now.
+type details struct {
+	Name     string           `json:"name"`
+	State    string           `json:"state"`
+	Ready    bool             `json:"ready"`
+	PID      int              `json:"pid"` // of the machine's init as the host sees it; 0: not running
+	UUID     string           `json:"uuid"`
+	Schema   int              `json:"schema"`
+	Created  time.Time        `json:"created"`
+	Spec     state.Spec       `json:"spec"`
+	Facts    state.Facts      `json:"facts"`
+	Applied  *state.Applied   `json:"applied"`
+	Exit     *state.Exit      `json:"exit"`
+	Snapshot []state.Snapshot `json:"snapshots"`
+}
+
+func (a *app) detail(ctx context.Context, name string) (details, error) {
+	e, in, err := a.instance(name)
+	if err != nil {
+		return details{}, err
+	}
+	st, err := e.Dir.Status(in)
+	if err != nil {
+		return details{}, err
+	}
+	d := details{
+		Name: name, State: st.State, Ready: st.Ready, UUID: in.UUID, Schema: in.Schema, Created: in.Created,
+		Spec: in.Spec, Facts: in.Facts, Applied: in.Applied, Exit: in.Exit, Snapshot: in.Snapshots,
+	}
+	if d.Snapshot == nil {
+		d.Snapshot = []state.Snapshot{}
+	}
+	if st.State == state.Running {
+		ctx, cancel := context.WithTimeout(ctx, time.Second)
+		defer cancel()
+		if k, err := e.Connect(ctx, in); err == nil {
+			d.PID = k.PID
+			k.Close()
+		}
+	}
+	return d, nil
+}
+
+func (a *app) inspect() func(*pflag.FlagSet) man.Run {
+	return func(fs *pflag.FlagSet) man.Run {
+		format := formatValue("json")
+		fs.Var(&format, "format", "print `json|yaml|TEMPLATE`")
+		return func(ctx context.Context, names []string) error {
+			rows := []details{}
+			err := a.each(names, func(name string) error {
+				d, err := a.detail(ctx, name)
+				if err == nil {
+					rows = append(rows, d)
+				}
+				return err
+			})
+			v := view[details]{{Head: "NAME", Cell: func(d details) string { return d.Name }}, {Head: "STATE", Cell: func(d details) string { return d.State }}}
+			if werr := v.write(os.Stdout, string(format), rows); werr != nil {
+				return werr
+			}
+			return err
+		}
+	}
+}
+
+func (a *app) info() func(*pflag.FlagSet) man.Run {
+	return func(fs *pflag.FlagSet) man.Run {
+		return func(ctx context.Context, args []string) error {
+			d, err := a.detail(ctx, args[0])
+			if err != nil {
+				return err
+			}
+			for _, l := range d.lines() {
+				if l[1] != "" {
+					fmt.Printf("%-12s %s\n", l[0]+":", l[1])
+				}
+			}
+			return nil
+		}
+	}
+}
+
+// lines are what info tells, in its order; those without a text are left out.
+func (d details) lines() [][2]string {
+	out := [][2]string{{"Name", d.Name}, {"State", d.stateText()}, {"Image", fmt.Sprintf("%s (%.12s)", d.Spec.Image, d.Facts.Fingerprint)}}
+	if d.PID != 0 {
+		out = append(out, [2]string{"Init", fmt.Sprintf("%s (pid %d on the host)", strings.Join(d.Facts.Init.Args, " "), d.PID)})
+	}
+	if d.Applied != nil {
+		out = append(out, [2]string{"Started", fmt.Sprintf("%s (up %s)", stamp(&d.Applied.Started), durationText(time.Since(d.Applied.Started)))})
+	}
+	network := state.NetworkNone
+	if d.Spec.HostNetwork() {
+		network = state.NetworkHost
+	}
+	out = append(out, [2]string{"Created", stamp(&d.Created)}, [2]string{"Network", network},
+		[2]string{"Ids", fmt.Sprintf("0-%d are %d-%d on the host", d.Facts.Range.Size-1, d.Facts.Range.Base, d.Facts.Range.End()-1)},
+		[2]string{"Storage", d.Facts.Driver})
+	for _, m := range d.Spec.Mounts {
+		how := ""
+		if m.ReadOnly {
+			how = " (read-only)"
+		}
+		out = append(out, [2]string{"Volume", m.Source + " at " + m.Target + how})
+	}
+	for k, v := range d.Spec.Labels {
+		out = append(out, [2]string{"Label", k + "=" + v})
+	}
+	return out
+}
+
+func (d details) stateText() string {
+	switch {
+	case d.State == state.Running && d.Ready:
+		return "running, ready"
+	case d.State == state.Running:
+		return "running, not ready yet"
+	case d.Exit != nil && d.State == state.Stopped:
+		text := fmt.Sprintf("stopped (%s, status %d, %s)", d.Exit.Reason, d.Exit.Code, stamp(&d.Exit.Time))
+		if d.Exit.Error != "" {
+			text += ": " + d.Exit.Error
+		}
+		return text
+	}
+	return d.State
+}

@@ -1,0 +1,287 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"strconv"
+	"strings"
+	"time"
+
+	"croft/man"
+	"croft/run"
+	"croft/state"
+
+	"github.com/spf13/pflag"
+	"golang.org/x/sys/unix"
+)
+
+// createMachine makes the record of a new machine; a made-up name that is taken is made up anew.
+func (a *app) createMachine(flags *specFlags, image string, cmd []string) (*state.Instance, error) {
+	e, err := a.engine()
+	if err != nil {
+		return nil, err
+	}
+	for try := 0; ; try++ {
+		spec, err := flags.spec(image, cmd)
+		if err != nil {
+			return nil, err
+		}
+		in, note, err := e.Create(spec)
+		if note != "" {
+			fmt.Fprintln(os.Stderr, "croft: "+note)
+		}
+		if errors.Is(err, state.ErrExist) && flags.Name == "" && try < 100 {
+			continue
+		}
+		if err != nil {
+			return nil, fmt.Errorf("create %s: %w", spec.Name, err)
+		}
+		return in, nil
+	}
+}
+
+func (a *app) create() func(*pflag.FlagSet) man.Run {
+	return func(fs *pflag.FlagSet) man.Run {
+		var flags specFlags
+		flags.bind(fs)
+		fs.BoolVar(&flags.Remove, "rm", false, "remove it when it stops")
+		fs.StringVarP(&flags.Init.User, "user", "u", "", "run CMD of --no-boot as `USER`")
+		fs.StringVarP(&flags.Init.Dir, "workdir", "w", "", "run it in `DIR`")
+		return func(_ context.Context, args []string) error {
+			in, err := a.createMachine(&flags, args[0], args[1:])
+			if err != nil {
+				return err
+			}
+			fmt.Println(in.Spec.Name)
+			return nil
+		}
+	}
+}
+
+// instance reads one record.
+func (a *app) instance(name string) (*run.Engine, *state.Instance, error) {
+	e, err := a.engine()
+	if err != nil {
+		return nil, nil, err
+	}
+	in, err := e.Dir.Get(name)
+	return e, in, err
+}
+
+func (a *app) start() func(*pflag.FlagSet) man.Run {
+	return func(fs *pflag.FlagSet) man.Run {
+		timings := fs.Bool("timings", false, "tell on stderr how long each step took")
+		return func(ctx context.Context, names []string) error {
+			return a.each(names, func(name string) error { return a.startOne(ctx, name, *timings) })
+		}
+	}
+}
+
+func (a *app) startOne(ctx context.Context, name string, timings bool) error {
+	e, in, err := a.instance(name)
+	if err != nil {
+		return err
+	}
+	if held, err := e.Dir.Claimed(name); err != nil || held {
+		return err // running already is success
+	}
+	began := time.Now()
+	s, err := e.Start(ctx, in)
+	if err != nil {
+		return err
+	}
+	defer s.Close()
+	if err := s.Ready(ctx, e, in.Spec.Timeouts.ReadyAfter()); err != nil {
+		return err
+	}
+	if timings {
+		printTimings(s.Timings, time.Since(began))
+	}
+	return nil
+}
+
+// printTimings tells where the time of a start went. "boot" is the guest's own: from the exec of its init to
+// its word that it is up.
+func printTimings(steps []run.Timing, total time.Duration) {
+	var sum time.Duration
+	for _, t := range steps {
+		fmt.Fprintf(os.Stderr, "%-10s %8.1f ms\n", t.Step, ms(t.Took))
+		sum += t.Took
+	}
+	fmt.Fprintf(os.Stderr, "%-10s %8.1f ms\n", "the rest", ms(total-sum))
+	fmt.Fprintf(os.Stderr, "%-10s %8.1f ms\n", "ready", ms(total))
+}
+
+func ms(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }
+
+func (a *app) stop() func(*pflag.FlagSet) man.Run {
+	return func(fs *pflag.FlagSet) man.Run {
+		limit := time.Duration(-1)
+		fs.VarP((*durationValue)(&limit), "time", "t", "kill what has not stopped after `DURATION`; default: the machine's --stop-timeout")
+		return func(ctx context.Context, names []string) error {
+			return a.each(names, func(name string) error { return a.stopOne(ctx, name, limit) })
+		}
+	}
+}
+
+// stopOne stops one machine; stopped already is success. A negative limit is the machine's own.
+func (a *app) stopOne(ctx context.Context, name string, limit time.Duration) error {
+	e, in, err := a.instance(name)
+	if err != nil {
+		return err
+	}
+	if limit < 0 {
+		limit = in.Spec.Timeouts.StopAfter()
+	}
+	if err := e.Stop(ctx, in, limit); err != nil && !errors.Is(err, state.ErrNotRunning) {
+		return fmt.Errorf("stop %s: %w", name, err)
+	}
+	return nil
+}
+
+func (a *app) restart() func(*pflag.FlagSet) man.Run {
+	return func(fs *pflag.FlagSet) man.Run {
+		limit := time.Duration(-1)
+		fs.VarP((*durationValue)(&limit), "time", "t", "kill what has not stopped after `DURATION`; default: the machine's --stop-timeout")
+		return func(ctx context.Context, names []string) error {
+			return a.each(names, func(name string) error {
+				if err := a.stopOne(ctx, name, limit); err != nil {
+					return err
+				}
+				return a.startOne(ctx, name, false)
+			})
+		}
+	}
+}
+
+func (a *app) kill() func(*pflag.FlagSet) man.Run {
+	return func(fs *pflag.FlagSet) man.Run {
+		name := fs.StringP("signal", "s", "KILL", "send `SIGNAL`, a name or a number")
+		return func(ctx context.Context, names []string) error {
+			sig, err := parseSignal(*name)
+			if err != nil {
+				return err
+			}
+			return a.each(names, func(name string) error {
+				e, in, err := a.instance(name)
+				if err == nil {
+					err = e.Kill(ctx, in, sig)
+				}
+				return err
+			})
+		}
+	}
+}
+
+// parseSignal reads TERM, SIGTERM, 15, RTMIN+3 and SIGRTMIN+3.
+func parseSignal(text string) (unix.Signal, error) {
+	name := strings.TrimPrefix(strings.ToUpper(text), "SIG")
+	if n, err := strconv.Atoi(name); err == nil && n > 0 && n < 65 {
+		return unix.Signal(n), nil
+	}
+	if rest, ok := strings.CutPrefix(name, "RTMIN"); ok {
+		const rtmin = 34 // of the C libraries; the kernel's two below serve their threads
+		n, err := strconv.Atoi(strings.TrimPrefix("0"+rest, "0+"))
+		if err == nil && n >= 0 && rtmin+n < 65 {
+			return unix.Signal(rtmin + n), nil
+		}
+	}
+	if sig := unix.SignalNum("SIG" + name); sig != 0 {
+		return sig, nil
+	}
+	return 0, man.Misused("%q is no signal", text)
+}
+
+func (a *app) remove() func(*pflag.FlagSet) man.Run {
+	return func(fs *pflag.FlagSet) man.Run {
+		force := fs.BoolP("force", "f", false, "in any state: kill it first; one that is not there is success")
+		return func(ctx context.Context, names []string) error {
+			return a.each(names, func(name string) error {
+				e, err := a.engine()
+				if err != nil {
+					return err
+				}
+				err = e.Delete(ctx, name, *force)
+				if *force && errors.Is(err, state.ErrNotExist) {
+					return nil
+				}
+				if err != nil && !errors.Is(err, state.ErrNotExist) {
+					return fmt.Errorf("rm %w", err)
+				}
+				return err
+			})
+		}
+	}
+}
+
+func (a *app) repair() func(*pflag.FlagSet) man.Run {
+	return func(fs *pflag.FlagSet) man.Run {
+		return func(ctx context.Context, _ []string) error {
+			e, err := a.engine()
+			if err != nil {
+				return err
+			}
+			did, err := e.Repair(ctx)
+			for _, line := range did {
+				fmt.Println(line)
+			}
+			return err
+		}
+	}
+}
+
+func (a *app) wait() func(*pflag.FlagSet) man.Run {
+	return func(fs *pflag.FlagSet) man.Run {
+		what := "stopped"
+		var limit time.Duration
+		fs.Var(oneOf(&what, "running", "ready", "stopped"), "for", "wait until they are `running|ready|stopped`")
+		fs.Var((*durationValue)(&limit), "timeout", "give up after `DURATION`, with status 124")
+		return func(ctx context.Context, names []string) error {
+			if limit > 0 {
+				var cancel context.CancelFunc
+				ctx, cancel = context.WithTimeout(ctx, limit)
+				defer cancel()
+			}
+			return a.each(names, func(name string) error { return a.waitOne(ctx, name, what) })
+		}
+	}
+}
+
+const exitTimeout = 124
+
+func (a *app) waitOne(ctx context.Context, name, what string) error {
+	for {
+		e, in, err := a.instance(name)
+		if err != nil {
+			return err
+		}
+		st, err := e.Dir.Status(in)
+		if err != nil {
+			return err
+		}
+		switch {
+		case what == "stopped" && st.State == state.Stopped:
+			code := 0
+			if in.Exit != nil {
+				code = in.Exit.Code
+			}
+			fmt.Println(code)
+			return nil
+		case what == "running" && st.State == state.Running, what == "ready" && st.Ready:
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return said{a.say(fmt.Errorf("wait %s: not %s in time", name, what)), exitTimeout}
+		case <-time.After(20 * time.Millisecond):
+		}
+	}
+}
+
+// say prints an error now, for one whose exit code is its own.
+func (a *app) say(err error) error {
+	fmt.Fprintln(os.Stderr, "croft: "+err.Error())
+	return err
+}

@@ -1,0 +1,225 @@
+package cli
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+
+	"croft/man"
+
+	"github.com/spf13/pflag"
+	"golang.org/x/sys/unix"
+)
+
+// machines are the commands about machines.
+func machines(a *app) []*man.Command {
+	return []*man.Command{
+		{
+			Heading: "Machines", Name: "run", Args: "IMAGE [CMD ARG...]", Peers: []string{"launch", "new"},
+			Short: "Create a machine and start it", New: a.runVerb(), Long: runText,
+			Examples: []man.Example{
+				{Say: "A whole machine for one command", Do: "croft run --rm debian/13 systemctl is-system-running"},
+				{Say: "A machine that stays", Do: "croft run -d --name web debian/13"},
+			},
+			Exit: innerExits(), See: []string{"exec", "create", "images"},
+		},
+		{
+			Name: "create", Args: "IMAGE [CMD ARG...]", Short: "Create a machine without starting it", New: a.create(),
+			Long:     "Makes the record of a machine and prints its name. Nothing is mounted, copied or started.",
+			Examples: []man.Example{{Do: "croft create --name web debian/13"}}, See: []string{"start", "run"},
+		},
+		{
+			Name: "start", Args: "NAME...", Short: "Start machines", New: a.start(),
+			Long:     "Returns once each machine is up. One that runs already is left as it is, which is success.",
+			Examples: []man.Example{{Do: "croft start web"}}, See: []string{"run", "wait"},
+		},
+		{
+			Name: "stop", Args: "NAME...", Peers: []string{"poweroff", "halt", "shutdown"}, Short: "Stop machines cleanly", New: a.stop(),
+			Long:     "Asks the init of each machine to shut down, in the way that this init understands, and kills what has not stopped in time. Returns when nothing of it is left. A stopped one is success.",
+			Examples: []man.Example{{Do: "croft stop web"}}, See: []string{"kill", "restart"},
+		},
+		{
+			Name: "restart", Args: "NAME...", Peers: []string{"reboot"}, Short: "Stop machines and start them again", New: a.restart(),
+			Long: "Stops each machine as `croft stop` does and starts it again. One that is stopped is started.", Examples: []man.Example{{Do: "croft restart web"}},
+		},
+		{
+			Name: "kill", Args: "NAME...", Peers: []string{"terminate"}, Short: "Send a signal to the init of machines", New: a.kill(),
+			Long:     "Without --signal the machine ends at once, with all that runs in it. Any other signal is given to its init, which may ignore it.",
+			Examples: []man.Example{{Do: "croft kill web"}, {Say: "Ask systemd to reexecute", Do: "croft kill -s RTMIN+25 web"}},
+		},
+		{
+			Name: "rm", Aliases: []string{"delete", "remove"}, Peers: []string{"destroy"}, Args: "NAME...", Short: "Remove machines", New: a.remove(),
+			Long: "Removes each machine with all that it changed. The image stays.", Examples: []man.Example{{Do: "croft rm -f web"}},
+		},
+		{
+			Heading: "In a machine", Name: "exec", Args: "NAME CMD [ARG...]", Short: "Run a command in a running machine", New: a.execVerb(), Long: execText,
+			Examples: []man.Example{{Do: "croft exec web systemctl status"}, {Say: "As another user", Do: "croft exec -u nobody web id"}},
+			Exit:     innerExits(), See: []string{"shell", "run"},
+		},
+		{
+			Name: "shell", Args: "NAME", Peers: []string{"login", "enter", "attach"}, Short: "Open a login shell in a machine", New: a.shell(),
+			Long: "Opens the login shell of the user, root without --user, in the user's home.", Examples: []man.Example{{Do: "croft shell web"}},
+			Exit: innerExits(), See: []string{"exec", "console"},
+		},
+		{
+			Name: "console", Args: "NAME", Short: "Join the console of a machine", New: a.console(),
+			Long:     "Joins the terminal to the machine's console, where its init and its login prompt are. Type ctrl-a q to leave; ctrl-a twice is one ctrl-a for the machine.",
+			Examples: []man.Example{{Do: "croft console web"}}, See: []string{"logs", "shell"},
+		},
+		{
+			Name: "logs", Args: "NAME", Short: "Show what the console of a machine printed", New: a.logs(),
+			Long:     "Shows the last megabyte or two, of a stopped machine too. What services log is in the machine's own journal: `croft exec NAME journalctl`.",
+			Examples: []man.Example{{Do: "croft logs -n 20 web"}}, See: []string{"console"},
+		},
+		{
+			Heading: "Looking", Name: "list", Aliases: []string{"ls", "ps"}, Short: "List machines", New: a.list(), Long: listText,
+			Examples: []man.Example{{Do: "croft list"}, {Do: "croft list --format json"}, {Do: "croft list -q --filter state=running"}},
+			See:      []string{"inspect", "info"},
+		},
+		{
+			Name: "inspect", Args: "NAME...", Peers: []string{"show"}, Short: "Print everything about machines as JSON", New: a.inspect(),
+			Long:     "Prints an array with, for each machine, what was asked, what was decided, the plan as it was started, and the state now.",
+			Examples: []man.Example{{Do: "croft inspect web"}, {Do: "croft inspect --format '{{.Facts.Range.Base}}' web"}},
+		},
+		{
+			Name: "info", Args: "NAME", Peers: []string{"status"}, Short: "Describe a machine to people", New: a.info(),
+			Long: "Prints state, image, ids, volumes and how it last ended.", Examples: []man.Example{{Do: "croft info web"}},
+		},
+		{
+			Name: "wait", Args: "NAME...", Short: "Wait for machines", New: a.wait(),
+			Long:     "Waits until each machine is `running`, `ready` (its init says that it is up) or `stopped`, the default, for which it prints the exit code.",
+			Examples: []man.Example{{Do: "croft wait --for ready --timeout 30s web"}},
+			Exit:     []man.Entry{{Term: "124", Text: "the time ran out"}},
+		},
+		{
+			Name: "repair", Short: "Bring records and world together after a crash", New: a.repair(),
+			Long:     "Ends machines whose keeper was killed, clears what interrupted commands left, and prints what it did. Machines that run are not touched. Every command does for its own machine what repair does for all.",
+			Examples: []man.Example{{Do: "croft repair"}},
+		},
+	}
+}
+
+// images are the commands about images.
+func images(a *app) []*man.Command {
+	return []*man.Command{{
+		Heading: "Images", Name: "image", Short: "Work with images", Long: "Keeps the images that machines are made of.",
+		See: []string{"images"},
+		Sub: []*man.Command{
+			{
+				Name: "import", Args: "FILE|DIR|-", Short: "Import an image", New: a.imageImport(),
+				Long:     "Takes a tar archive of a root filesystem, plain or compressed with gzip, xz, zstd or bzip2, or a directory, and prints the fingerprint of the image. What it is is told by its content. The same content is one image, however it is compressed.",
+				Examples: []man.Example{{Say: "Debian from its mirror", Do: "mmdebstrap --include=systemd-sysv,dbus trixie - | croft image import --alias debian/13 -"}},
+			},
+			{Name: "list", Aliases: []string{"ls"}, Short: "List images", New: a.imageList(), Long: "Lists the images, those with an alias first.", Examples: []man.Example{{Do: "croft image list"}}},
+			{Name: "info", Aliases: []string{"inspect", "show"}, Args: "IMAGE...", Short: "Describe images", New: a.imageInfo(), Long: "Prints all that is known of each image.", Examples: []man.Example{{Do: "croft image info debian/13"}}},
+			{Name: "rm", Aliases: []string{"delete", "remove"}, Args: "IMAGE...", Short: "Remove images", New: a.imageRemove(),
+				Long: "Removes an image, or only the alias when it has others. An image that machines are made of stays.", Examples: []man.Example{{Do: "croft image rm debian/13"}}},
+			{Name: "alias", Args: "ALIAS [IMAGE]", Short: "Give an image one more name", New: a.imageAlias(),
+				Long: "Calls IMAGE by one more name, or with --delete takes the name away.", Examples: []man.Example{{Do: "croft image alias stable debian/13"}, {Do: "croft image alias -d stable"}}},
+		},
+	}}
+}
+
+// hidden are the words that croft says to itself: they work and appear nowhere.
+func hidden(a *app) []*man.Command {
+	return []*man.Command{
+		{Name: "supervise", Args: "NAME", Hidden: true, New: func(*pflag.FlagSet) man.Run {
+			return func(_ context.Context, args []string) error {
+				e, err := a.engine()
+				if err == nil {
+					err = e.Supervise(args[0])
+				}
+				if err != nil && !e.Foregrounded() {
+					return said{err, exitFailed} // it was reported; nobody reads our stderr
+				}
+				if err != nil {
+					a.say(err)
+					return said{err, exitOurs}
+				}
+				return nil
+			}
+		}},
+		{Name: "undo", Args: "NAME STATUS", Hidden: true, New: func(*pflag.FlagSet) man.Run {
+			return func(_ context.Context, args []string) error { return a.undo(args[0], args[1]) }
+		}},
+		{Name: "__manual", Args: "DIR", Hidden: true, New: func(*pflag.FlagSet) man.Run {
+			return func(_ context.Context, args []string) error { return a.manual(args[0]) }
+		}},
+	}
+}
+
+func (a *app) undo(name, status string) error {
+	e, err := a.engine()
+	if err != nil {
+		return err
+	}
+	n, err := strconv.Atoi(status)
+	if err != nil {
+		return man.Misused("%q is no wait status", status)
+	}
+	code, err := e.Undo(name, unix.WaitStatus(n))
+	if err != nil {
+		return fmt.Errorf("stop %s: %w", name, err)
+	}
+	if code != 0 {
+		return said{fmt.Errorf("%s ended with status %d", name, code), code}
+	}
+	return nil
+}
+
+// manual writes the man pages into dir.
+func (a *app) manual(dir string) error {
+	for name, page := range a.program().Pages() {
+		if err := os.WriteFile(filepath.Join(dir, name), page, 0o644); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// lookup gives the words that an operand of the given kind can be.
+func (a *app) lookup(kind string) []string {
+	e, err := a.engine()
+	if err != nil {
+		return nil
+	}
+	switch kind {
+	case "NAME":
+		names, _ := e.Dir.Names()
+		return names
+	case "IMAGE", "ALIAS":
+		aliases, _ := e.Images.Aliases()
+		var names []string
+		for alias := range aliases {
+			names = append(names, alias)
+		}
+		return names
+	}
+	return nil
+}
+
+func innerExits() []man.Entry {
+	return []man.Entry{
+		{Term: "N", Text: "CMD ended with N"}, {Term: "125", Text: "croft itself failed, an unknown machine or image included"},
+		{Term: "126", Text: "CMD cannot be executed"}, {Term: "127", Text: "CMD was not found"}, {Term: "128+N", Text: "signal N killed CMD"},
+	}
+}
+
+const runText = `Makes a machine of IMAGE and starts it. An image with an init boots it; what happens then depends on the rest:
+
+- With CMD: waits until the machine is up, runs CMD in it with this command's stdin, stdout and stderr, shuts the machine down and ends with CMD's status.
+- On a terminal without CMD: opens a root shell in it; leaving the shell shuts the machine down.
+- Without a terminal: what its console prints goes to stdout; SIGTERM and SIGINT shut it down, a second one kills it.
+- With -d: returns once the machine is up.
+
+With --no-boot, and for images that have no init, CMD runs as the machine's only program under a tiny init.
+
+The machine is kept when it stops, unless --rm was given.`
+
+const execText = `Runs CMD in a running machine with all of the machine's confinement on it. Stdin is always connected; a terminal is made when stdin and stdout are terminals.
+
+When croft is killed, or gets a signal, all that CMD has started ends with it. What CMD leaves running in the background when it ends by itself stays.`
+
+const listText = `Lists machines, running and stopped. The state is asked of the kernel at that moment: ` + "`running`" + `, ` + "`stopped`" + `, ` + "`orphaned`" + ` (its keeper was killed and its processes live on) or ` + "`damaged`" + ` (its record cannot be read).`

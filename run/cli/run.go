@@ -1,0 +1,250 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/signal"
+	"syscall"
+	"time"
+
+	"croft/man"
+	"croft/run"
+	"croft/state"
+
+	"github.com/spf13/pflag"
+)
+
+// runOptions are those of one run beside the machine's own.
+type runOptions struct {
+	specFlags
+	user, dir string
+	detach    bool
+	console   bool
+	timings   bool
+}
+
+func (a *app) runVerb() func(*pflag.FlagSet) man.Run {
+	return func(fs *pflag.FlagSet) man.Run {
+		var o runOptions
+		o.bind(fs)
+		fs.BoolVar(&o.Remove, "rm", false, "remove it when it stops")
+		fs.BoolVarP(&o.detach, "detach", "d", false, "return once it is up, printing its name")
+		fs.BoolVar(&o.console, "console", false, "show its console instead of a shell")
+		fs.BoolVar(&o.timings, "timings", false, "tell on stderr how long each step took")
+		fs.StringVarP(&o.user, "user", "u", "", "run CMD as `USER` of the machine, NAME|UID[:GROUP|GID]")
+		fs.StringVarP(&o.dir, "workdir", "w", "", "run CMD in `DIR` of the machine")
+		fs.BoolP("interactive", "i", false, "accepted and always so")
+		fs.BoolP("tty", "t", false, "accepted: a terminal is made when stdin and stdout are terminals")
+		return func(ctx context.Context, args []string) error {
+			o.Init.User, o.Init.Dir = o.user, o.dir
+			return a.runMachine(ctx, &o, args[0], args[1:])
+		}
+	}
+}
+
+// runMachine creates a machine and runs it in the way that the caller's files and flags ask for.
+func (a *app) runMachine(ctx context.Context, o *runOptions, image string, cmd []string) error {
+	in, err := a.createMachine(&o.specFlags, image, cmd)
+	if err != nil {
+		return err
+	}
+	e := a.opened
+	boots := in.Facts.Init.Mode == state.InitBoot
+	terminal := isTerminal(os.Stdin) && isTerminal(os.Stdout)
+	if boots && o.detach && len(cmd) > 0 {
+		return errors.Join(man.Misused("-d boots the machine and takes no CMD; see croft help exec"), e.Delete(ctx, in.Spec.Name, true))
+	}
+	switch {
+	case o.detach:
+		return a.runDetached(ctx, e, in, o)
+	case boots && len(cmd) > 0, boots && terminal, terminal:
+		return a.runHere(ctx, e, in, o, cmd)
+	}
+	if o.timings {
+		os.Setenv(run.EnvTimings, "1")
+	}
+	return e.Foreground(in)
+}
+
+// abandon removes a machine that did not come up as far as being of use to anybody.
+func abandon(e *run.Engine, in *state.Instance, cause error) error {
+	if _, err := e.Dir.Get(in.Spec.Name); errors.Is(err, state.ErrNotExist) {
+		return cause
+	}
+	return state.Hint(cause, "croft rm -f "+in.Spec.Name)
+}
+
+func (a *app) runDetached(ctx context.Context, e *run.Engine, in *state.Instance, o *runOptions) error {
+	began := time.Now()
+	s, err := e.Start(ctx, in)
+	if err != nil {
+		return abandon(e, in, err)
+	}
+	defer s.Close()
+	if err := s.Ready(ctx, e, in.Spec.Timeouts.ReadyAfter()); err != nil {
+		return abandon(e, in, err)
+	}
+	if o.timings {
+		printTimings(s.Timings, time.Since(began))
+	}
+	fmt.Println(in.Spec.Name)
+	return nil
+}
+
+// runHere boots the machine for the length of one command, shell or view of the console, and stops it after.
+// The machine is bound to this process: when it dies, the machine stops.
+func (a *app) runHere(ctx context.Context, e *run.Engine, in *state.Instance, o *runOptions, cmd []string) error {
+	ctx, cancel := signal.NotifyContext(ctx, syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP)
+	defer cancel()
+	began := time.Now()
+	s, err := e.Start(ctx, in)
+	if err != nil {
+		return abandon(e, in, err)
+	}
+	defer s.Close()
+	k, err := e.Connect(ctx, in)
+	if err != nil {
+		return a.ended(s, e, in, err)
+	}
+	defer k.Close()
+	if err := k.Bind(); err != nil {
+		return a.ended(s, e, in, err)
+	}
+	boots := in.Facts.Init.Mode == state.InitBoot
+	if o.console || !boots {
+		return a.runOnConsole(ctx, e, in, s, k)
+	}
+	err = s.Ready(ctx, e, in.Spec.Timeouts.ReadyAfter())
+	if o.timings {
+		printTimings(s.Timings, time.Since(began))
+	}
+	status := run.ExitStatus(0)
+	if err == nil {
+		cancel() // from here the command gets the signals
+		status, err = a.execIn(context.Background(), e, in, o, cmd)
+	}
+	if errors.Is(err, run.ErrDetached) {
+		return a.leave(k, in)
+	}
+	if stopErr := k.Stop(in.Spec.Timeouts.StopAfter()); stopErr == nil {
+		s.Wait(context.Background())
+	}
+	a.tellKept(in)
+	switch {
+	case errors.Is(err, context.Canceled):
+		return run.ExitStatus(128 + int(syscall.SIGTERM))
+	case status != 0:
+		if err != nil {
+			a.say(err)
+		}
+		return status
+	}
+	return err
+}
+
+func (a *app) execIn(ctx context.Context, e *run.Engine, in *state.Instance, o *runOptions, cmd []string) (run.ExitStatus, error) {
+	x := run.Exec{
+		Args: cmd, User: o.user, Dir: o.dir, Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr,
+		Terminal: isTerminal(os.Stdin) && isTerminal(os.Stdout),
+	}
+	if len(cmd) == 0 {
+		x.Detach = true
+		fmt.Fprintf(os.Stderr, "croft: %s is up; leaving the shell stops it; ctrl-a q detaches, croft shell %[1]s comes back\n", in.Spec.Name)
+	}
+	return e.Exec(ctx, in, x)
+}
+
+// ended tells why a machine is gone before it was of use.
+func (a *app) ended(s *run.Started, e *run.Engine, in *state.Instance, err error) error {
+	if errors.Is(err, state.ErrNotRunning) {
+		return abandon(e, in, s.Ready(context.Background(), e, time.Second))
+	}
+	return err
+}
+
+// runOnConsole shows the console until the machine ends, and gives its status.
+func (a *app) runOnConsole(ctx context.Context, e *run.Engine, in *state.Instance, s *run.Started, k *run.Keeper) error {
+	fmt.Fprintf(os.Stderr, "croft: console of %s; ctrl-a q detaches, croft console %[1]s comes back\n", in.Spec.Name)
+	detached, err := attach(ctx, k)
+	if err != nil {
+		return err
+	}
+	if detached {
+		return a.leave(k, in)
+	}
+	k.Stop(in.Spec.Timeouts.StopAfter())
+	code, err := s.Wait(context.Background())
+	a.tellKept(in)
+	if err == nil && code > 0 {
+		return run.ExitStatus(code)
+	}
+	return err
+}
+
+// leave lets the machine go on without us.
+func (a *app) leave(k *run.Keeper, in *state.Instance) error {
+	if err := k.Unbind(); err != nil {
+		return err
+	}
+	fmt.Fprintf(os.Stderr, "\ncroft: detached; %s goes on\nhint: croft shell %[1]s\n", in.Spec.Name)
+	return nil
+}
+
+func (a *app) tellKept(in *state.Instance) {
+	if !in.Spec.Remove {
+		fmt.Fprintf(os.Stderr, "croft: kept %s (croft start %[1]s, or croft rm %[1]s; --rm would not keep it)\n", in.Spec.Name)
+	}
+}
+
+// execVerb runs a command in a running machine.
+func (a *app) execVerb() func(*pflag.FlagSet) man.Run {
+	return func(fs *pflag.FlagSet) man.Run {
+		var x run.Exec
+		var env, envFiles []string
+		var noTerminal bool
+		fs.BoolVarP(&x.NoStdin, "no-stdin", "n", false, "nothing to read for CMD")
+		fs.BoolVarP(&noTerminal, "no-tty", "T", false, "no terminal for CMD")
+		fs.StringVarP(&x.User, "user", "u", "", "run CMD as `USER` of the machine, NAME|UID[:GROUP|GID]")
+		fs.StringVarP(&x.Dir, "workdir", "w", "", "run CMD in `DIR`; default: the user's home")
+		fs.StringArrayVarP(&env, "env", "e", nil, "set `KEY=VALUE`; KEY alone takes the caller's")
+		fs.StringArrayVar(&envFiles, "env-file", nil, "read such lines from `FILE`")
+		fs.BoolP("interactive", "i", false, "accepted and always so")
+		fs.BoolP("tty", "t", false, "accepted: a terminal is made when stdin and stdout are terminals")
+		return func(ctx context.Context, args []string) (err error) {
+			x.Args = args[1:]
+			x.Terminal = !noTerminal && !x.NoStdin && isTerminal(os.Stdin) && isTerminal(os.Stdout)
+			if x.Env, err = environment(envFiles, env); err != nil {
+				return err
+			}
+			return a.execute(ctx, args[0], x)
+		}
+	}
+}
+
+func (a *app) execute(ctx context.Context, name string, x run.Exec) error {
+	e, in, err := a.instance(name)
+	if err != nil {
+		return err
+	}
+	x.Stdin, x.Stdout, x.Stderr = os.Stdin, os.Stdout, os.Stderr
+	status, err := e.Exec(ctx, in, x)
+	if err != nil && status != 0 {
+		return said{a.say(err), int(status)}
+	}
+	if err == nil && status != 0 {
+		return status
+	}
+	return err
+}
+
+// shell opens a login shell.
+func (a *app) shell() func(*pflag.FlagSet) man.Run {
+	return func(fs *pflag.FlagSet) man.Run {
+		user := fs.StringP("user", "u", "", "the shell of `USER` of the machine")
+		return func(ctx context.Context, args []string) error {
+			return a.execute(ctx, args[0], run.Exec{User: *user, Terminal: isTerminal(os.Stdin) && isTerminal(os.Stdout)})
+		}
+	}
+}

@@ -1,0 +1,47 @@
+package cli
+
+import (
+	"context"
+	"fmt"
+	"os"
+
+	"croft/man"
+	"croft/run"
+
+	"github.com/spf13/pflag"
+)
+
+// program is the table of commands; its order is that of the help.
+func (a *app) program() *man.Program {
+	p := &man.Program{
+		Name:     "croft",
+		Short:    "run whole Linux machines in containers, without a daemon",
+		Date:     "2026-11-21",
+		Global:   a.globals,
+		Screen:   helpScreen,
+		Exit:     exits(),
+		Commands: append(append(machines(a), images(a)...), hidden(a)...),
+	}
+	p.Commands = append(p.Commands, p.HelpCommand(), p.CompletionCommand(), p.AnswerCommand(a.lookup), versionCommand())
+	return p
+}
+
+func exits() []man.Entry {
+	return []man.Entry{
+		{Term: "0", Text: "done"}, {Term: "1", Text: "failed"}, {Term: "2", Text: "misuse"},
+		{Term: "3", Text: "no such thing"}, {Term: "4", Text: "wrong state"},
+	}
+}
+
+func versionCommand() *man.Command {
+	return &man.Command{
+		Name: "version", Short: "Print the version",
+		Long: "Prints the version of this build.",
+		New: func(*pflag.FlagSet) man.Run {
+			return func(context.Context, []string) error {
+				fmt.Fprintln(os.Stdout, "croft "+run.Version)
+				return nil
+			}
+		},
+	}
+}

@@ -1,0 +1,198 @@
+package run
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"time"
+
+	"croft/state"
+
+	"golang.org/x/sys/unix"
+)
+
+// Keeper is a connection to the keeper of a running machine (protocol: keeper.h).
+type Keeper struct {
+	conn *os.File
+	Init *os.File // pidfd of the machine's init
+	PID  int      // of the same, as this host sees it
+}
+
+// The keeper's protocol, as in keeper.h.
+const (
+	keeperMagic   = 0x74667263
+	keeperVersion = 1
+	askAttach     = 'A'
+	askInput      = 'I'
+	askSize       = 'W'
+	askStop       = 'S'
+	askKill       = 'K'
+	askBind       = 'B'
+	askUnbind     = 'U'
+	askWatch      = 'X'
+	askDone       = 'D'
+)
+
+// Connect connects to the keeper of in. While the machine is starting it waits for one. ErrNotRunning when
+// nobody holds the instance; an orphan has no keeper either.
+func (e *Engine) Connect(ctx context.Context, in *state.Instance) (*Keeper, error) {
+	name := in.Spec.Name
+	for {
+		conn, err := dial(e.Dir.RunOf(name), socketName, unix.SOCK_SEQPACKET)
+		if err == nil {
+			k, err := hello(conn)
+			if err == nil {
+				return k, nil
+			}
+			conn.Close()
+			if !errors.Is(err, errNoKeeper) {
+				return nil, err
+			}
+		}
+		held, err := e.Dir.Claimed(name)
+		if err != nil {
+			return nil, err
+		}
+		if !held {
+			return nil, e.notRunning(in)
+		}
+		select {
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		case <-time.After(2 * time.Millisecond):
+		}
+	}
+}
+
+func (e *Engine) notRunning(in *state.Instance) error {
+	name := in.Spec.Name
+	if in.Applied != nil && in.Applied.Populated() {
+		return state.Hint(fmt.Errorf("%s: is orphaned: its keeper was killed: %w", name, state.ErrNotRunning), "croft stop "+name)
+	}
+	return state.Hint(fmt.Errorf("%s: %w", name, state.ErrNotRunning), "croft start "+name)
+}
+
+// errNoKeeper: whoever listens went away before it answered, at the end of a machine or at a reboot.
+var errNoKeeper = errors.New("keeper is gone")
+
+func hello(conn *os.File) (*Keeper, error) {
+	var buf [16]byte
+	n, pidfd, err := receive(conn, buf[:])
+	if errors.Is(err, unix.ECONNRESET) || err == nil && n == 0 {
+		return nil, errNoKeeper
+	}
+	if err != nil {
+		return nil, err
+	}
+	if n < 16 || pidfd == nil || binary.NativeEndian.Uint32(buf[:]) != keeperMagic {
+		return nil, fmt.Errorf("keeper: unknown greeting: %w", state.ErrInvalid)
+	}
+	if v := binary.NativeEndian.Uint32(buf[4:]); v > keeperVersion {
+		return nil, fmt.Errorf("keeper: speaks version %d, this croft %d: %w", v, keeperVersion, state.ErrUnsupported)
+	}
+	return &Keeper{conn, pidfd, int(int32(binary.NativeEndian.Uint32(buf[8:])))}, nil
+}
+
+// Close ends the connection; what was bound to it ends too.
+func (k *Keeper) Close() error {
+	k.Init.Close()
+	return k.conn.Close()
+}
+
+func (k *Keeper) ask(what byte, args ...uint16) error {
+	packet := []byte{what}
+	for _, a := range args {
+		packet = binary.NativeEndian.AppendUint16(packet, a)
+	}
+	return k.send(packet)
+}
+
+func (k *Keeper) send(packet []byte) error {
+	_, err := unix.SendmsgN(int(k.conn.Fd()), packet, nil, nil, unix.MSG_NOSIGNAL)
+	if err != nil {
+		return fmt.Errorf("keeper: %w", err)
+	}
+	return nil
+}
+
+// Stop asks for a clean end within limit, and for a kill after it.
+func (k *Keeper) Stop(limit time.Duration) error {
+	return k.ask(askStop, uint16(min(limit/time.Second, 65535)), 0)
+}
+
+// Kill ends the machine at once.
+func (k *Keeper) Kill() error { return k.ask(askKill) }
+
+// Bind makes the machine stop when this connection ends, however that comes; Unbind lets it go on.
+func (k *Keeper) Bind() error { return k.ask(askBind) }
+
+// Unbind is the opposite of Bind.
+func (k *Keeper) Unbind() error { return k.ask(askUnbind) }
+
+// Watch makes the keeper write to the given cgroup.kill file when this connection ends before Done.
+func (k *Keeper) Watch(kill *os.File) error {
+	err := unix.Sendmsg(int(k.conn.Fd()), []byte{askWatch}, unix.UnixRights(int(kill.Fd())), nil, unix.MSG_NOSIGNAL)
+	if err != nil {
+		return fmt.Errorf("keeper: %w", err)
+	}
+	return nil
+}
+
+// Done ends Watch.
+func (k *Keeper) Done() error { return k.ask(askDone) }
+
+// Wait returns when the machine has ended and all is undone, or has rebooted.
+func (k *Keeper) Wait(ctx context.Context) error {
+	ended := make(chan error, 1)
+	go func() {
+		var buf [4096]byte
+		for {
+			n, _, err := receive(k.conn, buf[:])
+			if err != nil || n == 0 {
+				ended <- nil
+				return
+			}
+		}
+	}()
+	select {
+	case err := <-ended:
+		return err
+	case <-ctx.Done():
+		unix.Shutdown(int(k.conn.Fd()), unix.SHUT_RDWR)
+		return ctx.Err()
+	}
+}
+
+// Attach copies the console to w until the machine or w ends.
+func (k *Keeper) Attach(w io.Writer) error {
+	if err := k.ask(askAttach); err != nil {
+		return err
+	}
+	var buf [4096]byte
+	for {
+		n, _, err := receive(k.conn, buf[:])
+		if err != nil || n == 0 {
+			return nil // the keeper's end is the machine's
+		}
+		if _, err := w.Write(buf[:n]); err != nil {
+			return err
+		}
+	}
+}
+
+// Write types p at the console.
+func (k *Keeper) Write(p []byte) (int, error) {
+	for off := 0; off < len(p); off += 1024 {
+		chunk := p[off:min(off+1024, len(p))]
+		if err := k.send(append([]byte{askInput}, chunk...)); err != nil {
+			return off, err
+		}
+	}
+	return len(p), nil
+}
+
+// Resize tells the console how large its terminal is.
+func (k *Keeper) Resize(rows, cols uint16) error { return k.ask(askSize, rows, cols) }

@@ -1,0 +1,152 @@
+package run
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"croft/state"
+
+	// Device rules are set through variables of the cgroups package, which this import fills.
+	_ "github.com/opencontainers/cgroups/devices"
+	"github.com/opencontainers/runc/libcontainer"
+	"github.com/opencontainers/runc/libcontainer/configs"
+	// The C side of "croft init": it joins and unshares before the Go runtime starts.
+	_ "github.com/opencontainers/runc/libcontainer/nsenter"
+	"github.com/opencontainers/runc/libcontainer/specconv"
+	"golang.org/x/sys/unix"
+)
+
+// ContainerInit is the first word of libcontainer's re-execution: main hands over to it before all else.
+const ContainerInit = "init"
+
+// Init runs as a container's init until it becomes the guest's. It does not return.
+func Init() { libcontainer.Init() }
+
+// container is a created one whose init waits for exec.
+type container struct {
+	*libcontainer.Container
+	pid        int
+	pidfd      *os.File
+	pty, slave *os.File // nil where the payload has the starter's stdio
+}
+
+// newContainer creates the container of l with libcontainer and starts its init up to the last step.
+func newContainer(l *launch) (*container, error) {
+	config, err := configure(l)
+	if err != nil {
+		return nil, err
+	}
+	// One container in its own directory: libcontainer's state goes with the rest of it.
+	lc, err := libcontainer.Create(l.RunDir, "container", config)
+	if err != nil {
+		return nil, err
+	}
+	c := &container{Container: lc}
+	spec := l.Instance.Facts.Init
+	p := &libcontainer.Process{Init: true, Args: spec.Args, Env: l.Environment(), Cwd: "/", LogLevel: "4"}
+	if l.Stdio {
+		p.Stdin, p.Stdout, p.Stderr = os.Stdin, os.Stdout, os.Stderr
+		err = lc.Start(p)
+	} else {
+		err = c.startOnConsole(p)
+	}
+	if err != nil {
+		return nil, tidy(err)
+	}
+	if c.pid, err = p.Pid(); err != nil {
+		return nil, err
+	}
+	fd, err := unix.PidfdOpen(c.pid, 0)
+	if err != nil {
+		return nil, fmt.Errorf("pidfd_open: %w", err)
+	}
+	c.pidfd = os.NewFile(uintptr(fd), "pidfd")
+	return c, nil
+}
+
+// tidy takes libcontainer's own words for where it was out of its errors.
+func tidy(err error) error {
+	for _, e := range []error{unix.ENOSPC, unix.ENOENT, unix.EACCES} {
+		if errors.Is(err, e) {
+			return err
+		}
+	}
+	return err
+}
+
+// startOnConsole gives the init a pseudo terminal as its console. One slave stays open here and later in the
+// keeper: PID 1 closes its own while it boots, and with the last one the terminal would hang up for good.
+func (c *container) startOnConsole(p *libcontainer.Process) error {
+	ours, theirs, err := socketpair()
+	if err != nil {
+		return err
+	}
+	defer ours.Close()
+	defer theirs.Close()
+	p.ConsoleSocket, p.ConsoleWidth, p.ConsoleHeight = theirs, 80, 25
+	if err := c.Start(p); err != nil {
+		return err
+	}
+	var name [4096]byte // the packet is the pty's name
+	if _, c.pty, err = receive(ours, name[:]); err != nil {
+		return fmt.Errorf("console: %w", err)
+	}
+	if c.pty == nil {
+		return fmt.Errorf("console: %w", state.ErrNotExist)
+	}
+	c.slave, err = peer(c.pty)
+	return err
+}
+
+// peer opens the slave of a pty without going through a path that the guest could have changed.
+func peer(pty *os.File) (*os.File, error) {
+	fd, _, e := unix.Syscall(unix.SYS_IOCTL, pty.Fd(), unix.TIOCGPTPEER, unix.O_RDWR|unix.O_NOCTTY|unix.O_CLOEXEC)
+	if e != 0 {
+		return nil, fmt.Errorf("ioctl(TIOCGPTPEER): %w", e)
+	}
+	return os.NewFile(fd, "tty"), nil
+}
+
+func socketpair() (a, b *os.File, err error) {
+	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return nil, nil, fmt.Errorf("socketpair: %w", err)
+	}
+	return os.NewFile(uintptr(fds[0]), "socket"), os.NewFile(uintptr(fds[1]), "socket"), nil
+}
+
+func (c *container) exec() error { return c.Exec() }
+
+// configure turns the plan's OCI spec into libcontainer's configuration and adds the user namespace to it,
+// which OCI cannot express as we need it: made before, owned by the range, joined here.
+func configure(l *launch) (*configs.Config, error) {
+	spec := l.OCI()
+	config, err := specconv.CreateLibcontainerConfig(&specconv.CreateOpts{CgroupName: l.Instance.Spec.Name, Spec: spec})
+	if err != nil {
+		return nil, err
+	}
+	ids := l.Instance.Facts.Range
+	config.UIDMappings = []configs.IDMap{{ContainerID: 0, HostID: int64(ids.Base), Size: int64(ids.Size)}}
+	config.GIDMappings = config.UIDMappings
+	config.Namespaces.Add(configs.NEWUSER, filepath.Join("/proc", fmt.Sprint(os.Getpid()), "fd", fmt.Sprint(l.userns.Fd())))
+	for _, d := range config.Devices {
+		d.Uid, d.Gid = ids.Base, ids.Base
+	}
+	config.Rlimits = rlimits()
+	return config, nil
+}
+
+// rlimits are a machine's own, whatever the caller's are. A limit that this host does not let us raise stays
+// where it is.
+func rlimits() []configs.Rlimit {
+	files := unix.Rlimit{Cur: 1024, Max: 524288} // systemd's
+	var now unix.Rlimit
+	if unix.Getrlimit(unix.RLIMIT_NOFILE, &now) == nil && now.Max < files.Max {
+		if unix.Setrlimit(unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: now.Cur, Max: files.Max}) != nil {
+			files.Max = now.Max
+		}
+	}
+	return []configs.Rlimit{{Type: unix.RLIMIT_NOFILE, Soft: files.Cur, Hard: files.Max}}
+}

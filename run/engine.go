@@ -1,0 +1,375 @@
+package run
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"croft/idmap"
+	"croft/image"
+	"croft/rootfs"
+	"croft/state"
+
+	"golang.org/x/sys/unix"
+)
+
+// unpack is what the image store fills a layer's directory with.
+func unpack(ctx context.Context, r io.Reader, dir string) (bytes, entries int64, err error) {
+	used, err := rootfs.Unpack(ctx, r, dir, rootfs.Limits{})
+	return used.Bytes, used.Entries, err
+}
+
+// Create decides everything about a new instance and writes it down. The host is not touched otherwise. A
+// note is something the user should know, in one line; usually "".
+func (e *Engine) Create(spec state.Spec) (in *state.Instance, note string, err error) {
+	if err := spec.Check(); err != nil {
+		return nil, "", err
+	}
+	for _, m := range spec.Mounts {
+		if _, err := os.Stat(m.Source); err != nil {
+			return nil, "", fmt.Errorf("volume: %w", err)
+		}
+	}
+	img, err := e.Images.Get(spec.Image)
+	if err != nil {
+		return nil, "", err
+	}
+	if !img.Runs(image.Host()) {
+		return nil, "", fmt.Errorf("image %s is for %s and this host is %s: %w", spec.Image, img.Architecture, image.Host(), state.ErrUnsupported)
+	}
+	in = &state.Instance{Spec: spec}
+	err = e.Dir.Create(in, func(in *state.Instance) error {
+		note, err = e.decide(in, img)
+		return err
+	})
+	if err != nil {
+		if in.Facts.Range.Size != 0 {
+			e.release(in)
+		}
+		return nil, "", err
+	}
+	return in, note, nil
+}
+
+// decide fills in the facts of an instance of img.
+func (e *Engine) decide(in *state.Instance, img image.Image) (note string, err error) {
+	f := &in.Facts
+	f.Fingerprint = img.Fingerprint
+	for _, l := range img.Layers {
+		f.Layers = append(f.Layers, l.Digest)
+	}
+	if f.Driver = in.Spec.Root.Driver; f.Driver == "" {
+		if f.Driver, note, err = rootfs.Pick(e.Dir.Roots()); err != nil {
+			return "", err
+		}
+	}
+	dirs, err := e.layers(in)
+	if err != nil {
+		return "", err
+	}
+	if err := decideInit(in, dirs); err != nil {
+		return "", err
+	}
+	f.Range, err = e.reserve(in)
+	return note, err
+}
+
+// decideInit finds what PID 1 will be.
+func decideInit(in *state.Instance, layers []string) error {
+	f, asked := &in.Facts, in.Spec.Init
+	found, err := rootfs.Detect(layers)
+	none := errors.Is(err, state.ErrNotExist)
+	switch {
+	case asked.Mode == state.InitPayload, none && asked.Mode == state.InitAuto && len(asked.Args) > 0:
+		f.Init, f.StopSignal = asked, int(unix.SIGTERM)
+		f.Init.Mode = state.InitPayload
+		return nil
+	case none:
+		return state.Hint(fmt.Errorf("image %s has no init: %w", in.Spec.Image, state.ErrUnsupported),
+			"croft run --no-boot "+in.Spec.Image+" COMMAND")
+	case err != nil:
+		return err
+	}
+	in.Spec.Init.Args = nil // a command of this run, not of the machine
+	f.Init = state.Init{Mode: state.InitBoot, Args: []string{found.Path}}
+	f.StopSignal, f.Notify = found.Signal, found.Notify
+	return nil
+}
+
+// layers are the directories of the instance's image, lowest first.
+func (e *Engine) layers(in *state.Instance) ([]string, error) {
+	var dirs []string
+	for _, digest := range in.Facts.Layers {
+		dir := e.Images.LayerDir(image.Layer{Digest: digest})
+		if _, err := os.Stat(dir); err != nil {
+			return nil, fmt.Errorf("image %.12s: layer is missing: %w", in.Facts.Fingerprint, err)
+		}
+		dirs = append(dirs, dir)
+	}
+	return dirs, nil
+}
+
+func (e *Engine) owner(in *state.Instance) state.Owner {
+	return state.Owner{Root: e.Dir.Root, Name: in.Spec.Name, UUID: in.UUID}
+}
+
+// reserve makes sure that in has an id range that is nobody else's on this host: the one it had, if that is
+// still free. What is on disk does not depend on it.
+func (e *Engine) reserve(in *state.Instance) (state.Range, error) {
+	host, err := state.OpenHost()
+	if err != nil {
+		return state.Range{}, err
+	}
+	defer host.Close()
+	me, had := e.owner(in), in.Facts.Range
+	if had.Size != 0 {
+		if who, ok := host.Owner(had); ok && who == me {
+			return had, nil
+		}
+	}
+	taken, err := host.Ranges()
+	if err != nil {
+		return state.Range{}, err
+	}
+	taken = append(taken, idmap.Foreign()...)
+	ids := had
+	if had.Size == 0 || overlaps(had, taken) {
+		if ids, err = idmap.Pick(idmap.Pool, idmap.Size, taken); err != nil {
+			return state.Range{}, err
+		}
+	}
+	return ids, host.Take(ids, me)
+}
+
+func overlaps(r state.Range, taken []state.Range) bool {
+	for _, t := range taken {
+		if r.Overlaps(t) {
+			return true
+		}
+	}
+	return false
+}
+
+// release gives the instance's ids back.
+func (e *Engine) release(in *state.Instance) error {
+	host, err := state.OpenHost()
+	if err != nil {
+		return err
+	}
+	defer host.Close()
+	return host.Free(in.Facts.Range, e.owner(in))
+}
+
+// Delete removes a stopped instance, or with force one in any state, a damaged one too. ErrRunning without.
+func (e *Engine) Delete(ctx context.Context, name string, force bool) error {
+	in, err := e.Dir.Get(name)
+	var damaged *state.Damaged
+	if errors.As(err, &damaged) {
+		return e.deleteDamaged(damaged, force)
+	}
+	if err != nil {
+		return err
+	}
+	if force {
+		if err := e.Kill(ctx, in, unix.SIGKILL); err != nil && !errors.Is(err, state.ErrNotRunning) {
+			return err
+		}
+	}
+	claim, err := e.Dir.Claim(name)
+	if errors.Is(err, state.ErrRunning) && force {
+		if claim, err = e.waitClaim(ctx, name); errors.Is(err, state.ErrNotExist) {
+			return nil // it was made to be removed, and is
+		}
+	}
+	if errors.Is(err, state.ErrRunning) {
+		return state.Hint(err, "croft rm -f "+name)
+	}
+	if err != nil {
+		return err
+	}
+	defer claim.Release()
+	if in, err = e.Dir.Get(name); err != nil {
+		return err
+	}
+	if in.Applied != nil {
+		if in.Applied.Populated() && !force {
+			return state.Hint(fmt.Errorf("%s: is orphaned: its processes live on: %w", name, state.ErrBusy), "croft rm -f "+name)
+		}
+		if err := e.down(in.Applied); err != nil {
+			return err
+		}
+	}
+	return e.remove(in)
+}
+
+// waitClaim takes the claim as soon as whoever holds it has gone.
+func (e *Engine) waitClaim(ctx context.Context, name string) (*state.Claim, error) {
+	for {
+		claim, err := e.Dir.Claim(name)
+		if !errors.Is(err, state.ErrRunning) {
+			return claim, err
+		}
+		select {
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		case <-time.After(2 * time.Millisecond):
+		}
+	}
+}
+
+func (e *Engine) deleteDamaged(d *state.Damaged, force bool) error {
+	if !force {
+		return state.Hint(d, "croft rm -f "+d.Name)
+	}
+	if held, err := e.Dir.Claimed(d.Name); err != nil || held {
+		return errors.Join(err, fmt.Errorf("%s: %w", d.Name, state.ErrRunning))
+	}
+	root := rootfs.Root{Dir: e.Dir.RootOf(d.Name)}
+	if err := (rootfs.Overlay{}).Remove(root); err != nil {
+		return err
+	}
+	if err := os.RemoveAll(e.Dir.RunOf(d.Name)); err != nil {
+		return err
+	}
+	return e.Dir.Remove(d.Name)
+}
+
+// remove deletes what is kept of an instance that is down: its root first, its record last, so that after a
+// crash between the two it can be removed again.
+func (e *Engine) remove(in *state.Instance) error {
+	driver, ok := rootfs.Drivers(in.Facts.Driver)
+	if !ok {
+		return fmt.Errorf("driver %q: %w", in.Facts.Driver, state.ErrUnsupported)
+	}
+	if err := driver.Remove(rootfs.Root{Dir: e.Dir.RootOf(in.Spec.Name)}); err != nil {
+		return err
+	}
+	if err := e.Dir.Remove(in.Spec.Name); err != nil {
+		return err
+	}
+	return e.release(in)
+}
+
+// Repair brings records and world together after crashes and says what it did. It touches no machine that
+// somebody holds.
+func (e *Engine) Repair(ctx context.Context) (did []string, err error) {
+	all, damaged, err := e.Dir.List()
+	if err != nil {
+		return nil, err
+	}
+	for _, d := range damaged {
+		did = append(did, d.Error()+" (left alone; croft rm -f "+d.Name+" removes it)")
+	}
+	for _, in := range all {
+		what, err := e.repairOne(in.Spec.Name)
+		if err != nil {
+			return did, fmt.Errorf("%s: %w", in.Spec.Name, err)
+		}
+		did = append(did, what...)
+	}
+	swept, err := e.sweep()
+	return append(did, swept...), err
+}
+
+func (e *Engine) repairOne(name string) ([]string, error) {
+	claim, err := e.Dir.Claim(name)
+	if errors.Is(err, state.ErrRunning) || errors.Is(err, state.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	defer claim.Release()
+	in, err := e.Dir.Get(name)
+	if err != nil || in.Applied == nil {
+		return nil, err
+	}
+	what := name + ": cleared what a crash had left"
+	if in.Applied.Populated() {
+		what = name + ": was orphaned, killed"
+	}
+	err = e.finish(name, state.Exit{Time: time.Now().UTC(), Reason: state.ExitLost, Code: 1})
+	return []string{what}, err
+}
+
+// sweep removes what belongs to no record: interrupted creations, roots and run directories without one.
+func (e *Engine) sweep() (did []string, err error) {
+	swept, err := e.Dir.Sweep()
+	if err != nil {
+		return nil, err
+	}
+	for _, s := range swept {
+		did = append(did, "removed the interrupted "+filepath.Join("instances", s))
+	}
+	for _, parent := range []string{e.Dir.Roots(), e.Dir.Run} {
+		names, err := e.strays(parent)
+		if err != nil {
+			return did, err
+		}
+		for _, name := range names {
+			if err := os.RemoveAll(filepath.Join(parent, name)); err != nil {
+				return did, err
+			}
+			did = append(did, "removed "+filepath.Join(parent, name)+", which belongs to no instance")
+		}
+	}
+	images, err := e.Images.Sweep()
+	did = append(did, images...)
+	if err != nil {
+		return did, err
+	}
+	return e.sweepIDs(did)
+}
+
+// strays are the directories in parent that no record accounts for.
+func (e *Engine) strays(parent string) ([]string, error) {
+	entries, err := os.ReadDir(parent)
+	if err != nil {
+		return nil, err
+	}
+	var names []string
+	for _, entry := range entries {
+		name := entry.Name()
+		hidden := strings.HasPrefix(name, ".") && !strings.HasPrefix(name, ".gone-")
+		if hidden || !entry.IsDir() {
+			continue
+		}
+		if _, err := e.Dir.Get(name); errors.Is(err, state.ErrNotExist) || errors.Is(err, state.ErrInvalid) {
+			names = append(names, name)
+		}
+	}
+	return names, nil
+}
+
+func (e *Engine) sweepIDs(did []string) ([]string, error) {
+	host, err := state.OpenHost()
+	if err != nil {
+		return did, err
+	}
+	defer host.Close()
+	freed, err := host.Sweep()
+	for _, r := range freed {
+		did = append(did, fmt.Sprintf("freed the ids %d-%d, whose instance is gone", r.Base, r.End()-1))
+	}
+	return did, err
+}
+
+// Users names the instances that are made of an image.
+func (e *Engine) Users(fingerprint string) []string {
+	all, _, err := e.Dir.List()
+	if err != nil {
+		return []string{"?"} // unknown is not none
+	}
+	var names []string
+	for _, in := range all {
+		if in.Facts.Fingerprint == fingerprint {
+			names = append(names, in.Spec.Name)
+		}
+	}
+	return names
+}

@@ -1,0 +1,176 @@
+// enter puts one process into a running machine, with all of the machine's confinement on it.
+//
+// It is a fork of the caller that joins and then executes: no second start of the Go runtime, which is most
+// of what an exec costs elsewhere. Until the execve the child is not dumpable and its memory belongs to the
+// host's user namespace, so the guest can neither trace it nor look into its /proc directory.
+#define _GNU_SOURCE
+#include "enter.h"
+#include <errno.h>
+#include <fcntl.h>
+#include <grp.h>
+#include <linux/capability.h>
+#include <linux/keyctl.h>
+#include <linux/seccomp.h>
+#include <sched.h>
+#include <signal.h>
+#include <stddef.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/prctl.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+// After a fork in a process of many threads only async-signal-safe calls are allowed: raw system calls and
+// plain memory, no allocation.
+static void fail(const struct enter *e, int err, const char *what)
+{
+	struct enter_error report;
+	memset(&report, 0, sizeof report);
+	report.err = err;
+	strncpy(report.what, what, sizeof report.what - 1);
+	while (write(e->errors, &report, sizeof report) < 0 && errno == EINTR)
+		;
+	_exit(125);
+}
+
+#define TRY(call, what) do { if ((call) < 0) fail(e, errno, what); } while (0)
+
+static void reset_signals(void)
+{
+	struct sigaction dfl;
+	memset(&dfl, 0, sizeof dfl);
+	dfl.sa_handler = SIG_DFL;
+	for (int s = 1; s < 65; s++)
+		sigaction(s, &dfl, NULL);
+	sigset_t none;
+	sigemptyset(&none);
+	sigprocmask(SIG_SETMASK, &none, NULL);
+}
+
+// The host's side first: cgroups and limits need rights on the host, which are gone after the join.
+static void host_side(const struct enter *e)
+{
+	TRY(prctl(PR_SET_DUMPABLE, 0), "prctl(PR_SET_DUMPABLE)");
+	for (int i = 0; i < e->cgroup_count; i++)
+		TRY(write(e->cgroups[i], "0", 1), "join cgroup");
+	for (int i = 0; i < e->limit_count; i++)
+		if (setrlimit(e->limits[i].resource, &e->limits[i].limit) < 0 && errno != EPERM)
+			fail(e, errno, "setrlimit");
+}
+
+static void take_stdio(const struct enter *e)
+{
+	// Above the three first, so that no dup2 overwrites one that is still needed.
+	int high[3];
+	for (int i = 0; i < 3; i++)
+		TRY(high[i] = fcntl(e->stdio[i], F_DUPFD_CLOEXEC, 10), "dup stdio");
+	for (int i = 0; i < 3; i++)
+		TRY(dup2(high[i], i), "dup2");
+	TRY(setsid(), "setsid");
+	if (e->terminal)
+		TRY(ioctl(0, TIOCSCTTY, 0), "ioctl(TIOCSCTTY)");
+}
+
+static void drop_bounding(const struct enter *e)
+{
+	for (int c = 0; c < 64; c++) {
+		if (e->capabilities >> c & 1)
+			continue;
+		if (prctl(PR_CAPBSET_DROP, c, 0, 0, 0) < 0) {
+			if (errno == EINVAL) // the kernel has no more capabilities
+				return;
+			fail(e, errno, "prctl(PR_CAPBSET_DROP)");
+		}
+	}
+}
+
+// The set that a root of the machine has; another user keeps none of it, as after any change of user.
+static void set_capabilities(const struct enter *e)
+{
+	struct __user_cap_header_struct head = { .version = _LINUX_CAPABILITY_VERSION_3 };
+	struct __user_cap_data_struct data[2];
+	memset(data, 0, sizeof data);
+	if (syscall(SYS_capget, &head, data) < 0)
+		fail(e, errno, "capget");
+	for (int i = 0; i < 2; i++) {
+		uint32_t set = e->uid == 0 ? (uint32_t)(e->capabilities >> 32 * i) & data[i].permitted : 0;
+		data[i].effective = data[i].permitted = set;
+		data[i].inheritable = 0;
+	}
+	TRY(syscall(SYS_capset, &head, data), "capset");
+}
+
+static void guest_side(const struct enter *e)
+{
+	TRY(setns(e->pidfd, e->namespaces), "setns");
+	drop_bounding(e);
+	// Root of the machine first, whoever it shall be: host root is nobody in there, and the kernel takes
+	// capabilities away only on the way from that namespace's root to another user.
+	TRY(setgroups((size_t)e->group_count, e->groups), "setgroups");
+	TRY(setresgid(e->gid, e->gid, e->gid), "setresgid");
+	TRY(setresuid(0, 0, 0), "setresuid");
+	// A session keyring of its own, charged to the machine: the caller's must not be seen.
+	if (syscall(SYS_keyctl, KEYCTL_JOIN_SESSION_KEYRING, NULL) < 0 && errno != ENOSYS && errno != EDQUOT)
+		fail(e, errno, "keyctl(JOIN_SESSION_KEYRING)");
+	// The filter before the capabilities go: without no_new_privs only CAP_SYS_ADMIN may load one.
+	if (e->seccomp)
+		TRY(syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, 0, e->seccomp), "seccomp");
+	if (e->uid != 0)
+		TRY(setresuid(e->uid, e->uid, e->uid), "setresuid");
+	set_capabilities(e);
+	umask(022);
+	TRY(chdir(e->dir), "chdir");
+}
+
+static const char *path_of(char *const *envp)
+{
+	for (; *envp; envp++)
+		if (strncmp(*envp, "PATH=", 5) == 0)
+			return *envp + 5;
+	return "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+}
+
+// search tries argv[0] along PATH as execvp does; the machine's own PATH, in the machine.
+static void search(const struct enter *e)
+{
+	const char *name = e->argv[0];
+	if (strchr(name, '/')) {
+		execve(name, e->argv, e->envp);
+		fail(e, errno, "exec");
+	}
+	int found = ENOENT;
+	size_t len = strlen(name);
+	for (const char *p = path_of(e->envp); *p;) {
+		char file[4096];
+		size_t n = strcspn(p, ":");
+		if (n > 0 && n + len + 2 < sizeof file) {
+			memcpy(file, p, n);
+			file[n] = '/';
+			memcpy(file + n + 1, name, len + 1);
+			execve(file, e->argv, e->envp);
+			if (errno == EACCES || (errno != ENOENT && errno != ENOTDIR))
+				found = errno;
+		}
+		p += n + (p[n] == ':');
+	}
+	fail(e, found, "exec");
+}
+
+int croft_enter(const struct enter *e)
+{
+	pid_t pid = fork();
+	if (pid < 0)
+		return -errno;
+	if (pid > 0)
+		return pid;
+	reset_signals();
+	host_side(e);
+	take_stdio(e);
+	guest_side(e);
+	syscall(SYS_close_range, 3, ~0U, 4 /* CLOSE_RANGE_CLOEXEC */);
+	search(e);
+	_exit(125);
+}

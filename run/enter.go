@@ -1,0 +1,179 @@
+package run
+
+// #include <stdlib.h>
+// #include "enter.h"
+import "C"
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"runtime"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// entry is one process on its way into a running machine (enter.c does it).
+type entry struct {
+	pidfd       *os.File
+	hostNetwork bool       // the machine has no network namespace of its own to join
+	cgroups     []*os.File // open cgroup.procs
+	stdio       [3]*os.File
+	terminal    bool
+	uid, gid    int
+	groups      []int
+	seccomp     []unix.SockFilter
+	dir         string
+	args, env   []string
+}
+
+// errExec: the process was ready and its program could not be executed; the errno is wrapped too.
+var errExec = errors.New("exec")
+
+// enter starts the process and gives its pid in this namespace. It is a child of this process.
+func (x *entry) enter() (int, error) {
+	errs, theirs, err := os.Pipe()
+	if err != nil {
+		return 0, err
+	}
+	defer errs.Close()
+	type result struct {
+		pid int
+		err error
+	}
+	done := make(chan result)
+	go func() {
+		// The thread is not unlocked, and so ends with the goroutine: its children belong to the machine's
+		// pid namespace from here on.
+		runtime.LockOSThread()
+		pid, err := x.fork(theirs)
+		done <- result{pid, err}
+	}()
+	r := <-done
+	theirs.Close()
+	if r.err != nil {
+		return 0, r.err
+	}
+	if err := outcome(errs); err != nil {
+		unix.Wait4(r.pid, nil, 0, nil)
+		return 0, err
+	}
+	return r.pid, nil
+}
+
+// outcome reads what the child could not do; the pipe closes by the exec when there is nothing.
+func outcome(errs *os.File) error {
+	var e C.struct_enter_error
+	buf := unsafe.Slice((*byte)(unsafe.Pointer(&e)), unsafe.Sizeof(e))
+	if _, err := io.ReadFull(errs, buf); err != nil {
+		return nil
+	}
+	what := C.GoString(&e.what[0])
+	if what == "exec" {
+		return fmt.Errorf("%w: %w", errExec, unix.Errno(e.err))
+	}
+	return os.NewSyscallError(what, unix.Errno(e.err))
+}
+
+func (x *entry) fork(errs *os.File) (int, error) {
+	if err := unix.Setns(int(x.pidfd.Fd()), unix.CLONE_NEWPID); err != nil {
+		return 0, fmt.Errorf("setns(pid): %w", err)
+	}
+	var mem memory
+	defer mem.free()
+	e := (*C.struct_enter)(mem.alloc(C.sizeof_struct_enter))
+	e.pidfd = C.int(x.pidfd.Fd())
+	e.namespaces = unix.CLONE_NEWUSER | unix.CLONE_NEWNS | unix.CLONE_NEWUTS | unix.CLONE_NEWIPC | unix.CLONE_NEWCGROUP
+	if !x.hostNetwork {
+		e.namespaces |= unix.CLONE_NEWNET
+	}
+	e.cgroups, e.cgroup_count = mem.fds(x.cgroups), C.int(len(x.cgroups))
+	for i, f := range x.stdio {
+		e.stdio[i] = C.int(f.Fd())
+	}
+	e.terminal = C.int(flag(x.terminal))
+	e.uid, e.gid = C.uid_t(x.uid), C.gid_t(x.gid)
+	e.groups, e.group_count = mem.groups(x.groups), C.int(len(x.groups))
+	e.limits, e.limit_count = mem.limits()
+	e.capabilities = C.uint64_t(capabilityMask())
+	e.seccomp = mem.filter(x.seccomp)
+	e.dir = mem.text(x.dir)
+	e.argv, e.envp = mem.texts(x.args), mem.texts(x.env)
+	e.errors = C.int(errs.Fd())
+	pid := int(C.croft_enter(e))
+	runtime.KeepAlive(x)
+	if pid < 0 {
+		return 0, os.NewSyscallError("fork", unix.Errno(-pid))
+	}
+	return pid, nil
+}
+
+// memory is what C is given and must be freed.
+type memory []unsafe.Pointer
+
+func (m *memory) alloc(size int) unsafe.Pointer {
+	p := C.calloc(1, C.size_t(size))
+	*m = append(*m, p)
+	return p
+}
+
+func (m *memory) free() {
+	for _, p := range *m {
+		C.free(p)
+	}
+}
+
+func (m *memory) text(s string) *C.char {
+	p := C.CString(s)
+	*m = append(*m, unsafe.Pointer(p))
+	return p
+}
+
+func (m *memory) texts(all []string) **C.char {
+	p := (**C.char)(m.alloc((len(all) + 1) * int(unsafe.Sizeof(uintptr(0)))))
+	for i, s := range all {
+		unsafe.Slice(p, len(all))[i] = m.text(s)
+	}
+	return p
+}
+
+func (m *memory) fds(files []*os.File) *C.int {
+	p := (*C.int)(m.alloc((len(files) + 1) * C.sizeof_int))
+	for i, f := range files {
+		unsafe.Slice(p, len(files))[i] = C.int(f.Fd())
+	}
+	return p
+}
+
+func (m *memory) groups(ids []int) *C.gid_t {
+	p := (*C.gid_t)(m.alloc((len(ids) + 1) * C.sizeof_gid_t))
+	for i, id := range ids {
+		unsafe.Slice(p, len(ids))[i] = C.gid_t(id)
+	}
+	return p
+}
+
+func (m *memory) limits() (*C.struct_enter_limit, C.int) {
+	all := rlimits()
+	p := (*C.struct_enter_limit)(m.alloc((len(all) + 1) * C.sizeof_struct_enter_limit))
+	for i, l := range all {
+		at := &unsafe.Slice(p, len(all))[i]
+		at.resource = C.int(l.Type)
+		at.limit.rlim_cur, at.limit.rlim_max = C.rlim_t(l.Soft), C.rlim_t(l.Hard)
+	}
+	return p, C.int(len(all))
+}
+
+func (m *memory) filter(prog []unix.SockFilter) *C.struct_sock_fprog {
+	if len(prog) == 0 {
+		return nil
+	}
+	code := m.alloc(len(prog) * int(unsafe.Sizeof(prog[0])))
+	copy(unsafe.Slice((*unix.SockFilter)(code), len(prog)), prog)
+	p := (*C.struct_sock_fprog)(m.alloc(C.sizeof_struct_sock_fprog))
+	p.len = C.ushort(len(prog))
+	p.filter = (*C.struct_sock_filter)(code)
+	return p
+}

@@ -1,0 +1,43 @@
+// enter.c: one process into a running machine.
+#ifndef CROFT_ENTER_H
+#define CROFT_ENTER_H
+#include <linux/filter.h>
+#include <stdint.h>
+#include <sys/resource.h>
+#include <sys/types.h>
+
+struct enter_limit {
+	int resource;
+	struct rlimit limit;
+};
+
+struct enter {
+	int pidfd;               // of the machine's init
+	int namespaces;          // CLONE_NEW* to join through it, without CLONE_NEWPID
+	const int *cgroups;      // descriptors of cgroup.procs files to write to
+	int cgroup_count;
+	const struct enter_limit *limits;
+	int limit_count;
+	int stdio[3];
+	int terminal;            // stdio[0] becomes the controlling terminal
+	uid_t uid;
+	gid_t gid;
+	const gid_t *groups;
+	int group_count;
+	uint64_t capabilities;   // bit n: capability n stays in the bounding set
+	const struct sock_fprog *seccomp; // or NULL
+	const char *dir;
+	char *const *argv;
+	char *const *envp;       // PATH in it is where argv[0] is looked for
+	int errors;              // close-on-exec; gets a struct enter_error when it does not come to the exec
+};
+
+struct enter_error {
+	int32_t err;
+	char what[28];
+};
+
+// croft_enter forks the process and gives its pid, or -errno. The calling thread must have joined the pid
+// namespace of the machine for its children.
+int croft_enter(const struct enter *e);
+#endif

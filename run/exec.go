@@ -1,0 +1,379 @@
+package run
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"time"
+
+	"croft/state"
+
+	"github.com/moby/sys/user"
+	"golang.org/x/sys/unix"
+)
+
+// Exec is a command to run in a running machine.
+type Exec struct {
+	Args     []string // none: the user's login shell
+	Env      []string // KEY=VALUE, over the machine's own
+	User     string   // NAME|UID[:GROUP|GID]; "" is root
+	Dir      string   // "" is the user's home
+	Terminal bool     // a terminal in the machine, joined to ours
+	NoStdin  bool     // nothing to read
+	Detach   bool     // ctrl-a q leaves (Terminal only)
+
+	Stdin          *os.File
+	Stdout, Stderr *os.File
+}
+
+// ErrDetached: the user left a terminal with ctrl-a q.
+var ErrDetached = errors.New("detached")
+
+// ExitStatus is how a command in a machine ended, as a shell would see it.
+type ExitStatus int
+
+func (s ExitStatus) Error() string { return fmt.Sprintf("exit status %d", int(s)) }
+
+// The statuses that a shell gives for a command that it could not run.
+const (
+	StatusNotExecutable ExitStatus = 126
+	StatusNotFound      ExitStatus = 127
+)
+
+// Exec runs a command in a running machine, with the machine's full confinement on it, and returns its status.
+// When this process dies the keeper ends all that the command has started.
+func (e *Engine) Exec(ctx context.Context, in *state.Instance, x Exec) (ExitStatus, error) {
+	keeper, err := e.Connect(ctx, in)
+	if err != nil {
+		return 0, err
+	}
+	defer keeper.Close()
+	if in, err = e.Dir.Get(in.Spec.Name); err != nil { // as it runs now, which may be later than the caller's
+		return 0, err
+	}
+	if in.Applied == nil {
+		return 0, e.notRunning(in)
+	}
+	cell, err := newCell(in.Applied.Cgroups)
+	if err != nil {
+		return 0, err
+	}
+	defer cell.leave()
+	if cell.kill != nil {
+		if err := keeper.Watch(cell.kill); err != nil {
+			return 0, err
+		}
+	}
+	entry, err := e.entry(in, keeper, cell, &x)
+	if err != nil {
+		return 0, err
+	}
+	s, err := x.session(keeper, entry)
+	if err != nil {
+		return 0, err
+	}
+	defer s.close()
+	status, err := s.run(ctx, entry, cell)
+	if err == nil && !s.signalled {
+		err = keeper.Done() // what it left running in the background may stay
+	}
+	return status, err
+}
+
+// entry works out who the command runs as, where, and with what.
+func (e *Engine) entry(in *state.Instance, keeper *Keeper, cell *cell, x *Exec) (*entry, error) {
+	root, err := guestRoot(keeper.PID)
+	if err != nil {
+		return nil, err
+	}
+	defer root.Close()
+	who, err := lookUp(root, x.User)
+	if err != nil {
+		return nil, err
+	}
+	filter, err := seccompProgram(e.Dir.Run)
+	if err != nil {
+		return nil, err
+	}
+	if len(x.Args) == 0 {
+		x.Args = []string{who.shell, "-l"}
+	}
+	dir := x.Dir
+	if dir == "" {
+		dir = who.Home
+	}
+	return &entry{
+		pidfd: keeper.Init, hostNetwork: in.Applied.Spec.HostNetwork(), cgroups: cell.procs,
+		uid: who.Uid, gid: who.Gid, groups: who.Sgids, seccomp: filter, dir: dir, args: x.Args,
+		env: x.environment(in, who),
+	}, nil
+}
+
+func (x *Exec) environment(in *state.Instance, who account) []string {
+	env := []string{
+		"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+		"container=" + containerName, "HOME=" + who.Home, "USER=" + who.name,
+	}
+	if x.Terminal {
+		term := os.Getenv("TERM")
+		if term == "" {
+			term = "xterm"
+		}
+		env = append(env, "TERM="+term)
+	}
+	return overlayEnv(append(env, in.Applied.Spec.Env...), x.Env)
+}
+
+// overlayEnv gives env with later values in place of earlier ones of the same name.
+func overlayEnv(env, over []string) []string {
+	var out []string
+	at := map[string]int{}
+	for _, kv := range append(append([]string(nil), env...), over...) {
+		k, _, _ := strings.Cut(kv, "=")
+		if i, ok := at[k]; ok {
+			out[i] = kv
+			continue
+		}
+		at[k] = len(out)
+		out = append(out, kv)
+	}
+	return out
+}
+
+// account is a user of the guest.
+type account struct {
+	*user.ExecUser
+	name, shell string
+}
+
+// lookUp finds a user in the guest's own files.
+func lookUp(root *os.File, spec string) (account, error) {
+	passwd, _ := openIn(root, "etc/passwd", unix.O_RDONLY)
+	group, _ := openIn(root, "etc/group", unix.O_RDONLY)
+	defer passwd.Close()
+	defer group.Close()
+	var p, g io.Reader
+	if passwd != nil {
+		p = passwd
+	}
+	if group != nil {
+		g = group
+	}
+	found, err := user.GetExecUser(spec, &user.ExecUser{Home: "/"}, p, g)
+	if err != nil {
+		return account{}, fmt.Errorf("user %s: %w", spec, err)
+	}
+	who := account{found, "root", "/bin/sh"}
+	if passwd == nil {
+		return who, nil
+	}
+	passwd.Seek(0, io.SeekStart)
+	users, _ := user.ParsePasswdFilter(passwd, func(u user.User) bool { return u.Uid == found.Uid })
+	if len(users) > 0 {
+		who.name = users[0].Name
+		if users[0].Shell != "" {
+			who.shell = users[0].Shell
+		}
+	}
+	return who, nil
+}
+
+// guestRoot opens the root directory of a machine's init. The machine owns what is below: resolve in it only.
+func guestRoot(pid int) (*os.File, error) {
+	return os.OpenFile(fmt.Sprintf("/proc/%d/root", pid), unix.O_PATH|unix.O_DIRECTORY, 0)
+}
+
+// openIn opens a path of the guest, and nothing outside of it whatever links the guest has laid.
+func openIn(root *os.File, path string, flags uint64) (*os.File, error) {
+	how := unix.OpenHow{Flags: flags | unix.O_CLOEXEC | unix.O_NOCTTY | unix.O_NONBLOCK, Resolve: unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_MAGICLINKS}
+	fd, err := unix.Openat2(int(root.Fd()), path, &how)
+	if err != nil {
+		return nil, &os.PathError{Op: "openat2", Path: path, Err: err}
+	}
+	return os.NewFile(uintptr(fd), path), nil
+}
+
+// cell is the cgroup of one command: with it the whole tree of its processes can be ended.
+type cell struct {
+	dir   string     // "" where the machine has no v2 cgroup
+	procs []*os.File // to join, in every hierarchy
+	kill  *os.File   // nil without v2
+}
+
+func newCell(cgroups []string) (*cell, error) {
+	c := &cell{}
+	for _, d := range cgroups {
+		if c.dir == "" && exists(filepath.Join(d, "cgroup.kill")) {
+			// In a leaf of its own: where the guest has controllers enabled below its root, the root itself
+			// may hold no process.
+			d = filepath.Join(d, fmt.Sprintf("croft-exec-%d", os.Getpid()))
+			if err := os.Mkdir(d, 0o755); err != nil && !os.IsExist(err) {
+				return nil, err
+			}
+			c.dir = d
+		}
+		f, err := os.OpenFile(filepath.Join(d, "cgroup.procs"), os.O_WRONLY, 0)
+		if os.IsNotExist(err) {
+			continue // a hierarchy that the machine is not in
+		}
+		if err != nil {
+			c.leave()
+			return nil, err
+		}
+		c.procs = append(c.procs, f)
+	}
+	if c.dir == "" {
+		return c, nil
+	}
+	var err error
+	if c.kill, err = os.OpenFile(filepath.Join(c.dir, "cgroup.kill"), os.O_WRONLY, 0); err != nil {
+		c.leave()
+		return nil, err
+	}
+	return c, nil
+}
+
+func exists(path string) bool {
+	_, err := os.Lstat(path)
+	return err == nil
+}
+
+func (c *cell) end() {
+	if c.kill != nil {
+		c.kill.WriteString("1")
+	}
+}
+
+// leave removes the cgroup, unless something was left running in it: then it goes with the machine.
+func (c *cell) leave() {
+	for _, f := range c.procs {
+		f.Close()
+	}
+	if c.kill != nil {
+		c.kill.Close()
+	}
+	if c.dir != "" {
+		unix.Rmdir(c.dir)
+	}
+}
+
+// session is the command's standard files: the ends that it gets and the copying to and from ours.
+type session struct {
+	x         *Exec
+	stdio     [3]*os.File // the command's ends
+	ours      []*os.File  // to close at the end
+	outputs   []*output
+	pty       *os.File
+	restore   func()
+	signalled bool
+	detached  chan struct{}
+}
+
+func (s *session) close() {
+	for _, f := range s.stdio {
+		f.Close() // nil or closed already is fine
+	}
+	for _, f := range s.ours {
+		f.Close()
+	}
+	if s.restore != nil {
+		s.restore()
+	}
+}
+
+// run starts the command and stays until it has ended.
+func (s *session) run(ctx context.Context, entry *entry, cell *cell) (ExitStatus, error) {
+	entry.stdio, entry.terminal = s.stdio, s.x.Terminal
+	signals := make(chan os.Signal, 8)
+	signal.Notify(signals, syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP, syscall.SIGQUIT, syscall.SIGWINCH)
+	defer signal.Stop(signals)
+	pid, err := entry.enter()
+	if errors.Is(err, errExec) {
+		return notRun(s.x.Args[0], err)
+	}
+	if err != nil {
+		return 0, err
+	}
+	for _, f := range s.stdio {
+		f.Close()
+	}
+	s.copy()
+	ended := make(chan unix.WaitStatus, 1)
+	go func() { ended <- reap(pid) }()
+	return s.attend(ctx, pid, ended, signals, cell)
+}
+
+// attend passes signals on until the command has ended.
+func (s *session) attend(ctx context.Context, pid int, ended <-chan unix.WaitStatus, signals <-chan os.Signal, cell *cell) (ExitStatus, error) {
+	var late <-chan time.Time
+	var by syscall.Signal
+	done := ctx.Done()
+	for {
+		select {
+		case status := <-ended:
+			if by != 0 {
+				cell.end() // and whatever of its tree outlived it
+			}
+			s.drain()
+			if by != 0 {
+				return ExitStatus(128 + int(by)), nil
+			}
+			return statusOf(status), nil
+		case sig := <-signals:
+			if sig == syscall.SIGWINCH {
+				s.resize()
+				continue
+			}
+			if s.signalled {
+				cell.end()
+			}
+			s.signalled, by = true, sig.(syscall.Signal)
+			unix.Kill(-pid, by) // it leads its session, and so a group
+			late = time.After(signalGrace)
+		case <-done:
+			done, s.signalled, by = nil, true, syscall.SIGTERM
+			cell.end()
+		case <-late:
+			cell.end()
+		case <-s.detached:
+			s.signalled = true // so that the keeper ends the command
+			cell.end()
+			return 0, ErrDetached
+		}
+	}
+}
+
+// signalGrace is how long a command may take to end after a signal that was passed on to it.
+const signalGrace = 5 * time.Second
+
+func reap(pid int) unix.WaitStatus {
+	var status unix.WaitStatus
+	for {
+		if _, err := unix.Wait4(pid, &status, 0, nil); err != unix.EINTR {
+			return status
+		}
+	}
+}
+
+func statusOf(w unix.WaitStatus) ExitStatus {
+	if w.Signaled() {
+		return ExitStatus(128 + int(w.Signal()))
+	}
+	return ExitStatus(w.ExitStatus())
+}
+
+// notRun maps the errno of an exec to what a shell says.
+func notRun(name string, err error) (ExitStatus, error) {
+	if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ENOTDIR) {
+		return StatusNotFound, fmt.Errorf("exec %s: not found", name)
+	}
+	var no unix.Errno
+	errors.As(err, &no)
+	return StatusNotExecutable, fmt.Errorf("exec %s: %w", name, no)
+}

@@ -1,0 +1,441 @@
+// The keeper: what stays of croft while a machine runs.
+//
+// The starter (supervise.go) execs this same binary with "keeper" as its first word. The constructor at the
+// end takes over before the Go runtime starts, so what stays is a few pages of C: the parent of the machine's
+// init, holder of its claim, its console and its socket. At the end it execs croft once more, for the undo or,
+// when the guest asked for a reboot, for the next start. It never returns to Go.
+//
+// All that comes from the guest is opaque here: console bytes are copied, and of a notify datagram only
+// whether it says READY=1 and whether the kernel says that PID 1 sent it. No memory is allocated.
+#define _GNU_SOURCE
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <sched.h>
+#include <signal.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/mount.h>
+#include <sys/signalfd.h>
+#include <sys/socket.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+#include "keeper.h"
+
+enum { LOG_MAX = 1 << 20, CLIENTS = 16, BUF = 4096 };
+
+// What the starter decided; the order is that of its argument list (keeper.go).
+static struct {
+	int init;        // pid of the machine's init, our child
+	int pidfd;       // of the same
+	int pty, slave;  // the console and one open slave, or -1: without it the pty hangs up when PID 1 closes its own
+	int listener;    // SOCK_SEQPACKET
+	int notify;      // datagrams of the guest's init, or -1
+	int logdir;      // where console.log is
+	int rundir;      // where "ready" is put
+	int report;      // the starter's caller waits at the other end, or -1
+	int hostns;      // the host's mount namespace
+	int stop_signal; // asks the guest's init for a clean end
+	int stop_secs;   // from then to the kill
+	int grace_ms;    // ready after that time of life, when there is no notify socket
+	int echo;        // console goes to our stdout too
+} k;
+
+// A client is a connection to our socket (protocol: keeper.h).
+static struct client {
+	int fd;
+	int attached; // gets the console
+	int bound;    // when it dies, so does the machine
+	int kill;     // cgroup.kill of what it runs in the guest, or -1
+} clients[CLIENTS];
+
+static int logfd = -1, timesfd = -1;
+static uint64_t logsize;
+static int64_t deadline = -1;   // of the stop, in ms of the monotonic clock
+static int64_t ready_at = -1;
+static int stops;
+
+static int64_t now_ms(void)
+{
+	struct timespec t;
+	clock_gettime(CLOCK_MONOTONIC, &t);
+	return (int64_t)t.tv_sec * 1000 + t.tv_nsec / 1000000;
+}
+
+static void shut(int *fd)
+{
+	if (*fd >= 0)
+		close(*fd);
+	*fd = -1;
+}
+
+static void write_all(int fd, const char *p, size_t n)
+{
+	while (fd >= 0 && n > 0) {
+		ssize_t w = write(fd, p, n);
+		if (w < 0 && errno == EINTR)
+			continue;
+		if (w <= 0)
+			return; // a full disk costs log lines, never the machine
+		p += w;
+		n -= (size_t)w;
+	}
+}
+
+static int open_log(const char *name, uint64_t *size)
+{
+	int fd = openat(k.logdir, name, O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC, 0600);
+	off_t end = fd < 0 ? 0 : lseek(fd, 0, SEEK_END);
+	*size = end < 0 ? 0 : (uint64_t)end;
+	return fd;
+}
+
+static void open_logs(void)
+{
+	uint64_t ignored;
+	logfd = open_log("console.log", &logsize);
+	timesfd = open_log("console.times", &ignored);
+}
+
+// console.times says when which byte of console.log was written: pairs of seconds and offset, one per second.
+static void log_time(void)
+{
+	static uint64_t last;
+	uint64_t pair[2] = { (uint64_t)time(NULL), logsize };
+	if (pair[0] == last)
+		return;
+	last = pair[0];
+	write_all(timesfd, (const char *)pair, sizeof pair);
+}
+
+static void log_console(const char *p, size_t n)
+{
+	if (logsize + n > LOG_MAX) {
+		shut(&logfd);
+		shut(&timesfd);
+		renameat(k.logdir, "console.log", k.logdir, "console.log.1");
+		renameat(k.logdir, "console.times", k.logdir, "console.times.1");
+		open_logs();
+	}
+	log_time();
+	write_all(logfd, p, n);
+	logsize += n;
+}
+
+static void signal_init(int sig)
+{
+	syscall(SYS_pidfd_send_signal, k.pidfd, sig, NULL, 0);
+}
+
+// stop asks for a clean end first; asked a second time, or when the time is up, it kills. The death of PID 1
+// takes its whole pid namespace along.
+static void stop(int secs)
+{
+	if (stops++ > 0) {
+		signal_init(SIGKILL);
+		return;
+	}
+	signal_init(k.stop_signal);
+	deadline = now_ms() + (int64_t)secs * 1000;
+}
+
+static void ready(void)
+{
+	int fd = openat(k.rundir, "ready", O_WRONLY | O_CREAT | O_CLOEXEC, 0600);
+	shut(&fd);
+	write_all(k.report, "R\n", 2);
+	ready_at = -1;
+}
+
+static void drop(struct client *c)
+{
+	if (c->kill >= 0)
+		write_all(c->kill, "1", 1);
+	shut(&c->kill);
+	if (c->bound && stops == 0)
+		stop(k.stop_secs);
+	shut(&c->fd);
+	memset(c, 0, sizeof *c);
+	c->fd = c->kill = -1;
+}
+
+// console copies what the guest printed; false when there is nothing more.
+static int console(void)
+{
+	char buf[BUF];
+	errno = 0;
+	ssize_t n = read(k.pty, buf, sizeof buf);
+	if (n <= 0)
+		return 0;
+	log_console(buf, (size_t)n);
+	if (k.echo)
+		write_all(1, buf, (size_t)n);
+	for (struct client *c = clients; c < clients + CLIENTS; c++)
+		if (c->fd >= 0 && c->attached && send(c->fd, buf, (size_t)n, MSG_DONTWAIT | MSG_NOSIGNAL) < 0)
+			drop(c); // it does not read: the guest's console must not wait for it
+	return 1;
+}
+
+// notified says whether the datagram has READY=1 on a line of its own and comes from the guest's PID 1.
+static void notified(void)
+{
+	char buf[BUF + 1];
+	union { char space[CMSG_SPACE(sizeof(struct ucred)) + CMSG_SPACE(16 * sizeof(int))]; struct cmsghdr align; } u;
+	struct iovec iov = { buf, BUF };
+	struct msghdr m = { .msg_iov = &iov, .msg_iovlen = 1, .msg_control = u.space, .msg_controllen = sizeof u.space };
+	ssize_t n = recvmsg(k.notify, &m, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
+	if (n < 0)
+		return;
+	buf[n] = 0;
+	pid_t from = 0;
+	for (struct cmsghdr *h = CMSG_FIRSTHDR(&m); h; h = CMSG_NXTHDR(&m, h)) {
+		if (h->cmsg_level != SOL_SOCKET)
+			continue;
+		if (h->cmsg_type == SCM_CREDENTIALS) {
+			struct ucred cred;
+			memcpy(&cred, CMSG_DATA(h), sizeof cred);
+			from = cred.pid;
+		} else if (h->cmsg_type == SCM_RIGHTS) { // a guest's descriptors are none of our business
+			size_t count = (h->cmsg_len - CMSG_LEN(0)) / sizeof(int);
+			for (size_t i = 0; i < count; i++) {
+				int fd;
+				memcpy(&fd, CMSG_DATA(h) + i * sizeof fd, sizeof fd);
+				close(fd);
+			}
+		}
+	}
+	const char *p = strstr(buf, "READY=1");
+	if (from == k.init && p && (p == buf || p[-1] == '\n') && (p[7] == 0 || p[7] == '\n'))
+		ready();
+}
+
+// welcome sends the protocol's version and the pidfd of the init: with it a client signals, waits for and
+// enters exactly this machine, whatever pids do meanwhile.
+static void welcome(int fd)
+{
+	struct keeper_hello hello = { .magic = KEEPER_MAGIC, .version = KEEPER_VERSION, .init = k.init, .stopping = stops > 0 };
+	union { char space[CMSG_SPACE(sizeof(int))]; struct cmsghdr align; } u;
+	memset(&u, 0, sizeof u);
+	struct iovec iov = { &hello, sizeof hello };
+	struct msghdr m = { .msg_iov = &iov, .msg_iovlen = 1, .msg_control = u.space, .msg_controllen = sizeof u.space };
+	struct cmsghdr *h = CMSG_FIRSTHDR(&m);
+	h->cmsg_level = SOL_SOCKET;
+	h->cmsg_type = SCM_RIGHTS;
+	h->cmsg_len = CMSG_LEN(sizeof(int));
+	memcpy(CMSG_DATA(h), &k.pidfd, sizeof(int));
+	sendmsg(fd, &m, MSG_DONTWAIT | MSG_NOSIGNAL);
+}
+
+static void greet(void)
+{
+	// Not close-on-exec: at the end the undo inherits it, so that a client sees the end of its connection
+	// only when all is undone.
+	int fd = accept4(k.listener, NULL, NULL, SOCK_NONBLOCK);
+	if (fd < 0)
+		return;
+	for (struct client *c = clients; c < clients + CLIENTS; c++)
+		if (c->fd < 0) {
+			*c = (struct client){ .fd = fd, .kill = -1 };
+			welcome(fd);
+			return;
+		}
+	close(fd);
+}
+
+// request serves one packet of a client: its first byte says what it wants.
+static void request(struct client *c)
+{
+	char buf[BUF];
+	union { char space[CMSG_SPACE(sizeof(int))]; struct cmsghdr align; } u;
+	struct iovec iov = { buf, sizeof buf };
+	struct msghdr m = { .msg_iov = &iov, .msg_iovlen = 1, .msg_control = u.space, .msg_controllen = sizeof u.space };
+	ssize_t n = recvmsg(c->fd, &m, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
+	if (n < 0 && (errno == EAGAIN || errno == EINTR))
+		return;
+	if (n <= 0) {
+		drop(c);
+		return;
+	}
+	int fd = -1;
+	struct cmsghdr *h = CMSG_FIRSTHDR(&m);
+	if (h && h->cmsg_level == SOL_SOCKET && h->cmsg_type == SCM_RIGHTS)
+		memcpy(&fd, CMSG_DATA(h), sizeof fd);
+	uint16_t v[2] = { 0, 0 };
+	if (n >= 5)
+		memcpy(v, buf + 1, sizeof v);
+	switch (buf[0]) {
+	case KEEPER_ATTACH: c->attached = 1; break;
+	case KEEPER_INPUT: write_all(k.pty, buf + 1, (size_t)n - 1); break;
+	case KEEPER_SIZE:
+		if (k.pty >= 0)
+			ioctl(k.pty, TIOCSWINSZ, &(struct winsize){ .ws_row = v[0], .ws_col = v[1] });
+		break;
+	case KEEPER_STOP: stop(n >= 5 ? v[0] : k.stop_secs); break;
+	case KEEPER_KILL: signal_init(SIGKILL); break;
+	case KEEPER_BIND: c->bound = 1; break;
+	case KEEPER_UNBIND: c->bound = 0; break;
+	case KEEPER_WATCH: shut(&c->kill); c->kill = fd; fd = -1; break;
+	case KEEPER_DONE: shut(&c->kill); break;
+	}
+	shut(&fd);
+}
+
+static void asked_by_signal(int sigfd)
+{
+	struct signalfd_siginfo s;
+	if (read(sigfd, &s, sizeof s) == sizeof s)
+		stop(k.stop_secs);
+}
+
+static int timeout(void)
+{
+	int64_t next = deadline < 0 || (ready_at >= 0 && ready_at < deadline) ? ready_at : deadline;
+	if (next < 0)
+		return -1;
+	int64_t left = next - now_ms();
+	return left < 0 ? 0 : left > 3600000 ? 3600000 : (int)left;
+}
+
+static void on_time(void)
+{
+	int64_t t = now_ms();
+	if (ready_at >= 0 && t >= ready_at)
+		ready();
+	if (deadline >= 0 && t >= deadline) {
+		deadline = -1;
+		signal_init(SIGKILL);
+	}
+}
+
+// watch runs until the init is dead and gives its wait status.
+static int watch(int sigfd)
+{
+	enum { PIDFD, SIGNAL, LISTEN, NOTIFY, PTY, FIXED };
+	for (;;) {
+		struct pollfd p[FIXED + CLIENTS] = {
+			[PIDFD] = { k.pidfd, POLLIN, 0 },     [SIGNAL] = { sigfd, POLLIN, 0 },
+			[LISTEN] = { k.listener, POLLIN, 0 }, [NOTIFY] = { k.notify, POLLIN, 0 },
+			[PTY] = { k.pty, POLLIN, 0 },
+		};
+		for (int i = 0; i < CLIENTS; i++)
+			p[FIXED + i] = (struct pollfd){ clients[i].fd, POLLIN, 0 };
+		int n = poll(p, FIXED + CLIENTS, timeout());
+		on_time();
+		if (n <= 0)
+			continue;
+		if (p[PTY].revents && !console() && errno != EAGAIN && errno != EINTR)
+			shut(&k.pty);
+		if (p[NOTIFY].revents)
+			notified();
+		for (int i = 0; i < CLIENTS; i++)
+			if (p[FIXED + i].revents && clients[i].fd == p[FIXED + i].fd)
+				request(&clients[i]);
+		if (p[LISTEN].revents)
+			greet();
+		if (p[SIGNAL].revents)
+			asked_by_signal(sigfd);
+		int status;
+		if (p[PIDFD].revents && waitpid(k.init, &status, WNOHANG) == k.init)
+			return status;
+	}
+}
+
+// last_words copies what the dead guest left in the pty.
+static void last_words(void)
+{
+	if (k.pty < 0)
+		return;
+	while (console())
+		;
+}
+
+static void next(const char *name, int status)
+{
+	char text[16];
+	snprintf(text, sizeof text, "%d", status);
+	int reboot = WIFSIGNALED(status) && WTERMSIG(status) == SIGHUP && stops == 0;
+	for (struct client *c = clients; c < clients + CLIENTS; c++)
+		if (reboot || c->kill >= 0)
+			shut(&c->fd);
+	shut(&k.pidfd); // what the undo has no use for would only leak into it
+	shut(&k.pty);
+	shut(&k.slave);
+	shut(&k.listener);
+	shut(&k.notify);
+	if (reboot) {
+		shut(&k.report);
+		unsetenv("CROFT_REPORT");
+	}
+	unlinkat(k.rundir, "ready", 0);
+	shut(&k.logdir);
+	shut(&k.rundir);
+	sigset_t none;
+	sigemptyset(&none);
+	sigprocmask(SIG_SETMASK, &none, NULL);
+	if (reboot)
+		execl("/proc/self/exe", "croft", "supervise", name, NULL);
+	else
+		execl("/proc/self/exe", "croft", "undo", name, text, NULL);
+	_exit(125);
+}
+
+static int keep(int argc, char **argv)
+{
+	int *field[] = { &k.init, &k.pidfd, &k.pty, &k.slave, &k.listener, &k.notify, &k.logdir, &k.rundir, &k.report,
+		&k.hostns, &k.stop_signal, &k.stop_secs, &k.grace_ms, &k.echo };
+	enum { FIRST = 3, COUNT = sizeof field / sizeof *field };
+	if (argc != FIRST + COUNT)
+		return 2;
+	for (int i = 0; i < COUNT; i++)
+		*field[i] = atoi(argv[FIRST + i]);
+	for (int i = 0; i < CLIENTS; i++)
+		clients[i].fd = clients[i].kill = -1;
+	// In the starter's mount namespace we would pin every mount that the host had when it was made.
+	if (setns(k.hostns, CLONE_NEWNS) < 0 || chdir("/") < 0)
+		return 125;
+	shut(&k.hostns);
+	sigset_t set;
+	sigemptyset(&set);
+	sigaddset(&set, SIGTERM);
+	sigaddset(&set, SIGINT);
+	sigprocmask(SIG_BLOCK, &set, NULL);
+	signal(SIGPIPE, SIG_IGN);
+	signal(SIGHUP, SIG_IGN);
+	int sigfd = signalfd(-1, &set, SFD_CLOEXEC);
+	if (k.pty >= 0)
+		fcntl(k.pty, F_SETFL, O_NONBLOCK); // a guest that does not read its console must not hold us up
+	open_logs();
+	if (k.grace_ms >= 0)
+		ready_at = now_ms() + k.grace_ms;
+	int status = watch(sigfd);
+	last_words();
+	shut(&sigfd);
+	next(argv[2], status);
+	return 125;
+}
+
+// own_mounts gives the starter a mount namespace of its own, while the process still has one thread: what it
+// mounts is seen by nobody and ends with it, however that comes. A slave, so that the host's unmounts arrive.
+static void own_mounts(void)
+{
+	char text[16];
+	int host = open("/proc/self/ns/mnt", O_RDONLY);
+	if (host < 0 || unshare(CLONE_NEWNS) < 0 || mount("", "/", NULL, MS_REC | MS_SLAVE, NULL) < 0)
+		return; // Go reports it: it finds no CROFT_HOSTNS
+	snprintf(text, sizeof text, "%d", host);
+	setenv("CROFT_HOSTNS", text, 1);
+}
+
+// The GNU C library passes a constructor what main gets.
+__attribute__((constructor)) static void dispatch(int argc, char **argv)
+{
+	if (argc > 2 && strcmp(argv[1], "keeper") == 0)
+		_exit(keep(argc, argv));
+	if (argc > 2 && strcmp(argv[1], "supervise") == 0)
+		own_mounts();
+}

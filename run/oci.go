@@ -1,0 +1,172 @@
+package run
+
+import (
+	"path/filepath"
+
+	"croft/state"
+
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+)
+
+// OCI writes the plan as an OCI runtime spec: what the machine sees, and all of its confinement. The user
+// namespace is missing in it, since it is made before and joined (container.go). It is pure.
+func (p *Plan) OCI() *specs.Spec {
+	in := p.Instance
+	return &specs.Spec{
+		Version:  specs.Version,
+		Root:     &specs.Root{Path: p.RootMount()},
+		Hostname: in.Spec.Host(),
+		Mounts:   p.mounts(),
+		Process: &specs.Process{
+			Terminal:     !p.Stdio,
+			Args:         in.Facts.Init.Args,
+			Env:          p.Environment(),
+			Cwd:          "/",
+			Capabilities: capabilities(),
+		},
+		Linux: &specs.Linux{
+			CgroupsPath: p.Cgroup,
+			Namespaces:  namespaces(in.Spec.HostNetwork()),
+			Resources:   &specs.LinuxResources{},
+			Seccomp:     seccompProfile(),
+			// Shared, as a booting systemd would make it: its sandboxed services and machinectl bind rely on it.
+			RootfsPropagation: "shared",
+		},
+	}
+}
+
+func namespaces(hostNetwork bool) []specs.LinuxNamespace {
+	kinds := []specs.LinuxNamespaceType{
+		specs.PIDNamespace, specs.IPCNamespace, specs.UTSNamespace, specs.MountNamespace, specs.CgroupNamespace,
+	}
+	if !hostNetwork {
+		kinds = append(kinds, specs.NetworkNamespace)
+	}
+	var all []specs.LinuxNamespace
+	for _, k := range kinds {
+		all = append(all, specs.LinuxNamespace{Type: k})
+	}
+	return all
+}
+
+func (p *Plan) mounts() []specs.Mount {
+	m := []specs.Mount{
+		{Destination: "/proc", Type: "proc", Source: "proc", Options: []string{"nosuid", "noexec", "nodev"}},
+		{Destination: "/dev", Type: "tmpfs", Source: "tmpfs", Options: []string{"nosuid", "strictatime", "mode=755", "size=65536k"}},
+		{Destination: "/dev/pts", Type: "devpts", Source: "devpts", Options: []string{"nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"}},
+		{Destination: "/dev/shm", Type: "tmpfs", Source: "shm", Options: []string{"nosuid", "nodev", "mode=1777"}},
+		{Destination: "/dev/mqueue", Type: "mqueue", Source: "mqueue", Options: []string{"nosuid", "noexec", "nodev"}},
+		p.sys(),
+		// The v2 tree on every host: on a hybrid one it has no controllers, but a systemd needs no more than it.
+		{Destination: "/sys/fs/cgroup", Type: "cgroup2", Source: "cgroup2", Options: []string{"nosuid", "noexec", "nodev", "relatime"}},
+	}
+	if p.Boot {
+		m = append(m,
+			specs.Mount{Destination: "/run", Type: "tmpfs", Source: "tmpfs", Options: []string{"nosuid", "nodev", "mode=755"}},
+			specs.Mount{Destination: "/run/host", Type: "bind", Source: p.HostFiles(), Options: []string{"bind", "ro", "nosuid", "nodev", "noexec"}})
+	}
+	for _, v := range p.Instance.Spec.Mounts {
+		m = append(m, p.volume(v))
+	}
+	return m
+}
+
+// sys is read-only: that is how udev and systemd know that the hardware is not theirs. The host's network
+// namespace does not belong to the guest's user namespace, so the kernel refuses a new sysfs of it: bind.
+func (p *Plan) sys() specs.Mount {
+	if p.Instance.Spec.HostNetwork() {
+		return specs.Mount{Destination: "/sys", Type: "none", Source: "/sys", Options: []string{"rbind", "nosuid", "noexec", "nodev", "ro"}}
+	}
+	return specs.Mount{Destination: "/sys", Type: "sysfs", Source: "sysfs", Options: []string{"nosuid", "noexec", "nodev", "ro"}}
+}
+
+// volume binds a directory of the host. One that root owns keeps its ids one to one with the guest's; one
+// that a user owns belongs to the guest's root, and what is made in it to that user. Only that one id is
+// mapped then: with more, the guest could leave files of other users, or of root, in the user's directory.
+func (p *Plan) volume(v state.Mount) specs.Mount {
+	m := specs.Mount{
+		Destination: filepath.Clean(v.Target), Type: "bind", Source: v.Source,
+		Options: []string{"rbind", "nosuid", "nodev", "idmap"},
+	}
+	if v.ReadOnly {
+		m.Options = append(m.Options, "ro")
+	}
+	ids := p.Instance.Facts.Range
+	m.UIDMappings = []specs.LinuxIDMapping{{ContainerID: 0, HostID: ids.Base, Size: ids.Size}}
+	m.GIDMappings = m.UIDMappings
+	if owner, ok := p.Owners[v.Source]; ok && owner.UID != 0 {
+		m.UIDMappings = []specs.LinuxIDMapping{{ContainerID: owner.UID, HostID: ids.Base, Size: 1}}
+		m.GIDMappings = []specs.LinuxIDMapping{{ContainerID: owner.GID, HostID: ids.Base, Size: 1}}
+	}
+	return m
+}
+
+// kept are the capabilities of a machine's root, in its own user namespace. What is left out would reach
+// things that the kernel does not keep apart by namespace: modules, raw I/O, the clock, the kernel's log.
+var kept = [...]struct {
+	name string
+	bit  uint
+}{
+	{"CAP_CHOWN", unix.CAP_CHOWN},
+	{"CAP_DAC_OVERRIDE", unix.CAP_DAC_OVERRIDE},
+	{"CAP_DAC_READ_SEARCH", unix.CAP_DAC_READ_SEARCH},
+	{"CAP_FOWNER", unix.CAP_FOWNER},
+	{"CAP_FSETID", unix.CAP_FSETID},
+	{"CAP_KILL", unix.CAP_KILL},
+	{"CAP_SETGID", unix.CAP_SETGID},
+	{"CAP_SETUID", unix.CAP_SETUID},
+	{"CAP_SETPCAP", unix.CAP_SETPCAP},
+	{"CAP_LINUX_IMMUTABLE", unix.CAP_LINUX_IMMUTABLE},
+	{"CAP_NET_BIND_SERVICE", unix.CAP_NET_BIND_SERVICE},
+	{"CAP_NET_BROADCAST", unix.CAP_NET_BROADCAST},
+	{"CAP_NET_ADMIN", unix.CAP_NET_ADMIN},
+	{"CAP_NET_RAW", unix.CAP_NET_RAW},
+	{"CAP_IPC_LOCK", unix.CAP_IPC_LOCK},
+	{"CAP_IPC_OWNER", unix.CAP_IPC_OWNER},
+	{"CAP_SYS_CHROOT", unix.CAP_SYS_CHROOT},
+	{"CAP_SYS_PTRACE", unix.CAP_SYS_PTRACE},
+	{"CAP_SYS_PACCT", unix.CAP_SYS_PACCT},
+	{"CAP_SYS_ADMIN", unix.CAP_SYS_ADMIN},
+	{"CAP_SYS_BOOT", unix.CAP_SYS_BOOT},
+	{"CAP_SYS_NICE", unix.CAP_SYS_NICE},
+	{"CAP_SYS_RESOURCE", unix.CAP_SYS_RESOURCE},
+	{"CAP_SYS_TTY_CONFIG", unix.CAP_SYS_TTY_CONFIG},
+	{"CAP_MKNOD", unix.CAP_MKNOD},
+	{"CAP_LEASE", unix.CAP_LEASE},
+	{"CAP_AUDIT_WRITE", unix.CAP_AUDIT_WRITE},
+	{"CAP_AUDIT_CONTROL", unix.CAP_AUDIT_CONTROL},
+	{"CAP_SETFCAP", unix.CAP_SETFCAP},
+}
+
+func capabilities() *specs.LinuxCapabilities {
+	var names []string
+	for _, c := range kept {
+		names = append(names, c.name)
+	}
+	return &specs.LinuxCapabilities{Bounding: names, Effective: names, Permitted: names}
+}
+
+// capabilityMask is the same set as bits, for a process that enters later.
+func capabilityMask() (mask uint64) {
+	for _, c := range kept {
+		mask |= 1 << c.bit
+	}
+	return mask
+}
+
+// refused are the system calls that no machine may make: they load code into the kernel, replace it, or open
+// files by handle, past every mount (the "shocker" escape). They answer as in a kernel that lacks them.
+var refused = [...]string{
+	"kexec_load", "kexec_file_load", "init_module", "finit_module", "delete_module", "open_by_handle_at",
+}
+
+// seccompProfile is a denylist: a machine is a whole system, and nearly everything has its use in one.
+func seccompProfile() *specs.LinuxSeccomp {
+	enosys := uint(unix.ENOSYS)
+	return &specs.LinuxSeccomp{
+		DefaultAction: specs.ActAllow,
+		Architectures: seccompArchitectures(),
+		Syscalls:      []specs.LinuxSyscall{{Names: refused[:], Action: specs.ActErrno, ErrnoRet: &enosys}},
+	}
+}

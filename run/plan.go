@@ -1,0 +1,167 @@
+package run
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"croft/rootfs"
+	"croft/state"
+
+	"golang.org/x/sys/unix"
+)
+
+// Plan is one start of one instance, worked out: every path and value that the steps need.
+type Plan struct {
+	Instance *state.Instance
+	Root     rootfs.Root
+	Files    rootfs.Files     // generated for the guest
+	RunDir   string           // the instance's directory under /run: everything in it goes at the end
+	Cgroup   string           // as the OCI spec names it: absolute, or relative to the caller's own
+	Cgroups  []string         // every directory that this makes on the host
+	Boot     bool             // an init boots, rather than a payload running
+	Notify   bool             // the init tells when it is up
+	Owners   map[string]Owner // of the volumes' sources
+	Stdio    bool             // the payload gets the starter's stdin, stdout and stderr instead of a console
+}
+
+// What a plan needs to know of the host.
+type host struct {
+	resolv  string   // its resolv.conf
+	cgroups []string // roots of the hierarchies, the unified one first
+	own     []string // for each, the directory of the caller itself
+	owners  map[string]Owner
+}
+
+// Owner is who owns a file of the host.
+type Owner struct{ UID, GID uint32 }
+
+// NewPlan works out the start of in. It is pure: it looks at nothing but its arguments.
+func NewPlan(dir *state.Dir, in *state.Instance, layers []string, h host, foreground bool) *Plan {
+	name := in.Spec.Name
+	p := &Plan{
+		Instance: in,
+		Root:     rootfs.Root{Dir: dir.RootOf(name), Layers: layers},
+		Files:    guestFiles(in, h),
+		RunDir:   dir.RunOf(name),
+		Boot:     in.Facts.Init.Mode == state.InitBoot,
+		Notify:   in.Facts.Notify,
+		Owners:   h.owners,
+	}
+	p.Stdio = foreground && !p.Boot
+	// In the foreground the caller's cgroup is kept: it may be a unit's, or a job's. Otherwise the machine
+	// outlives its caller and so lies beside it, named after its root unless that is the usual one.
+	bases := h.cgroups
+	p.Cgroup = "/croft" + tag(dir.Root) + "/" + name
+	if foreground {
+		bases, p.Cgroup = h.own, "croft"+tag(dir.Root)+"-"+name
+	}
+	for _, b := range bases {
+		p.Cgroups = append(p.Cgroups, filepath.Join(b, p.Cgroup))
+	}
+	return p
+}
+
+// guestFiles are made anew at each start. The machine id is written rather than left to the guest, since a
+// systemd that has to commit one calls sync(2) for the whole host.
+func guestFiles(in *state.Instance, h host) rootfs.Files {
+	host := in.Spec.Host()
+	short, _, _ := strings.Cut(host, ".")
+	names := host
+	if short != host {
+		names += " " + short
+	}
+	f := rootfs.Files{
+		"/etc/hostname":   host + "\n",
+		"/etc/machine-id": in.UUID + "\n",
+		"/etc/hosts": "127.0.0.1 localhost\n127.0.1.1 " + names + "\n" +
+			"::1 localhost ip6-localhost ip6-loopback\n",
+	}
+	if in.Spec.HostNetwork() && h.resolv != "" {
+		f["/etc/resolv.conf"] = h.resolv
+	}
+	return f
+}
+
+// RootMount is where the root filesystem is mounted, in the starter's own mount namespace.
+func (p *Plan) RootMount() string { return filepath.Join(p.RunDir, "root") }
+
+// HostFiles is the directory that the guest sees as /run/host.
+func (p *Plan) HostFiles() string { return filepath.Join(p.RunDir, "host") }
+
+// Socket is the keeper's.
+func (p *Plan) Socket() string { return filepath.Join(p.RunDir, socketName) }
+
+const socketName = "keeper"
+
+// Environment is that of PID 1 and of everything exec'd.
+func (p *Plan) Environment() []string {
+	env := []string{
+		"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+		// OpenRC finds "lxc" anywhere in it, systemd takes any value for a container.
+		"container=" + containerName,
+	}
+	if p.Boot {
+		env = append(env, "TERM=linux", "HOME=/root",
+			"container_uuid="+uuidOf(p.Instance.UUID), "NOTIFY_SOCKET=/run/host/notify")
+	}
+	return append(env, p.Instance.Spec.Env...)
+}
+
+const containerName = "lxc-croft"
+
+// uuidOf writes a machine id as a UUID.
+func uuidOf(id string) string {
+	if len(id) != 32 {
+		return id
+	}
+	return id[:8] + "-" + id[8:12] + "-" + id[12:16] + "-" + id[16:20] + "-" + id[20:]
+}
+
+// tag tells the names of things outside a root apart by root: none for the usual one.
+func tag(root string) string {
+	if root == DefaultRoot {
+		return ""
+	}
+	return "-" + hash(root)
+}
+
+// hash is FNV-1a, short: two roots of one host must not collide, and nobody attacks it.
+func hash(s string) string {
+	h := uint32(2166136261)
+	for _, b := range []byte(s) {
+		h = (h ^ uint32(b)) * 16777619
+	}
+	const digits = "0123456789abcdefghijklmnopqrstuv"
+	var out [6]byte
+	for i := range out {
+		out[i] = digits[h&31]
+		h >>= 5
+	}
+	return string(out[:])
+}
+
+// The usual places.
+const (
+	DefaultRoot = "/var/lib/croft"
+	DefaultRun  = "/run/croft"
+)
+
+// look gathers what the plan of in needs to know of this host.
+func look(in *state.Instance) (host, error) {
+	resolv, _ := os.ReadFile("/etc/resolv.conf") // without one the guest keeps the image's
+	roots, own, err := hierarchies()
+	if err != nil {
+		return host{}, err
+	}
+	owners := map[string]Owner{}
+	for _, m := range in.Spec.Mounts {
+		var st unix.Stat_t
+		if err := unix.Stat(m.Source, &st); err != nil {
+			return host{}, fmt.Errorf("volume %s: %w", m.Source, err)
+		}
+		owners[m.Source] = Owner{st.Uid, st.Gid}
+	}
+	return host{string(resolv), roots, own, owners}, nil
+}

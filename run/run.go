@@ -1,0 +1,39 @@
+// Package run is the engine: it turns a record into a running machine and back into nothing.
+//
+// The order of a start stands once, as the table in steps.go; what each step needs is decided before by pure
+// functions (plan.go, oci.go). Once started a machine is held by the keeper (keeper.c), not by Go. This
+// package never parses a command line and never prints: faces do (run/cli).
+package run
+
+import (
+	"os"
+
+	"croft/image"
+	"croft/rootfs"
+	"croft/state"
+)
+
+// Version of this build, stamped by the Makefile.
+var Version = "dev" // a variable only because the linker can set nothing else
+
+// Engine works on the instances of one croft root.
+type Engine struct {
+	Dir    *state.Dir
+	Images *image.Store
+}
+
+// Open gives the engine of the root and run directories, making them where they are missing.
+func Open(root, runDir string) (*Engine, error) {
+	dir, err := state.Open(root, runDir)
+	if err != nil {
+		return nil, err
+	}
+	return &Engine{Dir: dir, Images: images(dir)}, nil
+}
+
+func images(dir *state.Dir) *image.Store {
+	return &image.Store{Dir: dir.Images(), Unpack: unpack, Pack: rootfs.Pack}
+}
+
+// Privileged says whether this process may do what machines need.
+func Privileged() bool { return os.Geteuid() == 0 }

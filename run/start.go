@@ -1,0 +1,156 @@
+package run
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"croft/state"
+)
+
+// Timing is how long one step of a start took.
+type Timing struct {
+	Step string        `json:"step"`
+	Took time.Duration `json:"took_ns"`
+}
+
+// Started is a start under way, as seen by whoever asked for it. Its pipe stays open until all is undone.
+type Started struct {
+	Timings []Timing
+	name    string
+	pipe    *os.File
+	lines   *bufio.Scanner
+	code    int
+}
+
+// Start starts a stopped instance in a session of its own, which outlives the caller, and returns once its
+// init runs. ErrRunning when it is running already.
+func (e *Engine) Start(ctx context.Context, in *state.Instance) (*Started, error) {
+	name := in.Spec.Name
+	r, w, err := os.Pipe()
+	if err != nil {
+		return nil, err
+	}
+	defer w.Close()
+	cmd := exec.Command("/proc/self/exe", "supervise", name)
+	cmd.Args[0] = "croft"
+	cmd.Env = append(e.environ(), envReport+"=3")
+	cmd.ExtraFiles = []*os.File{w}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	cmd.Dir = "/"
+	if err := cmd.Start(); err != nil {
+		r.Close()
+		return nil, fmt.Errorf("start %s: %w", name, err)
+	}
+	cmd.Process.Release()
+	w.Close()
+	s := &Started{name: name, pipe: r, lines: bufio.NewScanner(r), code: -1}
+	if err := s.until(ctx, "S"); err != nil {
+		r.Close()
+		return nil, err
+	}
+	return s, nil
+}
+
+// Close stops listening; the machine goes on.
+func (s *Started) Close() error { return s.pipe.Close() }
+
+// errEnded: the pipe closed, and with it the machine's last process of ours.
+var errEnded = errors.New("ended")
+
+// until reads reports up to the one that starts with mark.
+func (s *Started) until(ctx context.Context, mark string) error {
+	stop := context.AfterFunc(ctx, func() { s.pipe.SetReadDeadline(time.Unix(1, 0)) })
+	defer stop()
+	for s.lines.Scan() {
+		kind, rest, _ := strings.Cut(s.lines.Text(), " ")
+		switch kind {
+		case "T":
+			s.timing(rest)
+		case "E":
+			return reported(rest)
+		case "X":
+			s.code, _ = strconv.Atoi(rest)
+		}
+		if kind == mark {
+			return nil
+		}
+	}
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	return errEnded
+}
+
+func (s *Started) timing(rest string) {
+	step, us, _ := strings.Cut(rest, " ")
+	n, _ := strconv.ParseInt(us, 10, 64)
+	s.Timings = append(s.Timings, Timing{step, time.Duration(n) * time.Microsecond})
+}
+
+// reported takes an error and its hint out of a report.
+func reported(rest string) error {
+	quoted, err := strconv.QuotedPrefix(rest)
+	if err != nil {
+		return errors.New(rest)
+	}
+	text, _ := strconv.Unquote(quoted)
+	hint, _ := strconv.Unquote(strings.TrimSpace(rest[len(quoted):]))
+	if hint == "" {
+		return errors.New(text)
+	}
+	return state.Hint(errors.New(text), hint)
+}
+
+// Ready waits until the machine is up. A machine that ends before is an error with its last console lines.
+func (s *Started) Ready(ctx context.Context, e *Engine, limit time.Duration) error {
+	ctx, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	err := s.until(ctx, "R")
+	switch {
+	case errors.Is(err, errEnded):
+		return fmt.Errorf("start %s: boot: %s", s.name, e.lastWords(s.name, s.code))
+	case errors.Is(err, context.DeadlineExceeded):
+		return state.Hint(fmt.Errorf("start %s: boot: not ready within %v", s.name, limit), "croft logs "+s.name)
+	}
+	return err
+}
+
+// Wait waits until the machine has ended and all is undone, and gives its exit code.
+func (s *Started) Wait(ctx context.Context) (int, error) {
+	err := s.until(ctx, "")
+	if errors.Is(err, errEnded) {
+		return s.code, nil
+	}
+	return 0, err
+}
+
+func (e *Engine) lastWords(name string, code int) string {
+	text := "the init ended at once"
+	if code > 0 {
+		text += fmt.Sprintf(" with status %d", code)
+	}
+	lines, _ := e.lastLines(name, 3)
+	if len(lines) == 0 {
+		return text + " and printed nothing"
+	}
+	return text + "; its last lines: " + strings.Join(lines, " | ")
+}
+
+// Foreground starts an instance in this very process, which becomes its keeper and exits with its status:
+// console and signals are the caller's. It returns only with an error.
+func (e *Engine) Foreground(in *state.Instance) error {
+	env := append(e.environ(), envFront+"=1")
+	if v := os.Getenv(EnvTimings); v != "" {
+		env = append(env, EnvTimings+"="+v)
+	}
+	err := syscall.Exec("/proc/self/exe", []string{"croft", "supervise", in.Spec.Name}, env)
+	return fmt.Errorf("exec: %w", err)
+}

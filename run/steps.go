@@ -1,0 +1,175 @@
+package run
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+
+	"croft/idmap"
+	"croft/rootfs"
+	"croft/state"
+
+	"golang.org/x/sys/unix"
+)
+
+// step is one row of a start. do may use what earlier rows left in the launch. undo needs the record alone,
+// tolerates what is already gone, and may run twice: after a crash it is called for every row.
+type step struct {
+	name string
+	do   func(ctx context.Context, l *launch) error
+	undo func(e *Engine, a *state.Applied) error
+}
+
+// steps is the order of a start; an end takes it backwards.
+func steps() []step {
+	return []step{
+		{"namespace", makeNamespace, nothing}, // first: every mount is shifted through it
+		{"rootfs", mountRoot, clearRoot},
+		{"container", createContainer, destroyContainer}, // its init exists and waits
+		{"network", connect, disconnect},                 // while it waits: the guest finds its links made
+		{"boot", boot, nothing},                          // the init becomes the guest's
+	}
+}
+
+// launch is a start under way: the plan, and the handles that each step leaves to the next.
+type launch struct {
+	*Plan
+	engine    *Engine
+	report    *report
+	userns    *os.File
+	container *container
+	listener  *os.File // the keeper's socket
+	notify    *os.File // the guest's notify socket; nil when its init does not speak that
+}
+
+// up carries out the steps. When one fails the ones done are undone, and the error names the step.
+func (l *launch) up(ctx context.Context) error {
+	for _, s := range steps() {
+		began := time.Now()
+		err := ctx.Err()
+		if err == nil {
+			err = s.do(ctx, l)
+		}
+		if err != nil {
+			return fmt.Errorf("%s: %w", s.name, err)
+		}
+		l.report.timing(s.name, time.Since(began))
+	}
+	return nil
+}
+
+// down undoes whatever is left of a start, from its record.
+func (e *Engine) down(a *state.Applied) error {
+	var all []error
+	table := steps()
+	for i := len(table) - 1; i >= 0; i-- {
+		if err := table[i].undo(e, a); err != nil {
+			all = append(all, fmt.Errorf("undo %s: %w", table[i].name, err))
+		}
+	}
+	return errors.Join(all...)
+}
+
+func nothing(*Engine, *state.Applied) error { return nil }
+
+func makeNamespace(_ context.Context, l *launch) (err error) {
+	l.userns, err = idmap.Namespace(l.Instance.Facts.Range)
+	return err
+}
+
+func mountRoot(_ context.Context, l *launch) error {
+	driver, ok := rootfs.Drivers(l.Instance.Facts.Driver)
+	if !ok {
+		return fmt.Errorf("driver %q: %w", l.Instance.Facts.Driver, state.ErrUnsupported)
+	}
+	if err := os.MkdirAll(l.RootMount(), 0o711); err != nil {
+		return err
+	}
+	if err := driver.Create(l.Root); err != nil {
+		return err
+	}
+	if err := rootfs.WriteGuest(l.Root, l.Files); err != nil {
+		return err
+	}
+	return driver.Mount(l.Root, l.userns, l.RootMount())
+}
+
+// clearRoot has no mounts to take away: they went with the starter's mount namespace and the guest's.
+func clearRoot(e *Engine, a *state.Applied) error {
+	if err := rootfs.RemoveGuest(rootfs.Root{Dir: e.Dir.RootOf(a.Spec.Name)}); err != nil {
+		return err
+	}
+	return os.RemoveAll(a.Run)
+}
+
+func createContainer(_ context.Context, l *launch) (err error) {
+	if l.Boot {
+		if err := l.hostFiles(); err != nil {
+			return err
+		}
+	}
+	if l.listener, err = listen(l.RunDir, socketName, unix.SOCK_SEQPACKET, 0o600); err != nil {
+		return err
+	}
+	l.container, err = newContainer(l)
+	return err
+}
+
+// hostFiles makes what the guest finds in /run/host.
+func (l *launch) hostFiles() error {
+	dir := l.HostFiles()
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return err
+	}
+	files := map[string]string{"container-manager": "croft\n", "container-uuid": uuidOf(l.Instance.UUID) + "\n"}
+	if release, err := os.ReadFile("/etc/os-release"); err == nil {
+		files["os-release"] = string(release)
+	}
+	for name, content := range files {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(content), 0o644); err != nil {
+			return err
+		}
+	}
+	if !l.Notify {
+		return nil
+	}
+	var err error
+	if l.notify, err = listen(dir, "notify", unix.SOCK_DGRAM, 0o666); err != nil {
+		return err
+	}
+	return unix.SetsockoptInt(int(l.notify.Fd()), unix.SOL_SOCKET, unix.SO_PASSCRED, 1)
+}
+
+func destroyContainer(_ *Engine, a *state.Applied) error {
+	if a.BootID != state.BootID() {
+		return nil // cgroups do not survive the host
+	}
+	if err := killCgroups(a.Cgroups); err != nil {
+		return err
+	}
+	return removeCgroups(a.Cgroups)
+}
+
+// connect gives the machine its links. Loopback comes up with the network namespace, and the host's stack
+// needs nothing; what is left is to hand the machine its own part of the cgroup tree.
+func connect(_ context.Context, l *launch) error {
+	return delegate(l.Cgroups[0], int(l.Instance.Facts.Range.Base))
+}
+
+func disconnect(*Engine, *state.Applied) error { return nil }
+
+// delegate lets the guest's root make cgroups below dir (cgroup-v2.rst, "Delegation"): the directory and the
+// files that move processes, and none of those that set limits.
+func delegate(dir string, base int) error {
+	for _, f := range []string{"", "cgroup.procs", "cgroup.threads", "cgroup.subtree_control"} {
+		if err := os.Chown(filepath.Join(dir, f), base, base); err != nil && !os.IsNotExist(err) {
+			return err
+		}
+	}
+	return nil
+}
+
+func boot(_ context.Context, l *launch) error { return l.container.exec() }

@@ -1,0 +1,61 @@
+package run
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"croft/state"
+
+	"golang.org/x/sys/unix"
+)
+
+// Stop ends a machine by its own rules within limit, then by force, and returns when all is undone.
+// ErrNotRunning when it does not run. An orphan can only be killed.
+func (e *Engine) Stop(ctx context.Context, in *state.Instance, limit time.Duration) error {
+	return e.end(ctx, in, func(k *Keeper) error { return k.Stop(limit) })
+}
+
+// Kill sends a signal to the machine's init; SIGKILL ends the machine and waits until all is undone.
+func (e *Engine) Kill(ctx context.Context, in *state.Instance, sig unix.Signal) error {
+	if sig == unix.SIGKILL {
+		return e.end(ctx, in, (*Keeper).Kill)
+	}
+	k, err := e.Connect(ctx, in)
+	if err != nil {
+		return err
+	}
+	defer k.Close()
+	if err := unix.PidfdSendSignal(int(k.Init.Fd()), sig, nil, 0); err != nil {
+		return fmt.Errorf("%s: pidfd_send_signal: %w", in.Spec.Name, err)
+	}
+	return nil
+}
+
+func (e *Engine) end(ctx context.Context, in *state.Instance, ask func(*Keeper) error) error {
+	k, err := e.Connect(ctx, in)
+	if errors.Is(err, state.ErrNotRunning) {
+		return e.endOrphan(in, err)
+	}
+	if err != nil {
+		return err
+	}
+	defer k.Close()
+	if err := ask(k); err != nil && !errors.Is(err, unix.EPIPE) {
+		return err
+	}
+	return k.Wait(ctx)
+}
+
+// endOrphan kills what is left of a machine whose keeper is dead; notRunning when nothing is.
+func (e *Engine) endOrphan(in *state.Instance, notRunning error) error {
+	if in.Applied == nil {
+		return notRunning
+	}
+	did, err := e.repairOne(in.Spec.Name)
+	if err == nil && did == nil {
+		return notRunning
+	}
+	return err
+}

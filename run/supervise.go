@@ -1,0 +1,309 @@
+package run
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/signal"
+	"runtime"
+	"strconv"
+	"syscall"
+	"time"
+
+	"croft/state"
+
+	"golang.org/x/sys/unix"
+)
+
+// What passes from one croft process of a machine to the next, beside the arguments.
+const (
+	envRoot   = "CROFT_ROOT"
+	envRun    = "CROFT_RUN"
+	envHostNS = "CROFT_HOSTNS" // the host's mount namespace (set by keeper.c)
+	envClaim  = "CROFT_CLAIM"  // descriptor of the claim
+	envReport = "CROFT_REPORT" // descriptor of the pipe to whoever asked for the start
+	envFront  = "CROFT_FOREGROUND"
+
+	// EnvTimings makes a foreground start print its timings to stderr.
+	EnvTimings = "CROFT_TIMINGS"
+)
+
+// Supervise starts an instance in this process and becomes its keeper: it returns only when that failed, and
+// then nothing of the start is left. The process was made for it: see Engine.Start and Engine.Foreground.
+func (e *Engine) Supervise(name string) error {
+	report := inheritReport()
+	err := e.supervise(name, report)
+	if err != nil {
+		err = fmt.Errorf("start %s: %w", name, err)
+		report.failed(err)
+	}
+	return err
+}
+
+func (e *Engine) supervise(name string, report *report) error {
+	hostns, err := inherited(envHostNS)
+	if err != nil {
+		return fmt.Errorf("mount namespace: %w", err)
+	}
+	claim, err := e.claim(name)
+	if err != nil {
+		return err
+	}
+	defer claim.Release()
+	in, err := e.settle(name)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
+	defer cancel()
+	l, err := e.prepare(in, report)
+	if err == nil {
+		err = l.up(ctx)
+	}
+	if err == nil {
+		err = l.become(claim, hostns)
+	}
+	return e.failed(name, l, err)
+}
+
+// claim takes the instance, or takes it over from the keeper that execed us for a reboot.
+func (e *Engine) claim(name string) (*state.Claim, error) {
+	if f, err := inherited(envClaim); err == nil {
+		return state.AdoptClaim(f.Fd()), nil
+	}
+	return e.Dir.Claim(name)
+}
+
+// settle removes what a crash left of an earlier start and makes sure of the instance's ids.
+func (e *Engine) settle(name string) (*state.Instance, error) {
+	in, err := e.Dir.Get(name)
+	if err != nil {
+		return nil, err
+	}
+	if in.Applied != nil {
+		if in.Applied.Populated() {
+			return nil, state.Hint(fmt.Errorf("it is orphaned: its keeper was killed and its processes live on: %w", state.ErrBusy), "croft stop "+name)
+		}
+		if err := e.down(in.Applied); err != nil {
+			return nil, err
+		}
+	}
+	ids, err := e.reserve(in)
+	if err != nil {
+		return nil, err
+	}
+	in.Facts.Range = ids
+	return in, nil
+}
+
+// prepare writes down what is about to be done, before any of it is.
+func (e *Engine) prepare(in *state.Instance, report *report) (*launch, error) {
+	began := time.Now()
+	h, err := look(in)
+	if err != nil {
+		return nil, err
+	}
+	layers, err := e.layers(in)
+	if err != nil {
+		return nil, err
+	}
+	plan := NewPlan(e.Dir, in, layers, h, os.Getenv(envFront) != "")
+	applied := &state.Applied{
+		BootID: state.BootID(), Build: Version, Started: began.UTC(),
+		Spec: in.Spec, Facts: in.Facts, Run: plan.RunDir, Cgroups: plan.Cgroups,
+	}
+	_, err = e.Dir.Edit(in.Spec.Name, func(in *state.Instance) error {
+		in.Facts, in.Applied, in.Exit = applied.Facts, applied, nil
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	report.timing("record", time.Since(began))
+	return &launch{Plan: plan, engine: e, report: report}, nil
+}
+
+// failed undoes a start that did not come about and remembers why.
+func (e *Engine) failed(name string, l *launch, cause error) error {
+	if errors.Is(cause, context.Canceled) {
+		cause = errors.New("interrupted")
+	}
+	undone := e.finish(name, state.Exit{Time: time.Now().UTC(), Reason: state.ExitFailed, Code: 1, Error: cause.Error()})
+	return errors.Join(cause, undone)
+}
+
+// become executes the keeper in place of this process. What it needs is open and not close-on-exec; all else
+// is closed by the exec.
+func (l *launch) become(claim *state.Claim, hostns *os.File) error {
+	name := l.Instance.Spec.Name
+	logs, err := os.Open(l.engine.Dir.Of(name))
+	if err != nil {
+		return err
+	}
+	run, err := os.Open(l.RunDir)
+	if err != nil {
+		return err
+	}
+	grace := -1
+	switch {
+	case !l.Boot:
+		grace = 0
+	case !l.Notify:
+		grace = bootGrace
+	}
+	number := func(f *os.File) int { return passOn(f) }
+	fields := []int{
+		l.container.pid, number(l.container.pidfd), number(l.container.pty), number(l.container.slave),
+		number(l.listener), number(l.notify), number(logs), number(run), number(l.report.file), number(hostns),
+		l.Instance.Facts.StopSignal, int(l.Instance.Spec.Timeouts.StopAfter() / time.Second), grace,
+		flag(os.Getenv(envFront) != "" && l.Boot),
+	}
+	args := []string{"croft", "keeper", name}
+	for _, n := range fields {
+		args = append(args, strconv.Itoa(n))
+	}
+	env := l.engine.environ()
+	env = append(env, envClaim+"="+strconv.Itoa(passOn(claim.File())))
+	if l.report.file != nil {
+		env = append(env, envReport+"="+strconv.Itoa(passOn(l.report.file)))
+	}
+	if front := os.Getenv(envFront); front != "" {
+		env = append(env, envFront+"="+front)
+	}
+	l.report.started()
+	// Through the link, and not the path: an upgrade may have replaced the file.
+	err = syscall.Exec("/proc/self/exe", args, env)
+	runtime.KeepAlive(l)
+	return fmt.Errorf("exec keeper: %w", err)
+}
+
+// bootGrace is how long, in ms, an init that does not tell when it is up must live to count as ready.
+const bootGrace = 100
+
+// passOn clears close-on-exec and gives the number; -1 for nil.
+func passOn(f *os.File) int {
+	if f == nil {
+		return -1
+	}
+	unix.FcntlInt(f.Fd(), unix.F_SETFD, 0)
+	return int(f.Fd())
+}
+
+func flag(b bool) int {
+	if b {
+		return 1
+	}
+	return 0
+}
+
+// environ is what the processes of a machine run with: nothing of the caller's but where things are.
+func (e *Engine) environ() []string {
+	env := []string{"PATH=" + os.Getenv("PATH"), envRoot + "=" + e.Dir.Root, envRun + "=" + e.Dir.Run}
+	if mode := os.Getenv("CROFT_OVERLAY"); mode != "" {
+		env = append(env, "CROFT_OVERLAY="+mode)
+	}
+	return env
+}
+
+// inherited takes over the descriptor whose number the environment names.
+func inherited(name string) (*os.File, error) {
+	text := os.Getenv(name)
+	os.Unsetenv(name)
+	fd, err := strconv.Atoi(text)
+	if err != nil {
+		return nil, fmt.Errorf("%s is not passed on: %w", name, state.ErrUnsupported)
+	}
+	unix.CloseOnExec(fd)
+	return os.NewFile(uintptr(fd), name), nil
+}
+
+// report is the pipe to whoever asked for the start; without one it says nothing.
+type report struct{ file *os.File }
+
+func inheritReport() *report {
+	f, _ := inherited(envReport)
+	return &report{f}
+}
+
+func (r *report) line(text string) {
+	if r.file != nil {
+		r.file.WriteString(text + "\n")
+	}
+}
+
+func (r *report) timing(step string, d time.Duration) {
+	if os.Getenv(EnvTimings) != "" {
+		fmt.Fprintf(os.Stderr, "%-10s %8.1f ms\n", step, float64(d.Microseconds())/1000)
+	}
+	r.line("T " + step + " " + strconv.FormatInt(d.Microseconds(), 10))
+}
+
+func (r *report) started() { r.line("S") }
+func (r *report) failed(err error) {
+	r.line("E " + strconv.Quote(err.Error()) + " " + strconv.Quote(hintOf(err)))
+}
+
+func hintOf(err error) string {
+	var h *state.Hinted
+	if errors.As(err, &h) {
+		return h.Hint
+	}
+	return ""
+}
+
+// Undo ends a machine whose init has died with the given wait status: the keeper executes it. It gives the
+// status that a foreground run exits with.
+func (e *Engine) Undo(name string, status unix.WaitStatus) (int, error) {
+	if f, err := inherited(envClaim); err == nil {
+		defer state.AdoptClaim(f.Fd()).Release()
+	}
+	report := inheritReport()
+	in, err := e.Dir.Get(name)
+	if err != nil {
+		return 1, err
+	}
+	end := exitOf(in, status)
+	end.Time = time.Now().UTC()
+	report.line("X " + strconv.Itoa(end.Code))
+	return end.Code, e.finish(name, end)
+}
+
+// exitOf reads a wait status. The kernel ends the init of a pid namespace with SIGINT when the guest halts or
+// powers off and with SIGHUP when it reboots (reboot(2)); nothing else can send PID 1 those.
+func exitOf(in *state.Instance, status unix.WaitStatus) state.Exit {
+	boots := in.Facts.Init.Mode == state.InitBoot
+	switch {
+	case status.Signaled() && (status.Signal() == unix.SIGINT || status.Signal() == unix.SIGHUP):
+		return state.Exit{Reason: state.ExitPoweroff}
+	case status.Signaled() && boots:
+		return state.Exit{Reason: state.ExitKilled, Code: 1}
+	case status.Signaled():
+		return state.Exit{Reason: state.ExitKilled, Code: 128 + int(status.Signal())}
+	}
+	return state.Exit{Reason: state.ExitExited, Code: status.ExitStatus()}
+}
+
+// finish undoes the start of name, remembers how it ended, and removes what was made to be removed.
+func (e *Engine) finish(name string, end state.Exit) error {
+	in, err := e.Dir.Get(name)
+	if err != nil {
+		return err
+	}
+	if in.Applied != nil {
+		if err := e.down(in.Applied); err != nil {
+			return err
+		}
+	}
+	if in.Spec.Remove {
+		return e.remove(in)
+	}
+	_, err = e.Dir.Edit(name, func(in *state.Instance) error {
+		in.Applied, in.Exit = nil, &end
+		return nil
+	})
+	return err
+}
+
+// Foregrounded says whether this process was made by Foreground: then its stderr is the user's.
+func (e *Engine) Foregrounded() bool { return os.Getenv(envFront) != "" }
