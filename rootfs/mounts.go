@@ -6,11 +6,26 @@ import (
 	"strings"
 )
 
-// holdsMount names a mount point at or below dir in the caller's namespace, or "".
-func holdsMount(dir string) (string, error) {
+// Clear removes a machine's scratch directory: what is mounted below it in the caller's namespace is detached
+// first, so that nothing mounted is deleted. Already gone is success.
+func Clear(dir string) error {
+	points, err := mountsBelow(dir)
+	if err != nil {
+		return err
+	}
+	for i := len(points) - 1; i >= 0; i-- { // later mounts lie over or in earlier ones
+		if err := unmount(points[i]); err != nil {
+			return err
+		}
+	}
+	return removeTree(dir)
+}
+
+// mountsBelow are the mount points at or below dir in the caller's namespace, in the order of mounting.
+func mountsBelow(dir string) (points []string, err error) {
 	f, err := os.Open("/proc/self/mountinfo")
 	if err != nil {
-		return "", err
+		return nil, err
 	}
 	defer f.Close()
 	s := bufio.NewScanner(f)
@@ -21,10 +36,10 @@ func holdsMount(dir string) (string, error) {
 		}
 		at := unescape.Replace(fields[4])
 		if at == dir || strings.HasPrefix(at, dir+"/") {
-			return at, nil
+			points = append(points, at)
 		}
 	}
-	return "", s.Err()
+	return points, s.Err()
 }
 
 // unescape undoes the four escapes of mountinfo.

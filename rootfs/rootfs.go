@@ -10,6 +10,8 @@ import (
 	"os"
 	"path/filepath"
 
+	"croft/state"
+
 	"golang.org/x/sys/unix"
 )
 
@@ -85,11 +87,12 @@ func removeTree(dir string) error {
 	}
 	// Machines are mounted in namespaces of their own, so a mount below here is somebody else's: deleting
 	// it file by file would delete what is mounted.
-	if mounted, err := holdsMount(gone); err != nil || mounted != "" {
-		if err == nil {
-			err = fmt.Errorf("remove %s: %s is mounted there", dir, mounted)
-		}
+	points, err := mountsBelow(gone)
+	if err != nil {
 		return err
+	}
+	if len(points) > 0 {
+		return fmt.Errorf("remove %s: %s is mounted: %w", dir, points[0], state.ErrBusy)
 	}
 	return os.RemoveAll(gone)
 }

@@ -1,7 +1,6 @@
 package run
 
 import (
-	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -38,6 +37,9 @@ func newContainer(l *launch) (*container, error) {
 	if err != nil {
 		return nil, err
 	}
+	if err := takeLimits(); err != nil {
+		return nil, err
+	}
 	// One container in its own directory: libcontainer's state goes with the rest of it.
 	lc, err := libcontainer.Create(l.RunDir, "container", config)
 	if err != nil {
@@ -53,7 +55,7 @@ func newContainer(l *launch) (*container, error) {
 		err = c.startOnConsole(p)
 	}
 	if err != nil {
-		return nil, tidy(err)
+		return nil, err
 	}
 	if c.pid, err = p.Pid(); err != nil {
 		return nil, err
@@ -64,16 +66,6 @@ func newContainer(l *launch) (*container, error) {
 	}
 	c.pidfd = os.NewFile(uintptr(fd), "pidfd")
 	return c, nil
-}
-
-// tidy takes libcontainer's own words for where it was out of its errors.
-func tidy(err error) error {
-	for _, e := range []error{unix.ENOSPC, unix.ENOENT, unix.EACCES} {
-		if errors.Is(err, e) {
-			return err
-		}
-	}
-	return err
 }
 
 // startOnConsole gives the init a pseudo terminal as its console. One slave stays open here and later in the
@@ -134,13 +126,18 @@ func configure(l *launch) (*configs.Config, error) {
 	for _, d := range config.Devices {
 		d.Uid, d.Gid = ids.Base, ids.Base
 	}
-	config.Rlimits = rlimits()
 	return config, nil
 }
 
-// rlimits are a machine's own, whatever the caller's are. A limit that this host does not let us raise stays
+// limit is a resource limit of a machine, as setrlimit(2) takes it.
+type limit struct {
+	resource int
+	unix.Rlimit
+}
+
+// limits are a machine's own, whatever the caller's are. A limit that this host does not let us raise stays
 // where it is.
-func rlimits() []configs.Rlimit {
+func limits() []limit {
 	files := unix.Rlimit{Cur: 1024, Max: 524288} // systemd's
 	var now unix.Rlimit
 	if unix.Getrlimit(unix.RLIMIT_NOFILE, &now) == nil && now.Max < files.Max {
@@ -148,5 +145,16 @@ func rlimits() []configs.Rlimit {
 			files.Max = now.Max
 		}
 	}
-	return []configs.Rlimit{{Type: unix.RLIMIT_NOFILE, Soft: files.Cur, Hard: files.Max}}
+	return []limit{{unix.RLIMIT_NOFILE, files}}
+}
+
+// takeLimits sets them on this process, for its children: libcontainer would set them on the init from
+// outside, which takes CAP_SYS_RESOURCE even where nothing is raised.
+func takeLimits() error {
+	for _, l := range limits() {
+		if err := unix.Setrlimit(l.resource, &l.Rlimit); err != nil {
+			return fmt.Errorf("setrlimit: %w", err)
+		}
+	}
+	return nil
 }

@@ -156,12 +156,12 @@ func (m *memory) groups(ids []int) *C.gid_t {
 }
 
 func (m *memory) limits() (*C.struct_enter_limit, C.int) {
-	all := rlimits()
+	all := limits()
 	p := (*C.struct_enter_limit)(m.alloc((len(all) + 1) * C.sizeof_struct_enter_limit))
 	for i, l := range all {
 		at := &unsafe.Slice(p, len(all))[i]
-		at.resource = C.int(l.Type)
-		at.limit.rlim_cur, at.limit.rlim_max = C.rlim_t(l.Soft), C.rlim_t(l.Hard)
+		at.resource = C.int(l.resource)
+		at.limit.rlim_cur, at.limit.rlim_max = C.rlim_t(l.Cur), C.rlim_t(l.Max)
 	}
 	return p, C.int(len(all))
 }

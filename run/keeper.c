@@ -419,16 +419,18 @@ static int keep(int argc, char **argv)
 	return 125;
 }
 
+// The host's mount namespace, or -errno when the starter could not leave it; 0 in any other process.
+int croft_host_mounts;
+
 // own_mounts gives the starter a mount namespace of its own, while the process still has one thread: what it
 // mounts is seen by nobody and ends with it, however that comes. A slave, so that the host's unmounts arrive.
 static void own_mounts(void)
 {
-	char text[16];
-	int host = open("/proc/self/ns/mnt", O_RDONLY);
+	int host = open("/proc/self/ns/mnt", O_RDONLY | O_CLOEXEC);
 	if (host < 0 || unshare(CLONE_NEWNS) < 0 || mount("", "/", NULL, MS_REC | MS_SLAVE, NULL) < 0)
-		return; // Go reports it: it finds no CROFT_HOSTNS
-	snprintf(text, sizeof text, "%d", host);
-	setenv("CROFT_HOSTNS", text, 1);
+		croft_host_mounts = -errno;
+	else
+		croft_host_mounts = host;
 }
 
 // The GNU C library passes a constructor what main gets.

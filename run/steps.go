@@ -97,12 +97,12 @@ func mountRoot(_ context.Context, l *launch) error {
 	return driver.Mount(l.Root, l.userns, l.RootMount())
 }
 
-// clearRoot has no mounts to take away: they went with the starter's mount namespace and the guest's.
+// clearRoot finds mounts only after a start that failed: otherwise they went with the namespaces.
 func clearRoot(e *Engine, a *state.Applied) error {
 	if err := rootfs.RemoveGuest(rootfs.Root{Dir: e.Dir.RootOf(a.Spec.Name)}); err != nil {
 		return err
 	}
-	return os.RemoveAll(a.Run)
+	return rootfs.Clear(a.Run)
 }
 
 func createContainer(_ context.Context, l *launch) (err error) {

@@ -1,5 +1,8 @@
 package run
 
+// #include "keeper.h"
+import "C"
+
 import (
 	"context"
 	"errors"
@@ -20,7 +23,6 @@ import (
 const (
 	envRoot   = "CROFT_ROOT"
 	envRun    = "CROFT_RUN"
-	envHostNS = "CROFT_HOSTNS" // the host's mount namespace (set by keeper.c)
 	envClaim  = "CROFT_CLAIM"  // descriptor of the claim
 	envReport = "CROFT_REPORT" // descriptor of the pipe to whoever asked for the start
 	envFront  = "CROFT_FOREGROUND"
@@ -42,9 +44,9 @@ func (e *Engine) Supervise(name string) error {
 }
 
 func (e *Engine) supervise(name string, report *report) error {
-	hostns, err := inherited(envHostNS)
+	hostns, err := hostMounts()
 	if err != nil {
-		return fmt.Errorf("mount namespace: %w", err)
+		return err
 	}
 	claim, err := e.claim(name)
 	if err != nil {
@@ -65,6 +67,14 @@ func (e *Engine) supervise(name string, report *report) error {
 		err = l.become(claim, hostns)
 	}
 	return e.failed(name, l, err)
+}
+
+// hostMounts is the mount namespace that this process left before the Go runtime started (keeper.c).
+func hostMounts() (*os.File, error) {
+	if fd := int(C.croft_host_mounts); fd > 0 {
+		return os.NewFile(uintptr(fd), "host mounts"), nil
+	}
+	return nil, os.NewSyscallError("unshare(CLONE_NEWNS)", unix.Errno(-int(C.croft_host_mounts)))
 }
 
 // claim takes the instance, or takes it over from the keeper that execed us for a reboot.
