@@ -95,7 +95,7 @@ func cmdGuest(ts *testscript.TestScript, neg bool, args []string) {
 	if imported[name] {
 		return
 	}
-	ts.Check(ts.Exec("croft", "-q", "image", "import", "--alias", guests[name], ts.Getenv(name)))
+	ts.Check(ts.Exec("croft", "image", "import", "-q", "--alias", guests[name], ts.Getenv(name)))
 	imported[name] = name != "busybox"
 }
 

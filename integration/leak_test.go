@@ -21,33 +21,63 @@ import (
 // A view is what the leak check compares: what there is -> how it is.
 type view map[string]string
 
-// look takes stock of all that a croft command could leave on the host; places are the directories that scripts work in.
-func look(binary string, places ...string) view {
+// look takes stock of all that croft commands could leave on the host; places are the directories that scripts work in. Others use
+// the host meanwhile, with croft too: what bears the name of another root or lies in somebody's scratch directory is theirs.
+func look(places ...string) view {
 	v := view{}
-	lookMounts(v)
+	lookMounts(v, places)
 	lookLinks(v)
 	lookNft(v)
 	lookUnits(v)
-	lookCgroups(v)
-	lookLoops(v)
-	lookProcesses(v, binary, places)
+	lookCgroups(v, places)
+	lookLoops(v, places)
+	lookProcesses(v, places)
 	lookSysctls(v)
 	lookDevices(v)
 	lookDefaultPlaces(v)
+	lookReservations(v, places)
 	for _, place := range places {
 		lookRoot(v, place)
 	}
 	return v
 }
 
+// names reports whether the text has one of the places in it.
+func names(text string, places []string) bool {
+	return slices.ContainsFunc(places, func(place string) bool { return strings.Contains(text, place) })
+}
+
+// tag is what croft puts into the names of things outside a root, so that two roots do not collide: FNV-1a in 6 digits of 5 bits.
+// isolation.txtar holds it to what croft does.
+func tag(root string) string {
+	h := uint32(2166136261)
+	for _, b := range []byte(root) {
+		h = (h ^ uint32(b)) * 16777619
+	}
+	var text []byte
+	for range 6 {
+		text = append(text, "0123456789abcdefghijklmnopqrstuv"[h&31])
+		h >>= 5
+	}
+	return "croft-" + string(text)
+}
+
+func tagsOf(places []string) []string {
+	var all []string
+	for _, place := range places {
+		all = append(all, tag(rootOf(place)))
+	}
+	return all
+}
+
 // patience is how long the kernel may take to finish what an ended command asked for (a cgroup's removal, say).
 const patience = 3 * time.Second
 
 // leaks compares the host with what it was and returns a sentence for each difference.
-func leaks(before view, binary string, places ...string) []string {
+func leaks(before view, places ...string) []string {
 	deadline := time.Now().Add(patience)
 	for {
-		found := before.diff(look(binary, places...))
+		found := before.diff(look(places...))
 		if len(found) == 0 || time.Now().After(deadline) {
 			return found
 		}
@@ -84,11 +114,16 @@ func mountPoints() ([]string, error) {
 	return points, err
 }
 
-func lookMounts(v view) {
+// scratch are the directories in which anybody may be working.
+var scratch = regexp.MustCompile(`^/(tmp|var/tmp|work|home|root|mnt|media|run/user)/`)
+
+func lookMounts(v view, places []string) {
 	points, _ := mountPoints()
 	count := map[string]int{}
 	for _, point := range points {
-		count[point]++
+		if names(point, places) || !scratch.MatchString(point) {
+			count[point]++
+		}
 	}
 	for point, n := range count {
 		v["mount "+point] = fmt.Sprintf("x%d", n)
@@ -122,15 +157,10 @@ func lookUnits(v view) {
 	}
 }
 
-// lookCgroups notes the groups that bear croft's name and all groups below our own: others on the host make groups too.
-func lookCgroups(v view) {
-	own := ownCgroups()
+// lookCgroups notes the groups that bear the tag of a script's root.
+func lookCgroups(v view, places []string) {
 	filepath.WalkDir("/sys/fs/cgroup", func(path string, e fs.DirEntry, err error) error {
-		if err != nil || !e.IsDir() {
-			return nil
-		}
-		below := func(dir string) bool { return strings.HasPrefix(path, dir+"/") }
-		if strings.Contains(path, "croft") || slices.ContainsFunc(own, below) {
+		if err == nil && e.IsDir() && names(path, tagsOf(places)) {
 			procs, _ := os.ReadFile(filepath.Join(path, "cgroup.procs"))
 			v["cgroup "+path] = strings.Join(strings.Fields(string(procs)), " ")
 		}
@@ -138,35 +168,23 @@ func lookCgroups(v view) {
 	})
 }
 
-// ownCgroups are the directories of the groups this process is in, but for the roots of the hierarchies.
-func ownCgroups() []string {
-	var dirs []string
-	lines, _ := os.ReadFile("/proc/self/cgroup")
-	for line := range strings.Lines(string(lines)) {
-		_, group, _ := strings.Cut(strings.TrimSpace(line), ":")
-		controller, path, _ := strings.Cut(group, ":")
-		if path != "/" {
-			dirs = append(dirs, filepath.Join("/sys/fs/cgroup", strings.TrimPrefix(controller, "name="), path))
-		}
-	}
-	return dirs
-}
-
-func lookLoops(v view) {
+func lookLoops(v view, places []string) {
 	loops, _ := filepath.Glob("/sys/block/loop*/loop/backing_file")
 	for _, loop := range loops {
 		file, _ := os.ReadFile(loop)
-		v["loop device "+loop] = strings.TrimSpace(string(file))
+		if names(string(file), places) || !scratch.Match(file) {
+			v["loop device "+loop] = strings.TrimSpace(string(file))
+		}
 	}
 }
 
 // A process is what /proc tells of one.
 type process struct {
-	pid          int
-	uid          int
-	exe          string // the link's text, empty for a kernel thread or one that has just gone
-	args, parent string
-	environ      string // with a NUL before and after each variable
+	pid     int
+	exe     string // the link's text, empty for a kernel thread or one that has just gone
+	args    string
+	cgroups string // as in /proc/PID/cgroup
+	environ string // with a NUL before and after each variable
 }
 
 func (p process) String() string { return fmt.Sprintf("%d (%s)", p.pid, p.args) }
@@ -178,39 +196,36 @@ func processes() []process {
 	var all []process
 	dirs, _ := filepath.Glob("/proc/[0-9]*")
 	for _, dir := range dirs {
-		info, err := os.Stat(dir)
-		if err != nil {
-			continue
-		}
 		pid, _ := strconv.Atoi(filepath.Base(dir))
 		exe, _ := os.Readlink(dir + "/exe")
 		args, _ := os.ReadFile(dir + "/cmdline")
+		cgroups, _ := os.ReadFile(dir + "/cgroup")
 		environ, _ := os.ReadFile(dir + "/environ")
 		all = append(all, process{
 			pid:     pid,
-			uid:     int(info.Sys().(*syscall.Stat_t).Uid),
 			exe:     exe,
 			args:    strings.TrimSpace(string(bytes.ReplaceAll(args, []byte{0}, []byte{' '}))),
+			cgroups: string(cgroups),
 			environ: "\x00" + string(environ),
 		})
 	}
 	return all
 }
 
-// The host uids that guests run under: systemd's container range, of which croft's pool is a part.
-const firstGuestUID, lastGuestUID = 524288, 1879048191
-
-// lookProcesses notes what runs from the tested binary or its links and whatever runs under a guest's uid.
-func lookProcesses(v view, binary string, places []string) {
+// lookProcesses notes what runs from a script's place, in a machine of its root, or was started by the script.
+func lookProcesses(v view, places []string) {
 	for _, p := range processes() {
-		ours := strings.HasPrefix(p.exe, binary) || firstGuestUID <= p.uid && p.uid <= lastGuestUID
-		for _, place := range places {
-			ours = ours || strings.HasPrefix(p.exe, place+"/")
-		}
-		if ours {
+		if p.of(places) || names(p.cgroups, tagsOf(places)) {
 			v["process "+p.String()] = ""
 		}
 	}
+}
+
+// of reports whether the process runs from one of the places or has it in its environment.
+func (p process) of(places []string) bool {
+	return slices.ContainsFunc(places, func(place string) bool {
+		return strings.HasPrefix(p.exe, place+"/") || strings.Contains(p.environ, "\x00WORK="+place+"\x00")
+	})
 }
 
 // volatile are the sysctls that change by themselves.
@@ -242,19 +257,32 @@ func lookDevices(v view) {
 	}
 }
 
-// lookDefaultPlaces notes files where croft would put them had it not been told otherwise, and what it has reserved on the host.
+// lookDefaultPlaces notes files where croft would put them had it not been told otherwise.
 func lookDefaultPlaces(v view) {
-	for _, pattern := range []string{"/run/croft*", "/var/lib/croft*", "/etc/croft*", "/etc/systemd/system/croft*"} {
+	for _, pattern := range []string{"/run/croft", "/var/lib/croft", "/etc/croft*", "/etc/systemd/system/croft*"} {
 		tops, _ := filepath.Glob(pattern)
 		for _, top := range tops {
 			filepath.WalkDir(top, func(path string, e fs.DirEntry, err error) error {
-				if err == nil && !e.IsDir() && e.Name() != "lock" {
+				if err == nil && !e.IsDir() {
 					v["file "+path] = ""
 				}
 				return nil
 			})
 		}
 	}
+}
+
+// lookReservations notes what the roots of the scripts have reserved on the host.
+func lookReservations(v view, places []string) {
+	filepath.WalkDir("/run/croft-host", func(path string, e fs.DirEntry, err error) error {
+		if err != nil || e.IsDir() || e.Name() == "lock" {
+			return nil
+		}
+		if owner, _ := os.ReadFile(path); len(owner) == 0 || names(string(owner), places) {
+			v["file "+path] = string(owner)
+		}
+		return nil
+	})
 }
 
 // lookRoot notes instances, their files, and things half made or half removed.
@@ -286,12 +314,14 @@ func TestLeakIsSeen(t *testing.T) {
 		t.Skip(why)
 	}
 	place := t.TempDir()
-	before := look("/none", place)
+	before := look(place)
 	leave := []struct{ what, make, undo string }{
-		{"cgroup", "mkdir $CG/croft-leak", "rmdir $CG/croft-leak"},
+		{"cgroup", "mkdir $CG/$TAG $CG/$TAG/web", "rmdir $CG/$TAG/web $CG/$TAG"},
 		{"file", "mkdir -p .root/instances/web .root/roots .run/web", "rm -r .root .run"},
 		{"file", "mkdir -p .root/images/.new-1", "rm -r .root"},
-		{"process", "setpriv --reuid=700000 --clear-groups sleep 60 >/dev/null 2>&1 & echo $! >pid", "kill $(cat pid); rm pid"},
+		{"file", "mkdir -p /run/croft-host/ids; echo $PWD >/run/croft-host/ids/1-1", "rm /run/croft-host/ids/1-1"},
+		{"process", "cp /bin/sleep . && ./sleep 60 >/dev/null 2>&1 & echo $! >pid; sleep 0.1", "kill $(cat pid); rm pid"},
+		{"process", "WORK=$PWD sleep 60 >/dev/null 2>&1 & echo $! >pid; sleep 0.1", "kill $(cat pid); rm pid"},
 		{"network namespace", "mkdir -p /run/netns; touch /run/netns/leak", "rm /run/netns/leak"},
 	}
 	for _, l := range leave {
@@ -299,18 +329,19 @@ func TestLeakIsSeen(t *testing.T) {
 			t.Helper()
 			cmd := exec.Command("sh", "-ec", "CG=$(dirname $(ls -d /sys/fs/cgroup/unified/cgroup.procs /sys/fs/cgroup/cgroup.procs 2>/dev/null | head -n 1)); "+script)
 			cmd.Dir = place
+			cmd.Env = append(os.Environ(), "TAG="+tag(rootOf(place)))
 			if out, err := cmd.CombinedOutput(); err != nil {
 				t.Fatalf("%s: %v: %s", script, err, out)
 			}
 		}
 		sh(l.make)
 		time.Sleep(20 * time.Millisecond)
-		found := before.diff(look("/none", place))
+		found := before.diff(look(place))
 		sh(l.undo)
 		if len(found) == 0 || !strings.HasPrefix(found[0], "left behind: "+l.what) {
 			t.Errorf("after %q: saw %q", l.make, found)
 		}
-		if found := leaks(before, "/none", place); len(found) > 0 {
+		if found := leaks(before, place); len(found) > 0 {
 			t.Errorf("after %q: still saw %q", l.undo, found)
 		}
 	}

@@ -6,7 +6,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strings"
 	"testing"
 	"time"
 
@@ -75,12 +74,12 @@ func (s *serial) Run(name string, f func(testscript.T)) {
 	s.T.Run(name, func(t *testing.T) {
 		place := filepath.Join(s.shop.dir, "script-"+name)
 		shared := filepath.Join(s.shop.dir, "shared")
-		before := look(s.shop.binary, place, shared)
+		before := look(place, shared)
 		start := time.Now()
 		watchdog := time.AfterFunc(scriptLimit, func() { killScript(t, place) })
 		defer func() {
 			watchdog.Stop()
-			for _, leak := range leaks(before, s.shop.binary, place, shared) {
+			for _, leak := range leaks(before, place, shared) {
 				t.Error(leak)
 			}
 			sweep(s.shop.binary, place)
@@ -116,6 +115,7 @@ func (w *workshop) setup(env *testscript.Env) error {
 	env.Setenv("CROFT_BIN", bin+"/croft")
 	env.Setenv("CROFT_ROOT", rootOf(env.WorkDir))
 	env.Setenv("CROFT_RUN", runOf(env.WorkDir))
+	env.Setenv("TAG", tag(rootOf(env.WorkDir)))
 	env.Setenv("HOME", filepath.Join(env.WorkDir, ".home"))
 	env.Setenv("TERM", "xterm")
 	env.Setenv("LANG", "C.UTF-8")
@@ -142,7 +142,7 @@ func condition(fact string) (bool, error) {
 func killScript(t *testing.T, place string) {
 	t.Errorf("still running after %v: killing what it started", scriptLimit)
 	for _, p := range processes() {
-		if strings.HasPrefix(p.exe, place+"/") || strings.Contains(p.environ, "\x00WORK="+place+"\x00") {
+		if p.of([]string{place}) {
 			t.Logf("killing %s", p)
 			p.kill()
 		}
