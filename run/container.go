@@ -45,14 +45,20 @@ func newContainer(l *launch) (*container, error) {
 	if err != nil {
 		return nil, err
 	}
+	p := &libcontainer.Process{Init: true, Args: l.Instance.Facts.Init.Args, Env: l.Environment(), Cwd: "/", LogLevel: "4"}
+	if !l.Boot {
+		if err := l.payload(p); err != nil {
+			return nil, err
+		}
+	}
 	c := &container{Container: lc}
-	spec := l.Instance.Facts.Init
-	p := &libcontainer.Process{Init: true, Args: spec.Args, Env: l.Environment(), Cwd: "/", LogLevel: "4"}
 	if l.Stdio {
-		p.Stdin, p.Stdout, p.Stderr = os.Stdin, os.Stdout, os.Stderr
-		err = lc.Start(p)
+		err = c.startOnStdio(p, int(l.Instance.Facts.Range.Base)+p.UID)
 	} else {
 		err = c.startOnConsole(p)
+	}
+	for _, f := range p.ExtraFiles {
+		f.Close()
 	}
 	if err != nil {
 		return nil, err
@@ -66,6 +72,49 @@ func newContainer(l *launch) (*container, error) {
 	}
 	c.pidfd = os.NewFile(uintptr(fd), "pidfd")
 	return c, nil
+}
+
+// payload puts the machine's command under the tiny init, as the user and in the directory that were asked for.
+func (l *launch) payload(p *libcontainer.Process) error {
+	asked := l.Instance.Facts.Init
+	root, err := os.OpenFile(l.RootMount(), unix.O_PATH|unix.O_DIRECTORY, 0)
+	if err != nil {
+		return err
+	}
+	defer root.Close()
+	who, err := lookUp(root, asked.User)
+	if err != nil {
+		return err
+	}
+	if err := runnable(root, asked.Args[0], p.Env); err != nil {
+		return err
+	}
+	p.UID, p.GID, p.AdditionalGroups = who.Uid, who.Gid, who.Sgids
+	p.Env = overlayEnv([]string{"HOME=" + who.Home}, p.Env)
+	if asked.Dir != "" {
+		p.Cwd = asked.Dir
+	}
+	program, err := payloadInit()
+	if err != nil || program == nil {
+		return err
+	}
+	p.ExtraFiles = []*os.File{program} // it becomes descriptor 3
+	p.Args = append([]string{"/proc/self/fd/3"}, asked.Args...)
+	return nil
+}
+
+// startOnStdio gives the payload this process's own files. Pipes become its user's, so that it can open its
+// /dev/stdout anew, as many programs do; nothing else is touched.
+func (c *container) startOnStdio(p *libcontainer.Process, uid int) error {
+	for _, f := range []*os.File{os.Stdin, os.Stdout, os.Stderr} {
+		if st, err := f.Stat(); err == nil && st.Mode()&os.ModeNamedPipe != 0 {
+			if err := f.Chown(uid, -1); err != nil {
+				return err
+			}
+		}
+	}
+	p.Stdin, p.Stdout, p.Stderr = os.Stdin, os.Stdout, os.Stderr
+	return c.Start(p)
 }
 
 // startOnConsole gives the init a pseudo terminal as its console. One slave stays open here and later in the

@@ -191,7 +191,10 @@ func guestRoot(pid int) (*os.File, error) {
 
 // openIn opens a path of the guest, and nothing outside of it whatever links the guest has laid.
 func openIn(root *os.File, path string, flags uint64) (*os.File, error) {
-	how := unix.OpenHow{Flags: flags | unix.O_CLOEXEC | unix.O_NOCTTY | unix.O_NONBLOCK, Resolve: unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_MAGICLINKS}
+	if flags&unix.O_PATH == 0 {
+		flags |= unix.O_NOCTTY | unix.O_NONBLOCK // what is opened may be a terminal, or a fifo
+	}
+	how := unix.OpenHow{Flags: flags | unix.O_CLOEXEC, Resolve: unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_MAGICLINKS}
 	fd, err := unix.Openat2(int(root.Fd()), path, &how)
 	if err != nil {
 		return nil, &os.PathError{Op: "openat2", Path: path, Err: err}

@@ -95,18 +95,23 @@ func (s *Started) timing(rest string) {
 	s.Timings = append(s.Timings, Timing{step, time.Duration(n) * time.Microsecond})
 }
 
-// reported takes an error and its hint out of a report.
+// reported takes status, text and hint of an error out of a report.
 func reported(rest string) error {
+	number, rest, _ := strings.Cut(rest, " ")
 	quoted, err := strconv.QuotedPrefix(rest)
 	if err != nil {
 		return errors.New(rest)
 	}
 	text, _ := strconv.Unquote(quoted)
 	hint, _ := strconv.Unquote(strings.TrimSpace(rest[len(quoted):]))
-	if hint == "" {
-		return errors.New(text)
+	said := errors.New(text)
+	if status, _ := strconv.Atoi(number); status != 0 {
+		said = &CommandError{ExitStatus(status), text}
 	}
-	return state.Hint(errors.New(text), hint)
+	if hint == "" {
+		return said
+	}
+	return state.Hint(said, hint)
 }
 
 // Ready waits until the machine is up. A machine that ends before is an error with its last console lines.

@@ -251,7 +251,16 @@ func (r *report) timing(step string, d time.Duration) {
 
 func (r *report) started() { r.line("S") }
 func (r *report) failed(err error) {
-	r.line("E " + strconv.Quote(err.Error()) + " " + strconv.Quote(hintOf(err)))
+	r.line("E " + strconv.Itoa(statusFor(err)) + " " + strconv.Quote(err.Error()) + " " + strconv.Quote(hintOf(err)))
+}
+
+// statusFor is the exit status that an error asks for; 0 when it leaves that to the face.
+func statusFor(err error) int {
+	var e *CommandError
+	if errors.As(err, &e) {
+		return int(e.Status)
+	}
+	return 0
 }
 
 func hintOf(err error) string {

@@ -32,13 +32,15 @@ func Open(root, run string) (*Dir, error) {
 		return nil, err
 	}
 	d := &Dir{root, run}
-	// 0711: a guest's root is nobody here and must be able to walk to its own tree, and to nothing else.
-	for _, p := range []string{root, run, d.instances(), d.Images(), d.Roots()} {
-		if err := os.MkdirAll(p, 0o711); err != nil {
+	// Ids on disk are unshifted: a guest's root can make files that are set-user-id root, so no user of the host
+	// may get near them. The guests themselves are given mounts and need no way in.
+	for _, p := range []string{root, d.instances(), d.Images(), d.Roots()} {
+		if err := os.MkdirAll(p, 0o700); err != nil {
 			return nil, err
 		}
 	}
-	return d, nil
+	// A container's init, already nobody here, walks to its root through the run directory.
+	return d, os.MkdirAll(run, 0o711)
 }
 
 func (d *Dir) instances() string { return filepath.Join(d.Root, "instances") }

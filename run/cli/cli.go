@@ -36,7 +36,8 @@ func Main(args []string) int {
 		return a.fail(err, false)
 	}
 	a.inner = call.Command.Name == "run" || call.Command.Name == "exec" || call.Command.Name == "shell"
-	return a.fail(call.Run(context.Background()), a.inner)
+	err = call.Run(context.Background())
+	return a.fail(err, a.inner)
 }
 
 // app is what the commands of one invocation share: the global flags, and the engine once it is opened.
@@ -116,9 +117,12 @@ func code(err error, inner bool) int {
 	var misuse *man.Misuse
 	var said said
 	var status run.ExitStatus
+	var command *run.CommandError
 	switch {
 	case errors.As(err, &said) && said.status != 0:
 		return said.status
+	case errors.As(err, &command):
+		return int(command.Status)
 	case errors.As(err, &misuse):
 		return exitMisuse
 	case errors.As(err, &status):

@@ -134,11 +134,8 @@ func hidden(a *app) []*man.Command {
 				if err != nil && !e.Foregrounded() {
 					return said{err, exitFailed} // it was reported; nobody reads our stderr
 				}
-				if err != nil {
-					a.say(err)
-					return said{err, exitOurs}
-				}
-				return nil
+				a.inner = true
+				return err
 			}
 		}},
 		{Name: "undo", Args: "NAME STATUS", Hidden: true, New: func(*pflag.FlagSet) man.Run {

@@ -1,0 +1,162 @@
+// The tiny init: PID 1 of a machine that boots nothing (--no-boot). It starts the command, passes signals on
+// to it, reaps what is orphaned, and ends with the command's status.
+//
+// The machine can open the program of its PID 1, so that must not be croft. This code stands in a section of
+// its own, calls nothing outside of it and uses no data but its stack; payload.go puts an ELF header before
+// the section's bytes and has that executed from a sealed memory file.
+#include <linux/wait.h>
+#include <stddef.h>
+#include <sys/ioctl.h>
+#include <sys/syscall.h>
+#include "payload.h"
+
+#if defined(__x86_64__)
+#define START "mov %rsp, %rdi\n and $-16, %rsp\n call croft_payload_main\n"
+#define SYSCALL(n, a, b, c, d) \
+	({ long ret; register long r10 __asm__("r10") = d; \
+	   __asm__ volatile("syscall" : "=a"(ret) : "a"(n), "D"(a), "S"(b), "d"(c), "r"(r10) : "rcx", "r11", "memory"); ret; })
+#elif defined(__aarch64__)
+#define START "mov x0, sp\n bl croft_payload_main\n"
+#define SYSCALL(n, a, b, c, d) \
+	({ register long x8 __asm__("x8") = n; register long x0 __asm__("x0") = a; register long x1 __asm__("x1") = b; \
+	   register long x2 __asm__("x2") = c; register long x3 __asm__("x3") = d; \
+	   __asm__ volatile("svc 0" : "+r"(x0) : "r"(x8), "r"(x1), "r"(x2), "r"(x3) : "memory"); x0; })
+#elif defined(__riscv) && __riscv_xlen == 64
+#define START "mv a0, sp\n jal croft_payload_main\n"
+#define SYSCALL(n, a, b, c, d) \
+	({ register long a7 __asm__("a7") = n; register long a0 __asm__("a0") = a; register long a1 __asm__("a1") = b; \
+	   register long a2 __asm__("a2") = c; register long a3 __asm__("a3") = d; \
+	   __asm__ volatile("ecall" : "+r"(a0) : "r"(a7), "r"(a1), "r"(a2), "r"(a3) : "memory"); a0; })
+#endif
+
+#ifdef START
+
+__asm__(".pushsection croft_payload_text, \"ax\", @progbits\n"
+	".globl croft_payload_entry\n"
+	"croft_payload_entry:\n" START
+	".popsection");
+
+#define INLINE static inline __attribute__((always_inline))
+
+enum { TTOU = 22, CHLD = 17, CHILD_FAILED = 126, NOT_FOUND = 127, NO_ENTRY = 2, NOT_DIR = 20, DENIED = 13, PATHMAX = 4096 };
+
+INLINE size_t length(const char *s)
+{
+	size_t n = 0;
+	while (s[n]) {
+		n++;
+		__asm__ volatile(""); // keeps the compiler from making a call of strlen of it
+	}
+	return n;
+}
+
+INLINE void copy(char *to, const char *from, size_t n)
+{
+	for (size_t i = 0; i < n; i++) {
+		to[i] = from[i];
+		__asm__ volatile(""); // nor of memcpy
+	}
+}
+
+// path is the value of PATH, or null.
+INLINE const char *path(char **envp)
+{
+	for (; *envp; envp++) {
+		const char *e = *envp;
+		if (e[0] == 'P' && e[1] == 'A' && e[2] == 'T' && e[3] == 'H' && e[4] == '=')
+			return e + 5;
+	}
+	return 0;
+}
+
+// execute replaces the process by the command, and gives the status of a shell that could not.
+INLINE int execute(char **argv, char **envp)
+{
+	const char *name = argv[0], *p = path(envp);
+	size_t len = length(name);
+	for (size_t i = 0; i < len; i++)
+		if (name[i] == '/') {
+			long e = SYSCALL(SYS_execve, (long)name, (long)argv, (long)envp, 0);
+			return e == -NO_ENTRY || e == -NOT_DIR ? NOT_FOUND : CHILD_FAILED;
+		}
+	int status = NOT_FOUND;
+	while (p && *p) {
+		char file[PATHMAX];
+		size_t n = 0;
+		while (p[n] && p[n] != ':')
+			n++;
+		if (n > 0 && n + len + 2 <= PATHMAX) {
+			copy(file, p, n);
+			file[n] = '/';
+			copy(file + n + 1, name, len + 1);
+			long e = SYSCALL(SYS_execve, (long)file, (long)argv, (long)envp, 0);
+			if (e != -NO_ENTRY && e != -NOT_DIR)
+				status = CHILD_FAILED;
+		}
+		p += n + (p[n] == ':');
+	}
+	return status;
+}
+
+// reap collects the dead; the status when the command is among them, else -1.
+INLINE int reap(int child)
+{
+	int found = -1;
+	for (;;) {
+		int status = 0;
+		long pid = SYSCALL(SYS_wait4, -1, (long)&status, WNOHANG, 0);
+		if (pid <= 0)
+			return found;
+		if (pid == child)
+			found = (status & 0x7f) ? 128 + (status & 0x7f) : (status >> 8) & 0xff;
+	}
+}
+
+__attribute__((section("croft_payload_text"), used, noreturn, noinline))
+void croft_payload_main(long *sp)
+{
+	char **argv = (char **)(sp + 1), **envp = argv + sp[0] + 1;
+	unsigned long all = ~0UL, before = 0;
+	SYSCALL(SYS_close, PAYLOAD_FD, 0, 0, 0);
+	// Over "/proc/self/fd/3", a name that says what this is. Volatile: four stores at once would take a constant
+	// from outside of the section.
+	volatile char *me = argv[0];
+	me[0] = 'i', me[1] = 'n', me[2] = 'i', me[3] = 't', me[4] = 0;
+	SYSCALL(SYS_rt_sigprocmask, 0, (long)&all, (long)&before, 8);
+	int child = (int)SYSCALL(SYS_clone, CHLD, 0, 0, 0);
+	if (child == 0) {
+		// A group of its own in the foreground of the terminal, if there is one: ctrl-c is for the command.
+		int self = (int)SYSCALL(SYS_getpid, 0, 0, 0, 0);
+		SYSCALL(SYS_setpgid, 0, 0, 0, 0);
+		SYSCALL(SYS_ioctl, 0, TIOCSPGRP, (long)&self, 0);
+		SYSCALL(SYS_rt_sigprocmask, 2, (long)&before, 0, 8);
+		int status = execute(argv + 1, envp);
+		for (;;)
+			SYSCALL(SYS_exit_group, status, 0, 0, 0);
+	}
+	for (;;) {
+		long sig = SYSCALL(SYS_rt_sigtimedwait, (long)&all, 0, 0, 8);
+		int status = sig == CHLD ? reap(child) : -1;
+		while (status >= 0)
+			SYSCALL(SYS_exit_group, status, 0, 0, 0);
+		if (sig > 0 && sig != CHLD)
+			SYSCALL(SYS_kill, child, sig, 0, 0);
+	}
+}
+
+extern const char __start_croft_payload_text[], __stop_croft_payload_text[], croft_payload_entry[];
+
+struct payload croft_payload(void)
+{
+	return (struct payload){ __start_croft_payload_text, (size_t)(__stop_croft_payload_text - __start_croft_payload_text),
+		(size_t)(croft_payload_entry - __start_croft_payload_text) };
+}
+
+#else
+
+struct payload croft_payload(void)
+{
+	return (struct payload){ 0, 0, 0 };
+}
+
+#endif
