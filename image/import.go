@@ -142,7 +142,7 @@ func (s *Store) adopt(tree string, l Layer) error {
 	if err := os.Rename(tree, home); err != nil {
 		return err
 	}
-	return syncDir(filepath.Dir(home))
+	return state.SyncDir(filepath.Dir(home))
 }
 
 // work is the place where one import unpacks: a directory closed to everybody, for its tree has set-user-id programs
@@ -165,7 +165,7 @@ func (s *Store) newWork() (*work, error) {
 			return err
 		}
 		w.tree = filepath.Join(w.dir, "tree")
-		if w.lock, err = lockFile(filepath.Join(w.dir, lockName)); err != nil {
+		if w.lock, err = state.Lock(filepath.Join(w.dir, lockName)); err != nil {
 			return err
 		}
 		if err := os.Mkdir(w.tree, 0o755); err != nil {

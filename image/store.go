@@ -169,6 +169,15 @@ func (s *Store) Remove(ref string, inUse func(fingerprint string) []string) erro
 	return errors.Join(err, removeTrees(gone))
 }
 
+// Keep tells whether the image is still there, after any removal that is under way: a caller that has recorded
+// itself as a user before can rely on it from then on.
+func (s *Store) Keep(fingerprint string) error {
+	return s.locked(func() error {
+		_, err := s.Get(fingerprint)
+		return err
+	})
+}
+
 func unused(ref, fingerprint string, inUse func(string) []string) error {
 	if inUse == nil {
 		return nil
@@ -256,7 +265,7 @@ func (s *Store) publish(img Image) error {
 	if err := os.Chmod(dir, 0o755); err != nil {
 		return err
 	}
-	if err := replaceFile(dir, recordName, append(data, '\n')); err != nil {
+	if err := state.Replace(filepath.Join(dir, recordName), append(data, '\n'), 0o644); err != nil {
 		return err
 	}
 	home := filepath.Join(s.Dir, img.Fingerprint)
@@ -270,7 +279,7 @@ func (s *Store) publish(img Image) error {
 	if err := os.Rename(dir, home); err != nil {
 		return err
 	}
-	return syncDir(s.Dir)
+	return state.SyncDir(s.Dir)
 }
 
 func exists(path string) bool {

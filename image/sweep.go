@@ -96,7 +96,7 @@ func setAside(dir, name string) (string, error) {
 	if err := os.Rename(filepath.Join(dir, name), aside); err != nil {
 		return "", err
 	}
-	return aside, syncDir(dir)
+	return aside, state.SyncDir(dir)
 }
 
 // removeTrees deletes trees that have been set aside. The store need not be locked: nobody looks for them.

@@ -53,6 +53,10 @@ func (e *Engine) Create(spec state.Spec) (in *state.Instance, note string, err e
 		}
 		return nil, "", err
 	}
+	// The image may have been removed between the look at it and the record that counts as its user.
+	if err := e.Images.Keep(img.Fingerprint); err != nil {
+		return nil, "", errors.Join(err, e.remove(in))
+	}
 	return in, note, nil
 }
 

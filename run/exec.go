@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -209,13 +210,16 @@ type cell struct {
 	kill  *os.File   // nil without v2
 }
 
+// cellPrefix begins the cgroup's name; the pid of the client ends it.
+const cellPrefix = "croft-exec-"
+
 func newCell(cgroups []string) (*cell, error) {
 	c := &cell{}
 	for _, d := range cgroups {
 		if c.dir == "" && exists(filepath.Join(d, "cgroup.kill")) {
 			// In a leaf of its own: where the guest has controllers enabled below its root, the root itself
 			// may hold no process.
-			d = filepath.Join(d, fmt.Sprintf("croft-exec-%d", os.Getpid()))
+			d = filepath.Join(d, cellPrefix+strconv.Itoa(os.Getpid()))
 			if err := os.Mkdir(d, 0o755); err != nil && !os.IsExist(err) {
 				return nil, err
 			}
@@ -263,6 +267,19 @@ func (c *cell) leave() {
 	}
 	if c.dir != "" {
 		unix.Rmdir(c.dir)
+		sweepCells(filepath.Dir(c.dir))
+	}
+}
+
+// sweepCells removes the cgroups of commands whose client was killed. One that still has a process stays, and
+// one whose client lives too: it may be about to put a process there.
+func sweepCells(parent string) {
+	cells, _ := filepath.Glob(filepath.Join(parent, cellPrefix+"*"))
+	for _, dir := range cells {
+		pid, err := strconv.Atoi(strings.TrimPrefix(filepath.Base(dir), cellPrefix))
+		if err == nil && errors.Is(unix.Kill(pid, 0), unix.ESRCH) {
+			unix.Rmdir(dir)
+		}
 	}
 }
 

@@ -38,7 +38,7 @@ __asm__(".pushsection croft_payload_text, \"ax\", @progbits\n"
 
 #define INLINE static inline __attribute__((always_inline))
 
-enum { TTOU = 22, CHLD = 17, CHILD_FAILED = 126, NOT_FOUND = 127, NO_ENTRY = 2, NOT_DIR = 20, DENIED = 13, PATHMAX = 4096 };
+enum { CHLD = 17, SET_NAME = 15, CHILD_FAILED = 126, NOT_FOUND = 127, NO_ENTRY = 2, NOT_DIR = 20, DENIED = 13, PATHMAX = 4096 };
 
 INLINE size_t length(const char *s)
 {
@@ -121,7 +121,11 @@ void croft_payload_main(long *sp)
 	// Over "/proc/self/fd/3", a name that says what this is. Volatile: four stores at once would take a constant
 	// from outside of the section.
 	volatile char *me = argv[0];
-	me[0] = 'i', me[1] = 'n', me[2] = 'i', me[3] = 't', me[4] = 0;
+	while (*me)
+		*me++ = 0;
+	me = argv[0];
+	me[0] = 'i', me[1] = 'n', me[2] = 'i', me[3] = 't';
+	SYSCALL(SYS_prctl, SET_NAME, (long)me, 0, 0);
 	SYSCALL(SYS_rt_sigprocmask, 0, (long)&all, (long)&before, 8);
 	int child = (int)SYSCALL(SYS_clone, CHLD, 0, 0, 0);
 	if (child == 0) {

@@ -78,6 +78,8 @@ func (a *app) imageImport() func(*pflag.FlagSet) man.Run {
 		fs.StringArrayVar(&aliases, "alias", nil, "call the image `ALIAS`")
 		reuse := fs.Bool("reuse", false, "take the alias away from the image that has it")
 		quiet := fs.BoolP("quiet", "q", false, "no progress")
+		var limit int64
+		fs.Var((*sizeValue)(&limit), "max-size", "refuse an archive of more than `SIZE` uncompressed")
 		return func(ctx context.Context, args []string) error {
 			e, err := a.engine()
 			if err != nil {
@@ -90,7 +92,7 @@ func (a *app) imageImport() func(*pflag.FlagSet) man.Run {
 			defer cancel()
 			bar := stderrProgress(*quiet)
 			img, err := e.Images.Import(ctx, image.ImportOptions{
-				Source: args[0], Stdin: os.Stdin, Aliases: aliases, Reuse: *reuse,
+				Source: args[0], Stdin: os.Stdin, Aliases: aliases, Reuse: *reuse, MaxBytes: limit,
 				Progress: func(done, total int64) { bar.report("import "+args[0], done, total) },
 			})
 			bar.end()
