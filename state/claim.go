@@ -25,21 +25,34 @@ func AdoptClaim(fd uintptr) *Claim {
 
 // claim locks the file at path for this process and its heirs; ErrRunning when someone else holds it.
 func claim(path string) (*Claim, error) {
-	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
-	if err != nil {
-		return nil, err
+	for {
+		f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
+		if err != nil {
+			return nil, err
+		}
+		lk := unix.Flock_t{Type: unix.F_WRLCK}
+		switch err := unix.FcntlFlock(f.Fd(), unix.F_OFD_SETLK, &lk); err {
+		case nil:
+			if current(f, path) {
+				return &Claim{f}, nil
+			}
+			f.Close()
+		case unix.EAGAIN, unix.EACCES:
+			f.Close()
+			return nil, ErrRunning
+		default:
+			f.Close()
+			return nil, fmt.Errorf("fcntl(F_OFD_SETLK): %w", err)
+		}
 	}
-	lk := unix.Flock_t{Type: unix.F_WRLCK}
-	switch err := unix.FcntlFlock(f.Fd(), unix.F_OFD_SETLK, &lk); err {
-	case nil:
-		return &Claim{f}, nil
-	case unix.EAGAIN, unix.EACCES:
-		f.Close()
-		return nil, ErrRunning
-	default:
-		f.Close()
-		return nil, fmt.Errorf("fcntl(F_OFD_SETLK): %w", err)
-	}
+}
+
+// current says whether f still is what path names: while we waited for its lock the instance may have been
+// removed, and made anew with a lock of its own.
+func current(f *os.File, path string) bool {
+	ours, err1 := f.Stat()
+	now, err2 := os.Stat(path)
+	return err1 == nil && err2 == nil && os.SameFile(ours, now)
 }
 
 // claimed asks whether anybody holds the lock at path, and takes nothing.
@@ -62,19 +75,27 @@ func claimed(path string) (bool, error) {
 
 // Lock waits for the exclusive lock on the file at path, creating it; closing the result unlocks.
 func Lock(path string) (*os.File, error) {
-	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
-	if err != nil {
-		return nil, err
-	}
-	lk := unix.Flock_t{Type: unix.F_WRLCK}
 	for {
-		err := unix.FcntlFlock(f.Fd(), unix.F_OFD_SETLKW, &lk)
-		if err == nil {
-			return f, nil
+		f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
+		if err != nil {
+			return nil, err
 		}
-		if err != unix.EINTR {
+		if err := wait(f); err != nil {
 			f.Close()
 			return nil, fmt.Errorf("lock %s: %w", path, err)
+		}
+		if current(f, path) {
+			return f, nil
+		}
+		f.Close()
+	}
+}
+
+func wait(f *os.File) error {
+	lk := unix.Flock_t{Type: unix.F_WRLCK}
+	for {
+		if err := unix.FcntlFlock(f.Fd(), unix.F_OFD_SETLKW, &lk); err != unix.EINTR {
+			return err
 		}
 	}
 }

@@ -68,6 +68,9 @@ func (d *Dir) claimFile(name string) string { return filepath.Join(d.Of(name), "
 // it picks can be picked twice. ErrExist when the name is taken. The record is on disk before it returns.
 func (d *Dir) Create(in *Instance, decide func(*Instance) error) error {
 	name := in.Spec.Name
+	if err := CheckName(name); err != nil {
+		return err
+	}
 	lock, err := Lock(filepath.Join(d.instances(), ".lock"))
 	if err != nil {
 		return err
@@ -211,7 +214,11 @@ func (d *Dir) lock(name string) (*os.File, error) {
 	if _, err := d.Get(name); errors.Is(err, ErrNotExist) {
 		return nil, err
 	}
-	return Lock(filepath.Join(d.Of(name), "lock"))
+	f, err := Lock(filepath.Join(d.Of(name), "lock"))
+	if os.IsNotExist(err) { // removed since
+		return nil, fmt.Errorf("%s: %w", name, ErrNotExist)
+	}
+	return f, err
 }
 
 // Claim takes the instance for the life of the caller and its heirs; ErrRunning when somebody has it.
@@ -231,6 +238,10 @@ func (d *Dir) Claimed(name string) (bool, error) { return claimed(d.claimFile(na
 
 // Remove takes the record out of sight at once and then off the disk. Already gone is success.
 func (d *Dir) Remove(name string) error {
+	// A damaged one may have a name that CheckName refuses, but no other than an entry of the directory.
+	if name == "" || name[0] == '.' || filepath.Base(name) != name {
+		return fmt.Errorf("remove %q: name %w", name, ErrInvalid)
+	}
 	aside, err := os.MkdirTemp(d.instances(), ".gone-")
 	if err != nil {
 		return err
@@ -255,12 +266,39 @@ func (d *Dir) Sweep() ([]string, error) {
 	}
 	var swept []string
 	for _, e := range entries {
-		if strings.HasPrefix(e.Name(), ".new-") || strings.HasPrefix(e.Name(), ".gone-") {
-			if err := os.RemoveAll(filepath.Join(d.instances(), e.Name())); err != nil {
+		name := e.Name()
+		if !strings.HasPrefix(name, ".new-") && !strings.HasPrefix(name, ".gone-") {
+			halves, err := d.sweepRecord(name)
+			if swept = append(swept, halves...); err != nil {
 				return swept, err
 			}
-			swept = append(swept, e.Name())
+			continue
 		}
+		if err := os.RemoveAll(filepath.Join(d.instances(), name)); err != nil {
+			return swept, err
+		}
+		swept = append(swept, name)
+	}
+	return swept, nil
+}
+
+// sweepRecord removes the half-written files that killed writers of one record left beside it.
+func (d *Dir) sweepRecord(name string) (swept []string, err error) {
+	pattern := filepath.Join(d.Of(name), ".new-instance.json-*")
+	if found, _ := filepath.Glob(pattern); len(found) == 0 {
+		return nil, nil
+	}
+	lock, err := Lock(filepath.Join(d.Of(name), "lock"))
+	if err != nil {
+		return nil, err
+	}
+	defer lock.Close()
+	found, _ := filepath.Glob(pattern) // now without those that are being written
+	for _, path := range found {
+		if err := os.Remove(path); err != nil {
+			return swept, err
+		}
+		swept = append(swept, filepath.Join(name, filepath.Base(path)))
 	}
 	return swept, nil
 }

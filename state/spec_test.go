@@ -1,0 +1,120 @@
+package state
+
+import (
+	"errors"
+	"reflect"
+	"strings"
+	"testing"
+	"time"
+)
+
+func TestCheckName(t *testing.T) {
+	good := []string{"a", "web", "Web-1", "1a", "a1", "0-0a", strings.Repeat("a", 63)}
+	bad := []string{
+		"", "1", "123", "-a", "a-", "-", "a.b", "a_b", "a b", "a/b", "..", ".", ".new-x", "a\n", "a\x00", "ä",
+		"\xff", "a:b", strings.Repeat("a", 64),
+	}
+	for _, name := range good {
+		if err := CheckName(name); err != nil {
+			t.Errorf("%q is refused: %v", name, err)
+		}
+	}
+	for _, name := range bad {
+		if err := CheckName(name); !errors.Is(err, ErrInvalid) {
+			t.Errorf("%q: %v, want ErrInvalid", name, err)
+		}
+	}
+}
+
+// right is a spec with every field in use and nothing wrong with it.
+func right() Spec {
+	return Spec{
+		Name: "web", Image: "debian/13", Hostname: "web.example.org",
+		Init: Init{Mode: InitPayload, Args: []string{"/bin/true"}, User: "www-data:33", Dir: "/srv"},
+		Env:  []string{"A=1", "B=", "C=x=y"},
+		Root: Root{Driver: "overlay"}, NICs: []NIC{{NetworkHost}},
+		Mounts:   []Mount{{"/srv", "/data", true}, {"/srv", "/run/x", false}},
+		Labels:   map[string]string{"team": "a b", "org.example/x": ""},
+		Timeouts: Timeouts{1, 2},
+	}
+}
+
+func TestSpecCheckAccepts(t *testing.T) {
+	full := right()
+	for _, s := range []*Spec{&full, {Name: "a", Image: "b"}, {Name: "a", Image: "b", Init: Init{Args: []string{"x"}}}} {
+		if err := s.Check(); err != nil {
+			t.Errorf("%+v: %v", s, err)
+		}
+	}
+}
+
+// Each row breaks one thing: the complaint must name that field, and be the only one.
+func TestSpecCheckNamesTheField(t *testing.T) {
+	for _, c := range []struct {
+		field  string
+		damage func(*Spec)
+	}{
+		{"name", func(s *Spec) { s.Name = "-" }},
+		{"image", func(s *Spec) { s.Image = "" }},
+		{"hostname", func(s *Spec) { s.Hostname = "a..b" }},
+		{"hostname", func(s *Spec) { s.Hostname = "a\nb" }},
+		{"hostname", func(s *Spec) { s.Hostname = strings.Repeat("a.", 32) + "b" }},
+		{"init.mode", func(s *Spec) { s.Init.Mode = "x" }},
+		{"init.args", func(s *Spec) { s.Init.Args = nil }},
+		{"init.args", func(s *Spec) { s.Init.Mode = InitBoot }},
+		{"init.args", func(s *Spec) { s.Init.Args = []string{"a\x00b"} }},
+		{"init.dir", func(s *Spec) { s.Init.Dir = "srv" }},
+		{"env", func(s *Spec) { s.Env = []string{"A"} }},
+		{"env", func(s *Spec) { s.Env = []string{"=1"} }},
+		{"env", func(s *Spec) { s.Env = []string{"A=\x00"} }},
+		{"root.driver", func(s *Spec) { s.Root.Driver = "btrfs" }},
+		{"nics", func(s *Spec) { s.NICs = []NIC{{"croft0"}} }},
+		{"nics", func(s *Spec) { s.NICs = []NIC{{NetworkNone}, {NetworkHost}} }},
+		{"mounts", func(s *Spec) { s.Mounts[0].Source = "srv" }},
+		{"mounts", func(s *Spec) { s.Mounts[0].Target = "data" }},
+		{"mounts", func(s *Spec) { s.Mounts[0].Target = "/" }},
+		{"mounts", func(s *Spec) { s.Mounts[0].Target = "/x/../dev/" }},
+		{"mounts", func(s *Spec) { s.Mounts[0].Target = "/run/./x" }}, // the other one's
+		{"labels", func(s *Spec) { s.Labels["a=b"] = "" }},
+		{"labels", func(s *Spec) { s.Labels[""] = "" }},
+		{"labels", func(s *Spec) { s.Labels["a b"] = "" }},
+		{"timeouts", func(s *Spec) { s.Timeouts.Stop = -1 }},
+		{"timeouts", func(s *Spec) { s.Timeouts.Ready = -1 }},
+	} {
+		s := right()
+		c.damage(&s)
+		err := s.Check()
+		var v Violations
+		if !errors.As(err, &v) || !errors.Is(err, ErrInvalid) {
+			t.Errorf("%s: %v, want a violation", c.field, err)
+			continue
+		}
+		if len(v) != 1 || !strings.HasPrefix(v[0], c.field+" ") && !strings.HasPrefix(v[0], c.field+":") {
+			t.Errorf("%s: complaints are %q", c.field, []string(v))
+		}
+	}
+}
+
+func TestSpecCheckTellsAllAtOnce(t *testing.T) {
+	s := Spec{
+		Name: "1", Hostname: "-", Init: Init{Mode: "x", Dir: "x"}, Env: []string{"x"}, Root: Root{"x"}, NICs: []NIC{{"x"}},
+		Mounts: []Mount{{"x", "x", false}}, Labels: map[string]string{"": ""}, Timeouts: Timeouts{-1, 0},
+	}
+	err := s.Check()
+	for _, field := range []string{
+		"name ", "image:", "hostname:", "init.mode:", "init.dir:", "env:", "root.driver:", "nics:", "mounts: source", "mounts: target",
+		"labels:", "timeouts:",
+	} {
+		if err == nil || !strings.Contains(err.Error(), field) {
+			t.Errorf("nothing about %q in: %v", field, err)
+		}
+	}
+}
+
+func TestTimeouts(t *testing.T) {
+	none, some := Timeouts{}, Timeouts{Stop: 3, Ready: 4}
+	got := []time.Duration{none.StopAfter(), none.ReadyAfter(), some.StopAfter(), some.ReadyAfter()}
+	if want := []time.Duration{DefaultStop, DefaultReady, 3 * time.Second, 4 * time.Second}; !reflect.DeepEqual(got, want) {
+		t.Errorf("%v, want %v", got, want)
+	}
+}
