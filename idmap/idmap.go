@@ -4,7 +4,6 @@
 package idmap
 
 import (
-	"bufio"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -82,14 +81,14 @@ func accounts(file string) []state.Range {
 	return all
 }
 
+// eachLine reads whole files, since a line may have any length: a group has as many members as it has.
 func eachLine(file string, line func(fields []string)) {
-	f, err := os.Open(file)
+	data, err := os.ReadFile(file)
 	if err != nil {
 		return
 	}
-	defer f.Close()
-	for s := bufio.NewScanner(f); s.Scan(); {
-		line(strings.Split(s.Text(), ":"))
+	for text := range strings.Lines(string(data)) {
+		line(strings.Split(strings.TrimSuffix(text, "\n"), ":"))
 	}
 }
 

@@ -11,8 +11,9 @@ package idmap
 #include <unistd.h>
 
 // pause_in_userns forks a child into a new user namespace; the child waits until wait_fd reaches its end.
-// A plain fork: between it and _exit the child makes system calls and nothing else.
-static int pause_in_userns(int wait_fd, int close_fd)
+// A plain fork: between it and _exit the child makes system calls and nothing else. It keeps no other descriptor:
+// two helpers that held the ends of each other's pipes would never end, and a claim must not live in one.
+static int pause_in_userns(int wait_fd)
 {
 	struct clone_args args;
 	memset(&args, 0, sizeof args);
@@ -23,8 +24,9 @@ static int pause_in_userns(int wait_fd, int close_fd)
 		return -errno;
 	if (pid == 0) {
 		char c;
-		close(close_fd);
-		while (read(wait_fd, &c, 1) < 0 && errno == EINTR)
+		if (dup2(wait_fd, 0) < 0 || syscall(SYS_close_range, 1, ~0U, 0) < 0)
+			_exit(1);
+		while (read(0, &c, 1) < 0 && errno == EINTR)
 			;
 		_exit(0);
 	}
@@ -106,7 +108,7 @@ func pause() (pid int, hold *os.File, err error) {
 		return 0, nil, err
 	}
 	defer r.Close()
-	n := int(C.pause_in_userns(C.int(r.Fd()), C.int(w.Fd())))
+	n := int(C.pause_in_userns(C.int(r.Fd())))
 	if n < 0 {
 		w.Close()
 		return 0, nil, os.NewSyscallError("clone3(CLONE_NEWUSER)", unix.Errno(-n))
