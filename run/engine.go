@@ -240,7 +240,15 @@ func (e *Engine) deleteDamaged(d *state.Damaged, force bool) error {
 	if err := os.RemoveAll(e.Dir.RunOf(d.Name)); err != nil {
 		return err
 	}
-	return e.Dir.Remove(d.Name)
+	if err := e.Dir.Remove(d.Name); err != nil {
+		return err
+	}
+	host, err := state.OpenHost()
+	if err != nil {
+		return err
+	}
+	defer host.Close()
+	return host.FreeAll(e.Dir.Root, d.Name)
 }
 
 // remove deletes what is kept of an instance that is down: its root first, its record last, so that after a

@@ -100,6 +100,25 @@ func (h *Host) Free(r Range, o Owner) error {
 	return os.Remove(h.file(r))
 }
 
+// FreeAll gives back whatever the record called name in root has: for one that cannot be read.
+func (h *Host) FreeAll(root, name string) error {
+	all, err := h.Ranges()
+	if err != nil {
+		return err
+	}
+	for _, r := range all {
+		var o Owner
+		data, err := os.ReadFile(h.file(r))
+		if err != nil || json.Unmarshal(data, &o) != nil || o.Root != root || o.Name != name {
+			continue
+		}
+		if err := os.Remove(h.file(r)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // Sweep frees what records that no longer exist had reserved.
 func (h *Host) Sweep() ([]Range, error) {
 	all, err := h.Ranges()

@@ -35,7 +35,9 @@ func Main(args []string) int {
 	if err != nil {
 		return a.fail(err, false)
 	}
-	a.inner = call.Command.Name == "run" || call.Command.Name == "exec" || call.Command.Name == "shell"
+	if c := call.Command; c != nil { // nil: the help of all
+		a.inner = c.Name == "run" || c.Name == "exec" || c.Name == "shell"
+	}
 	err = call.Run(context.Background())
 	return a.fail(err, a.inner)
 }

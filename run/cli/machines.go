@@ -30,7 +30,7 @@ func (a *app) createMachine(flags *specFlags, image string, cmd []string) (*stat
 		}
 		in, note, err := e.Create(spec)
 		if note != "" {
-			fmt.Fprintln(os.Stderr, "croft: "+note)
+			flags.note("croft: %s\n", note)
 		}
 		if errors.Is(err, state.ErrExist) && flags.Name == "" && try < 100 {
 			continue
@@ -73,7 +73,18 @@ func (a *app) instance(name string) (*run.Engine, *state.Instance, error) {
 func (a *app) start() func(*pflag.FlagSet) man.Run {
 	return func(fs *pflag.FlagSet) man.Run {
 		timings := fs.Bool("timings", false, "tell on stderr how long each step took")
-		return func(ctx context.Context, names []string) error {
+		front := fs.BoolP("foreground", "F", false, "stay until it stops, with its console on stdout: for unit files")
+		named := a.filters(fs)
+		return func(ctx context.Context, args []string) error {
+			names, err := named(args)
+			switch {
+			case err != nil:
+				return err
+			case *front && len(names) != 1:
+				return man.Misused("--foreground starts one machine, not %d", len(names))
+			case *front:
+				return a.startHere(names[0], *timings)
+			}
 			return a.each(names, func(name string) error { return a.startOne(ctx, name, *timings) })
 		}
 	}
@@ -90,6 +101,9 @@ func (a *app) startOne(ctx context.Context, name string, timings bool) error {
 	began := time.Now()
 	s, err := e.Start(ctx, in)
 	if err != nil {
+		if held, _ := e.Dir.Claimed(name); held {
+			return nil // somebody else was faster
+		}
 		return err
 	}
 	defer s.Close()
@@ -100,6 +114,58 @@ func (a *app) startOne(ctx context.Context, name string, timings bool) error {
 		printTimings(s.Timings, time.Since(began))
 	}
 	return nil
+}
+
+// startHere starts a machine in this process, which stays as its keeper.
+func (a *app) startHere(name string, timings bool) error {
+	e, in, err := a.instance(name)
+	if err != nil {
+		return err
+	}
+	if held, err := e.Dir.Claimed(name); err != nil || held {
+		return errors.Join(err, fmt.Errorf("start %s: %w", name, state.ErrRunning))
+	}
+	if timings {
+		os.Setenv(run.EnvTimings, "1")
+	}
+	return e.Foreground(in)
+}
+
+// filters binds --filter, which stands in the place of names, and gives the function that finds out which are meant.
+func (a *app) filters(fs *pflag.FlagSet) func(args []string) ([]string, error) {
+	var filters []string
+	fs.StringArrayVar(&filters, filterFlag, nil, "instead of NAME: all with `KEY=VALUE`, see croft help list; none is success")
+	return func(args []string) ([]string, error) {
+		if len(filters) == 0 {
+			return args, nil
+		}
+		if len(args) > 0 {
+			return nil, man.Misused("--filter and NAME exclude each other")
+		}
+		return a.chosen(filters)
+	}
+}
+
+const filterFlag = "filter"
+
+// chosen names the machines that pass the filters.
+func (a *app) chosen(filters []string) ([]string, error) {
+	e, err := a.engine()
+	if err != nil {
+		return nil, err
+	}
+	rows, err := listed(e)
+	if err != nil {
+		return nil, err
+	}
+	if rows, err = filtered(rows, filters); err != nil {
+		return nil, err
+	}
+	var names []string
+	for _, m := range rows {
+		names = append(names, m.Name)
+	}
+	return names, nil
 }
 
 // printTimings tells where the time of a start went. "boot" is the guest's own: from the exec of its init to
@@ -120,7 +186,12 @@ func (a *app) stop() func(*pflag.FlagSet) man.Run {
 	return func(fs *pflag.FlagSet) man.Run {
 		limit := time.Duration(-1)
 		fs.VarP((*durationValue)(&limit), "time", "t", "kill what has not stopped after `DURATION`; default: the machine's --stop-timeout")
-		return func(ctx context.Context, names []string) error {
+		named := a.filters(fs)
+		return func(ctx context.Context, args []string) error {
+			names, err := named(args)
+			if err != nil {
+				return err
+			}
 			return a.each(names, func(name string) error { return a.stopOne(ctx, name, limit) })
 		}
 	}
@@ -145,7 +216,12 @@ func (a *app) restart() func(*pflag.FlagSet) man.Run {
 	return func(fs *pflag.FlagSet) man.Run {
 		limit := time.Duration(-1)
 		fs.VarP((*durationValue)(&limit), "time", "t", "kill what has not stopped after `DURATION`; default: the machine's --stop-timeout")
-		return func(ctx context.Context, names []string) error {
+		named := a.filters(fs)
+		return func(ctx context.Context, args []string) error {
+			names, err := named(args)
+			if err != nil {
+				return err
+			}
 			return a.each(names, func(name string) error {
 				if err := a.stopOne(ctx, name, limit); err != nil {
 					return err
@@ -159,8 +235,13 @@ func (a *app) restart() func(*pflag.FlagSet) man.Run {
 func (a *app) kill() func(*pflag.FlagSet) man.Run {
 	return func(fs *pflag.FlagSet) man.Run {
 		name := fs.StringP("signal", "s", "KILL", "send `SIGNAL`, a name or a number")
-		return func(ctx context.Context, names []string) error {
+		named := a.filters(fs)
+		return func(ctx context.Context, args []string) error {
 			sig, err := parseSignal(*name)
+			if err != nil {
+				return err
+			}
+			names, err := named(args)
 			if err != nil {
 				return err
 			}
@@ -197,7 +278,12 @@ func parseSignal(text string) (unix.Signal, error) {
 func (a *app) remove() func(*pflag.FlagSet) man.Run {
 	return func(fs *pflag.FlagSet) man.Run {
 		force := fs.BoolP("force", "f", false, "in any state: kill it first; one that is not there is success")
-		return func(ctx context.Context, names []string) error {
+		named := a.filters(fs)
+		return func(ctx context.Context, args []string) error {
+			names, err := named(args)
+			if err != nil {
+				return err
+			}
 			return a.each(names, func(name string) error {
 				e, err := a.engine()
 				if err != nil {
@@ -238,7 +324,12 @@ func (a *app) wait() func(*pflag.FlagSet) man.Run {
 		var limit time.Duration
 		fs.Var(oneOf(&what, "running", "ready", "stopped"), "for", "wait until they are `running|ready|stopped`")
 		fs.Var((*durationValue)(&limit), "timeout", "give up after `DURATION`, with status 124")
-		return func(ctx context.Context, names []string) error {
+		named := a.filters(fs)
+		return func(ctx context.Context, args []string) error {
+			names, err := named(args)
+			if err != nil {
+				return err
+			}
 			if limit > 0 {
 				var cancel context.CancelFunc
 				ctx, cancel = context.WithTimeout(ctx, limit)

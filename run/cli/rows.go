@@ -31,26 +31,26 @@ func machines(a *app) []*man.Command {
 			Examples: []man.Example{{Do: "croft create --name web debian/13"}}, See: []string{"start", "run"},
 		},
 		{
-			Name: "start", Args: "NAME...", Short: "Start machines", New: a.start(),
+			Name: "start", Args: "NAME...", Instead: []string{filterFlag}, Short: "Start machines", New: a.start(),
 			Long:     "Returns once each machine is up. One that runs already is left as it is, which is success.",
 			Examples: []man.Example{{Do: "croft start web"}}, See: []string{"run", "wait"},
 		},
 		{
-			Name: "stop", Args: "NAME...", Peers: []string{"poweroff", "halt", "shutdown"}, Short: "Stop machines cleanly", New: a.stop(),
+			Name: "stop", Args: "NAME...", Instead: []string{filterFlag}, Peers: []string{"poweroff", "halt", "shutdown"}, Short: "Stop machines cleanly", New: a.stop(),
 			Long:     "Asks the init of each machine to shut down, in the way that this init understands, and kills what has not stopped in time. Returns when nothing of it is left. A stopped one is success.",
 			Examples: []man.Example{{Do: "croft stop web"}}, See: []string{"kill", "restart"},
 		},
 		{
-			Name: "restart", Args: "NAME...", Peers: []string{"reboot"}, Short: "Stop machines and start them again", New: a.restart(),
+			Name: "restart", Args: "NAME...", Instead: []string{filterFlag}, Peers: []string{"reboot"}, Short: "Stop machines and start them again", New: a.restart(),
 			Long: "Stops each machine as `croft stop` does and starts it again. One that is stopped is started.", Examples: []man.Example{{Do: "croft restart web"}},
 		},
 		{
-			Name: "kill", Args: "NAME...", Peers: []string{"terminate"}, Short: "Send a signal to the init of machines", New: a.kill(),
+			Name: "kill", Args: "NAME...", Instead: []string{filterFlag}, Peers: []string{"terminate"}, Short: "Send a signal to the init of machines", New: a.kill(),
 			Long:     "Without --signal the machine ends at once, with all that runs in it. Any other signal is given to its init, which may ignore it.",
 			Examples: []man.Example{{Do: "croft kill web"}, {Say: "Ask systemd to reexecute", Do: "croft kill -s RTMIN+25 web"}},
 		},
 		{
-			Name: "rm", Aliases: []string{"delete", "remove"}, Peers: []string{"destroy"}, Args: "NAME...", Short: "Remove machines", New: a.remove(),
+			Name: "rm", Aliases: []string{"delete", "remove"}, Peers: []string{"destroy"}, Args: "NAME...", Instead: []string{filterFlag}, Short: "Remove machines", New: a.remove(),
 			Long: "Removes each machine with all that it changed. The image stays.", Examples: []man.Example{{Do: "croft rm -f web"}},
 		},
 		{
@@ -88,7 +88,7 @@ func machines(a *app) []*man.Command {
 			Long: "Prints state, image, ids, volumes and how it last ended.", Examples: []man.Example{{Do: "croft info web"}},
 		},
 		{
-			Name: "wait", Args: "NAME...", Short: "Wait for machines", New: a.wait(),
+			Name: "wait", Args: "NAME...", Instead: []string{filterFlag}, Short: "Wait for machines", New: a.wait(),
 			Long:     "Waits until each machine is `running`, `ready` (its init says that it is up) or `stopped`, the default, for which it prints the exit code.",
 			Examples: []man.Example{{Do: "croft wait --for ready --timeout 30s web"}},
 			Exit:     []man.Entry{{Term: "124", Text: "the time ran out"}},

@@ -114,7 +114,7 @@ func (a *app) runHere(ctx context.Context, e *run.Engine, in *state.Instance, o 
 	}
 	boots := in.Facts.Init.Mode == state.InitBoot
 	if o.console || !boots {
-		return a.runOnConsole(ctx, e, in, s, k)
+		return a.runOnConsole(ctx, e, in, o, s, k)
 	}
 	err = s.Ready(ctx, e, in.Spec.Timeouts.ReadyAfter())
 	if o.timings {
@@ -131,7 +131,7 @@ func (a *app) runHere(ctx context.Context, e *run.Engine, in *state.Instance, o 
 	if stopErr := k.Stop(in.Spec.Timeouts.StopAfter()); stopErr == nil {
 		s.Wait(context.Background())
 	}
-	a.tellKept(in)
+	o.tellKept(in)
 	switch {
 	case errors.Is(err, context.Canceled):
 		return run.ExitStatus(128 + int(syscall.SIGTERM))
@@ -151,7 +151,7 @@ func (a *app) execIn(ctx context.Context, e *run.Engine, in *state.Instance, o *
 	}
 	if len(cmd) == 0 {
 		x.Detach = true
-		fmt.Fprintf(os.Stderr, "croft: %s is up; leaving the shell stops it; ctrl-a q detaches, croft shell %[1]s comes back\n", in.Spec.Name)
+		o.note("croft: %s is up; leaving the shell stops it; ctrl-a q detaches, croft shell %[1]s comes back\n", in.Spec.Name)
 	}
 	return e.Exec(ctx, in, x)
 }
@@ -165,8 +165,8 @@ func (a *app) ended(s *run.Started, e *run.Engine, in *state.Instance, err error
 }
 
 // runOnConsole shows the console until the machine ends, and gives its status.
-func (a *app) runOnConsole(ctx context.Context, e *run.Engine, in *state.Instance, s *run.Started, k *run.Keeper) error {
-	fmt.Fprintf(os.Stderr, "croft: console of %s; ctrl-a q detaches, croft console %[1]s comes back\n", in.Spec.Name)
+func (a *app) runOnConsole(ctx context.Context, e *run.Engine, in *state.Instance, o *runOptions, s *run.Started, k *run.Keeper) error {
+	o.note("croft: console of %s; ctrl-a q detaches, croft console %[1]s comes back\n", in.Spec.Name)
 	detached, err := attach(ctx, k)
 	if err != nil {
 		return err
@@ -176,7 +176,7 @@ func (a *app) runOnConsole(ctx context.Context, e *run.Engine, in *state.Instanc
 	}
 	k.Stop(in.Spec.Timeouts.StopAfter())
 	code, err := s.Wait(context.Background())
-	a.tellKept(in)
+	o.tellKept(in)
 	if err == nil && code > 0 {
 		return run.ExitStatus(code)
 	}
@@ -192,9 +192,16 @@ func (a *app) leave(k *run.Keeper, in *state.Instance) error {
 	return nil
 }
 
-func (a *app) tellKept(in *state.Instance) {
+func (o *runOptions) tellKept(in *state.Instance) {
 	if !in.Spec.Remove {
-		fmt.Fprintf(os.Stderr, "croft: kept %s (croft start %[1]s, or croft rm %[1]s; --rm would not keep it)\n", in.Spec.Name)
+		o.note("croft: kept %s (croft start %[1]s, or croft rm %[1]s; --rm would not keep it)\n", in.Spec.Name)
+	}
+}
+
+// note tells the user something that is no result, unless it shall be quiet.
+func (s *specFlags) note(format string, args ...any) {
+	if !s.quiet {
+		fmt.Fprintf(os.Stderr, format, args...)
 	}
 }
 

@@ -21,6 +21,7 @@ type specFlags struct {
 	networks      []string
 	labels        []string
 	boot, noBoot  bool
+	quiet         bool
 }
 
 func (s *specFlags) bind(fs *pflag.FlagSet) {
@@ -36,6 +37,7 @@ func (s *specFlags) bind(fs *pflag.FlagSet) {
 	fs.Var((*secondsValue)(&s.Timeouts.Stop), "stop-timeout", "kill it when a clean stop takes longer than `DURATION`")
 	fs.Var((*secondsValue)(&s.Timeouts.Ready), "ready-timeout", "give up waiting for it to be up after `DURATION`")
 	fs.StringVar(&s.Root.Driver, "storage", "", "keep its root filesystem with `overlay|dir`; default: overlay where it works")
+	fs.BoolVarP(&s.quiet, "quiet", "q", false, "no notes on stderr, only errors")
 	man.Under(fs, "Machine", "name", "hostname", "env", "env-file", "volume", "network", "label", "storage")
 	man.Under(fs, "Init", "boot", "no-boot", "stop-timeout", "ready-timeout")
 }
