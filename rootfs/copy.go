@@ -213,7 +213,10 @@ func overwrite(guest, dst, was string) error {
 	if err := os.RemoveAll(was); err != nil {
 		return err
 	}
-	return os.CopyFS(was, os.DirFS(guest))
+	if err := os.CopyFS(was, os.DirFS(guest)); !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return nil // nothing was generated
 }
 
 func overwriteOne(root *os.Root, name, from, was string) error {
@@ -222,11 +225,8 @@ func overwriteOne(root *os.Root, name, from, was string) error {
 		return err
 	}
 	last, err := os.ReadFile(was)
-	if err == nil {
-		now, err := root.ReadFile(name)
-		if err != nil || !bytes.Equal(now, last) {
-			return nil // the machine has its own by now
-		}
+	if err == nil && !unchanged(root, name, last) {
+		return nil // the machine has its own by now
 	}
 	if err := root.MkdirAll(filepath.Dir(name), 0o755); err != nil {
 		return err
@@ -235,4 +235,15 @@ func overwriteOne(root *os.Root, name, from, was string) error {
 		return err
 	}
 	return root.WriteFile(name, content, 0o644)
+}
+
+// unchanged says whether name still holds what was put there last. The machine may have made anything of it, a
+// pipe that nobody writes to or a file larger than all memory: it is not opened before it looks right.
+func unchanged(root *os.Root, name string, last []byte) bool {
+	info, err := root.Lstat(name)
+	if err != nil || !info.Mode().IsRegular() || info.Size() != int64(len(last)) {
+		return false
+	}
+	now, err := root.ReadFile(name)
+	return err == nil && bytes.Equal(now, last)
 }

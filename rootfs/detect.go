@@ -58,20 +58,20 @@ func known(p, target string) Init {
 // Lookup resolves a path of the image made of layers (lowest first) as the machine would see it: upper layers
 // hide lower ones, links are followed inside the image. It gives the path that the links lead to.
 func Lookup(layers []string, name string) (string, fs.FileInfo, error) {
-	todo := strings.Split(strings.Trim(path.Clean("/"+name), "/"), "/")
+	todo := strings.Split(path.Clean("/"+name), "/")
 	at := "/"
 	for links := 0; len(todo) > 0; {
 		part := todo[0]
-		todo = todo[1:]
+		if todo = todo[1:]; part == "" || part == "." {
+			continue
+		}
 		next := path.Join(at, part)
 		dir, info, err := find(layers, next)
 		if err != nil {
 			return "", nil, err
 		}
 		if info.Mode()&fs.ModeSymlink == 0 {
-			if at = next; len(todo) == 0 {
-				return at, info, nil
-			}
+			at = next
 			continue
 		}
 		if links++; links > 40 { // ELOOP of the kernel
@@ -84,27 +84,49 @@ func Lookup(layers []string, name string) (string, fs.FileInfo, error) {
 		if path.IsAbs(to) {
 			at = "/"
 		}
-		todo = append(strings.Split(strings.Trim(path.Clean(to), "/"), "/"), todo...)
+		// Part by part and not cleaned: x/.. leads elsewhere when x is a link.
+		todo = append(strings.Split(to, "/"), todo...)
 	}
-	return at, nil, nil
+	_, info, err := find(layers, at)
+	return at, info, err
 }
 
-// find gives the topmost layer that has name, whose directories are no links, without following it.
+// find gives the topmost layer that has name, without following it.
 func find(layers []string, name string) (dir string, info fs.FileInfo, err error) {
 	for i := len(layers) - 1; i >= 0; i-- {
-		info, err := os.Lstat(filepath.Join(layers[i], name))
-		if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ENOTDIR) {
-			continue
-		}
+		info, covers, err := inLayer(layers[i], name)
 		if err != nil {
 			return "", nil, err
 		}
-		if whiteout(info) {
+		if info != nil && !whiteout(info) {
+			return layers[i], info, nil
+		}
+		if info != nil || covers {
 			break
 		}
-		return layers[i], info, nil
 	}
 	return "", nil, &os.PathError{Op: "lookup", Path: name, Err: fs.ErrNotExist}
+}
+
+// inLayer looks name up in one layer, nil when it is not there, and follows no link: a link of this layer may be
+// covered by a directory of one above, and would lead out of the image. covers says that nothing of the layers
+// below is seen there either: overlayfs merges a directory with directories only, and not past an opaque one.
+func inLayer(layer, name string) (info fs.FileInfo, covers bool, err error) {
+	at := layer
+	for parts := strings.Split(strings.Trim(name, "/"), "/"); ; parts = parts[1:] {
+		info, err = os.Lstat(at)
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil, covers, nil
+		}
+		if err != nil || len(parts) == 0 || parts[0] == "" {
+			return info, covers, err
+		}
+		if !info.IsDir() {
+			return nil, true, nil
+		}
+		covers = covers || opaque(at)
+		at = filepath.Join(at, parts[0])
+	}
 }
 
 // whiteout: overlayfs marks a deleted name with a character device 0/0.

@@ -39,6 +39,9 @@ func (Directory) Create(r Root) error {
 
 // Mount puts the generated files into the copy and mounts it shifted.
 func (Directory) Mount(r Root, userns *os.File, at string) error {
+	if err := unmount(at); err != nil {
+		return err
+	}
 	if err := overwrite(r.Guest(), copyOf(r), filepath.Join(r.Dir, "generated")); err != nil {
 		return err
 	}

@@ -3,12 +3,20 @@ package rootfs
 import (
 	"bufio"
 	"os"
+	"path/filepath"
 	"strings"
 )
 
 // Clear removes a machine's scratch directory: what is mounted below it in the caller's namespace is detached
 // first, so that nothing mounted is deleted. Already gone is success.
 func Clear(dir string) error {
+	if err := unmountBelow(dir); err != nil {
+		return err
+	}
+	return removeTree(dir)
+}
+
+func unmountBelow(dir string) error {
 	points, err := mountsBelow(dir)
 	if err != nil {
 		return err
@@ -18,11 +26,19 @@ func Clear(dir string) error {
 			return err
 		}
 	}
-	return removeTree(dir)
+	return nil
 }
 
 // mountsBelow are the mount points at or below dir in the caller's namespace, in the order of mounting.
 func mountsBelow(dir string) (points []string, err error) {
+	// The kernel tells where a mount really is, and --root may go through a link.
+	dir, err = filepath.EvalSymlinks(dir)
+	if os.IsNotExist(err) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
 	f, err := os.Open("/proc/self/mountinfo")
 	if err != nil {
 		return nil, err

@@ -35,8 +35,19 @@ func (Overlay) Create(r Root) error {
 	return os.Chmod(fs, 0o755)
 }
 
-// Unmount detaches the overlay.
-func (Overlay) Unmount(at string) error { return unmount(at) }
+// Unmount detaches the overlay, and its layers where they had mount points of their own.
+func (Overlay) Unmount(at string) error {
+	if err := unmount(at); err != nil {
+		return err
+	}
+	if _, err := os.Lstat(scratchOf(at)); err != nil {
+		return nil // the usual case: no need to read all mounts of the host
+	}
+	return unmountBelow(scratchOf(at))
+}
+
+// scratchOf is where the layers of an overlay at at are mounted when they must have paths.
+func scratchOf(at string) string { return filepath.Join(filepath.Dir(at), "trees") }
 
 // Remove deletes upper, work and generated files.
 func (Overlay) Remove(r Root) error { return removeTree(r.Dir) }
@@ -49,7 +60,10 @@ var overlayOptions = [...][2]string{{"redirect_dir", "nofollow"}, {"metacopy", "
 const PathMode = "CROFT_OVERLAY"
 
 // Mount clones each layer and the upper, shifts the clones with userns and mounts the overlay of them.
-func (Overlay) Mount(r Root, userns *os.File, at string) error {
+func (o Overlay) Mount(r Root, userns *os.File, at string) error {
+	if err := o.Unmount(at); err != nil { // twice over one upper is undefined
+		return err
+	}
 	base, err := ownerOf(userns)
 	if err != nil {
 		return err
@@ -70,7 +84,7 @@ func (Overlay) Mount(r Root, userns *os.File, at string) error {
 		err = asOwner(base, func() error { return trees.mountByFd(at) })
 	}
 	if os.Getenv(PathMode) == "path" || errors.Is(err, errNoFdLayers) {
-		err = trees.mountByPath(base, filepath.Join(filepath.Dir(at), "trees"), at)
+		err = trees.mountByPath(base, scratchOf(at), at)
 	}
 	if err != nil {
 		return err
@@ -190,8 +204,9 @@ func createAndMove(fs int, at string) error {
 	return nil
 }
 
-// mountByPath gives each tree a mount point below scratch and names those: the way of kernels before 6.15,
-// with mount(2) because before 6.5 overlayfs knew no other.
+// mountByPath gives each tree a mount point below scratch: the way of kernels before 6.15, with mount(2) because
+// before 6.5 overlayfs knew no other. The trees are named through their descriptors: that is short, holds no
+// comma or colon whatever --run is, and tells the guest nothing of the host.
 func (t trees) mountByPath(base int, scratch, at string) error {
 	var at_ []string
 	for i, tree := range t {
@@ -202,7 +217,7 @@ func (t trees) mountByPath(base int, scratch, at string) error {
 		if err := unix.MoveMount(int(tree.Fd()), "", unix.AT_FDCWD, point, unix.MOVE_MOUNT_F_EMPTY_PATH); err != nil {
 			return &os.PathError{Op: "move_mount", Path: point, Err: err}
 		}
-		at_ = append(at_, point)
+		at_ = append(at_, fmt.Sprintf("/proc/self/fd/%d", tree.Fd()))
 	}
 	last := len(at_) - 1
 	options := []string{
@@ -213,8 +228,12 @@ func (t trees) mountByPath(base int, scratch, at string) error {
 	for _, o := range overlayOptions {
 		options = append(options, o[0]+"="+o[1])
 	}
+	text := strings.Join(options, ",")
+	if len(text) >= os.Getpagesize() { // mount(2) takes one page and cuts off the rest, upperdir for one
+		return fmt.Errorf("mount overlay: %d layers are too many for this kernel: %w", last, state.ErrUnsupported)
+	}
 	return asOwner(base, func() error {
-		if err := unix.Mount("overlay", at, "overlay", 0, strings.Join(options, ",")); err != nil {
+		if err := unix.Mount("overlay", at, "overlay", 0, text); err != nil {
 			return fmt.Errorf("mount overlay of %d layers at %s: %w", last, at, err)
 		}
 		return nil

@@ -63,13 +63,17 @@ func Pick(dir string) (name, why string, err error) {
 	return "overlay", "", nil
 }
 
-// unmount detaches whatever is mounted at the directory at; nothing mounted is success.
+// unmount detaches all that is mounted at the directory at, one over the other; nothing mounted is success.
 func unmount(at string) error {
-	err := unix.Unmount(at, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW)
-	if err == nil || errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENOENT) {
-		return nil
+	for {
+		err := unix.Unmount(at, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW)
+		if errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENOENT) {
+			return nil
+		}
+		if err != nil {
+			return &os.PathError{Op: "umount", Path: at, Err: err}
+		}
 	}
-	return &os.PathError{Op: "umount", Path: at, Err: err}
 }
 
 // removeTree renames dir aside and deletes it, and never descends into a mount.

@@ -1,0 +1,171 @@
+package rootfs
+
+import (
+	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"croft/state"
+
+	"golang.org/x/sys/unix"
+)
+
+// image makes layers out of words, lowest first: "path" is a program, "path/" a directory, "path->to" a link,
+// "!path" a whiteout, "path=" a file that is no program, "path/*" an opaque directory.
+func layersOf(t *testing.T, layers ...string) (dirs []string) {
+	t.Helper()
+	for _, words := range layers {
+		dir := t.TempDir()
+		for _, w := range strings.Fields(words) {
+			makeEntry(t, dir, w)
+		}
+		dirs = append(dirs, dir)
+	}
+	return dirs
+}
+
+func makeEntry(t *testing.T, dir, word string) {
+	t.Helper()
+	name, to, link := strings.Cut(word, "->")
+	path := filepath.Join(dir, strings.TrimRight(strings.TrimPrefix(name, "!"), "/=*"))
+	try(t, os.MkdirAll(filepath.Dir(path), 0o755))
+	switch {
+	case link:
+		try(t, os.Symlink(to, path))
+	case name[0] == '!':
+		needRoot(t)
+		try(t, unix.Mknod(path, unix.S_IFCHR, 0))
+	case strings.HasSuffix(name, "/*"):
+		needRoot(t)
+		try(t, os.MkdirAll(path, 0o755))
+		try(t, unix.Setxattr(path, "trusted.overlay.opaque", []byte("y"), 0))
+	case strings.HasSuffix(name, "/"):
+		try(t, os.MkdirAll(path, 0o755))
+	case strings.HasSuffix(name, "="):
+		try(t, os.WriteFile(path, nil, 0o644))
+	default:
+		try(t, os.WriteFile(path, nil, 0o755))
+	}
+}
+
+func TestLookup(t *testing.T) {
+	for _, c := range []struct {
+		name   string
+		path   string
+		layers []string
+		want   string // "": does not exist
+	}{
+		{"plain", "/sbin/init", []string{"sbin/init"}, "/sbin/init"},
+		{"not absolute", "sbin/init", []string{"sbin/init"}, "/sbin/init"},
+		{"dots", "/x/../sbin/./init", []string{"sbin/init"}, "/sbin/init"},
+		{"the root", "/", []string{"a"}, "/"},
+		{"missing", "/sbin/init", []string{"sbin/"}, ""},
+		{"below a file", "/sbin/init/x", []string{"sbin/init"}, ""},
+		{"relative link", "/sbin/init", []string{"sbin/init->../lib/systemd lib/systemd"}, "/lib/systemd"},
+		{"absolute link", "/sbin/init", []string{"sbin/init->/lib/systemd lib/systemd"}, "/lib/systemd"},
+		{"merged usr", "/sbin/init", []string{"sbin->usr/sbin usr/sbin/init->../lib/systemd/systemd usr/lib/systemd/systemd"}, "/usr/lib/systemd/systemd"},
+		{"merged usr, absolute", "/sbin/init", []string{"sbin->/usr/sbin usr/sbin/init->/lib/systemd/systemd lib->usr/lib usr/lib/systemd/systemd"}, "/usr/lib/systemd/systemd"},
+		{"a link through a link and back", "/i", []string{"i->a/../x a->b/c b/c/ b/x x/"}, "/b/x"},
+		{"a link with slashes and dots", "/i", []string{"i->.//a///./b a/b"}, "/a/b"},
+		{"a link to the root", "/i/x", []string{"i->/ x"}, "/x"},
+		{"escape by dots", "/sbin/init", []string{"sbin/init->../../../../../../../../etc/passwd etc/passwd"}, "/etc/passwd"},
+		{"escape that leads nowhere", "/sbin/init", []string{"sbin/init->../../../../../../../../../../etc/passwd sbin/"}, ""},
+		{"absolute escape that leads nowhere", "/sbin/init", []string{"sbin/init->/etc/passwd sbin/"}, ""},
+		{"dangling", "/sbin/init", []string{"sbin/init->nowhere"}, ""},
+		{"upper hides lower", "/sbin/init", []string{"sbin/init", "sbin/init->real sbin/real"}, "/sbin/real"},
+		{"from the lower through the upper", "/sbin/init", []string{"sbin/init->/lib/a", "lib/a"}, "/lib/a"},
+		{"three layers", "/a/b/c", []string{"a/b/c", "a/b/", "a/x"}, "/a/b/c"},
+		{"whiteout", "/sbin/init", []string{"sbin/init", "!sbin/init"}, ""},
+		{"whiteout of the directory", "/sbin/init", []string{"sbin/init", "!sbin"}, ""},
+		{"whiteout and made anew", "/sbin/init", []string{"sbin/init", "!sbin/init", "sbin/init->x sbin/x"}, "/sbin/x"},
+		{"directory deleted and made anew", "/sbin/init", []string{"sbin/init", "!sbin", "sbin/"}, ""},
+		{"a file between two directories", "/sbin/init", []string{"sbin/init", "sbin=", "sbin/"}, ""},
+		{"opaque directory", "/sbin/init", []string{"sbin/init", "sbin/*"}, ""},
+		{"opaque directory that has it", "/sbin/init", []string{"sbin/x", "sbin/* sbin/init"}, "/sbin/init"},
+		{"opaque directory above", "/a/b/c", []string{"a/b/c", "a/*", "a/b/"}, ""},
+		{"directory over a link to the host", "/x/passwd", []string{"x->/etc", "x/"}, ""},
+		{"directory over a relative link", "/x/f", []string{"x->y y/f", "x/"}, ""},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			got, info, err := Lookup(layersOf(t, c.layers...), c.path)
+			if c.want == "" {
+				if !errors.Is(err, fs.ErrNotExist) {
+					t.Errorf("%q, %v; want that it does not exist", got, err)
+				}
+				return
+			}
+			if err != nil || got != c.want || info == nil {
+				t.Errorf("%q, %v; want %q", got, err, c.want)
+			}
+		})
+	}
+}
+
+func TestLookupLoops(t *testing.T) {
+	for _, words := range []string{"i->i", "i->/i", "i->j j->i", "i->./i", "i->i/i", "i->a/i a->."} {
+		if got, _, err := Lookup(layersOf(t, words), "/i"); !errors.Is(err, unix.ELOOP) {
+			t.Errorf("%s: %q, %v; want ELOOP", words, got, err)
+		}
+	}
+}
+
+func TestDetect(t *testing.T) {
+	const systemd = "usr/lib/systemd/systemd"
+	for _, c := range []struct {
+		name   string
+		layers []string
+		want   Init // Path "": none
+	}{
+		{"debian", []string{"sbin->usr/sbin lib->usr/lib usr/sbin/init->/lib/systemd/systemd " + systemd}, Init{"/sbin/init", "systemd", 38, true}},
+		{"systemd without a link", []string{systemd}, Init{"/usr/lib/systemd/systemd", "systemd", 38, true}},
+		{"alpine", []string{"sbin/init->/bin/busybox bin/busybox"}, Init{"/sbin/init", "busybox", int(unix.SIGUSR2), false}},
+		{"unknown", []string{"sbin/init"}, Init{"/sbin/init", "", int(unix.SIGPWR), false}},
+		{"order", []string{"init bin/init etc/init"}, Init{"/etc/init", "", int(unix.SIGPWR), false}},
+		{"not executable", []string{"sbin/init= init"}, Init{"/init", "", int(unix.SIGPWR), false}},
+		{"a directory", []string{"sbin/init/ init"}, Init{"/init", "", int(unix.SIGPWR), false}},
+		{"dangling", []string{"sbin/init->/lib/systemd/systemd"}, Init{}},
+		{"deleted by a layer", []string{"sbin/init " + systemd, "!sbin/init !" + systemd}, Init{}},
+		{"none", []string{"bin/sh"}, Init{}},
+		{"replaced by a layer", []string{"sbin/init->/bin/busybox bin/busybox", "sbin/init->../" + systemd + " " + systemd}, Init{"/sbin/init", "systemd", 38, true}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			got, err := Detect(layersOf(t, c.layers...))
+			if got != c.want || (c.want.Path == "") != errors.Is(err, state.ErrNotExist) || c.want.Path != "" && err != nil {
+				t.Errorf("%+v, %v; want %+v", got, err, c.want)
+			}
+		})
+	}
+	if _, err := Detect(nil); !errors.Is(err, state.ErrNotExist) {
+		t.Errorf("no layers: %v", err)
+	}
+}
+
+// Lookup sees exactly what overlayfs shows of the same layers.
+func TestLookupIsOverlay(t *testing.T) {
+	if !private(t) {
+		return
+	}
+	words := []string{"a/x a/y b/x c->a d/e/f g", "a/* a/y !b c/ d/e/g g/h", "b/z d/* d/e/ !g", "g/ c/x !a/y"}
+	dirs := layersOf(t, words...)
+	at := t.TempDir()
+	var order []string
+	for _, d := range dirs {
+		order = append([]string{d}, order...)
+	}
+	try(t, unix.Mount("overlay", at, "overlay", unix.MS_RDONLY, "lowerdir="+strings.Join(order, ":")))
+	defer unix.Unmount(at, unix.MNT_DETACH)
+	for _, path := range []string{
+		"/", "/a", "/a/x", "/a/y", "/b", "/b/x", "/b/z", "/c", "/c/x", "/c/y", "/d", "/d/e", "/d/e/f", "/d/e/g", "/g", "/g/h",
+	} {
+		want, werr := os.Lstat(filepath.Join(at, path))
+		_, got, err := Lookup(dirs, path)
+		if (werr == nil) != (err == nil) {
+			t.Errorf("%s: overlayfs says %v, Lookup says %v", path, werr, err)
+		} else if err == nil && got.Mode().Type() != want.Mode().Type() {
+			t.Errorf("%s: overlayfs says %v, Lookup says %v", path, want.Mode(), got.Mode())
+		}
+	}
+}
