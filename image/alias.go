@@ -22,7 +22,7 @@ const (
 // CheckAlias tells whether alias may name an image: letters, digits and `. _ - /`, a letter or digit at both ends of
 // every part between slashes, no longer than 128, and no fingerprint. A colon belongs to remotes (docker:debian:13).
 func CheckAlias(alias string) error {
-	wrong := func(why string) error { return fmt.Errorf("alias %q %w: %s", alias, state.ErrInvalid, why) }
+	wrong := func(why string) error { return fmt.Errorf("alias %q %w: %s", alias, state.ErrMisnamed, why) }
 	switch {
 	case alias == "" || len(alias) > aliasLength:
 		return wrong(fmt.Sprintf("it has 1 to %d characters", aliasLength))

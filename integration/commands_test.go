@@ -137,12 +137,19 @@ func cmdRetry(ts *testscript.TestScript, neg bool, args []string) {
 	limit, args := durationFlag(ts, "-t", 10*time.Second, args)
 	usage(ts, len(args) > 0, "[!] retry [-t D] CMD ARG...")
 	for deadline := time.Now().Add(limit); ; time.Sleep(50 * time.Millisecond) {
-		if err := ts.Exec(args[0], args[1:]...); (err == nil) != neg {
-			return
+		var stdout, stderr bytes.Buffer
+		cmd := command(ts, args[0], args[1:]...)
+		cmd.Stdout, cmd.Stderr = &stdout, &stderr
+		err, late := cmd.Run(), time.Now().After(deadline)
+		if (err == nil) == neg && !late {
+			continue
 		}
-		if time.Now().After(deadline) {
+		io.Copy(ts.Stdout(), &stdout) // of the last time alone
+		io.Copy(ts.Stderr(), &stderr)
+		if (err == nil) == neg {
 			ts.Fatalf("still so after %v", limit)
 		}
+		return
 	}
 }
 
@@ -269,10 +276,11 @@ func cmdBg(ts *testscript.TestScript, neg bool, args []string) {
 
 // command is an exec.Cmd with the script's directory, environment and search path.
 func command(ts *testscript.TestScript, name string, args ...string) *exec.Cmd {
-	ts.Check(ts.Exec("env", "-0"))
+	file := filepath.Join(ts.Getenv("WORK"), ".environment")
+	ts.Check(ts.Exec("sh", "-c", `env -0 >"$1"`, "sh", file)) // testscript keeps it to itself
 	cmd := exec.Command("/usr/bin/env", append([]string{name}, args...)...)
 	cmd.Dir = ts.MkAbs(".")
-	cmd.Env = strings.Split(strings.TrimSuffix(ts.ReadFile("stdout"), "\x00"), "\x00")
+	cmd.Env = strings.Split(strings.TrimSuffix(ts.ReadFile(file), "\x00"), "\x00")
 	return cmd
 }
 

@@ -341,7 +341,7 @@ func (s *session) attend(ctx context.Context, pid int, ended <-chan unix.WaitSta
 				cell.end() // and whatever of its tree outlived it
 			}
 			s.drain()
-			if by != 0 {
+			if by != 0 && status.Signaled() { // by that one, or by ours because it did not heed it
 				return ExitStatus(128 + int(by)), nil
 			}
 			return statusOf(status), nil

@@ -1,6 +1,9 @@
 package state
 
-import "errors"
+import (
+	"errors"
+	"fmt"
+)
 
 // What a caller can act on. Wrap them with %w; compare with errors.Is.
 var (
@@ -12,6 +15,9 @@ var (
 	ErrInvalid     = errors.New("is not valid")
 	ErrUnsupported = errors.New("is not supported here")
 )
+
+// ErrMisnamed is the ErrInvalid of a name that was typed; others are found in things, such as archives.
+var ErrMisnamed = fmt.Errorf("%w", ErrInvalid)
 
 // Hinted is an error together with the command that would help: faces print the hint on a line of its own.
 type Hinted struct {

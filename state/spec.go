@@ -216,7 +216,7 @@ func CheckName(name string) error {
 	if validLabel(name) && strings.Trim(name, "0123456789") != "" {
 		return nil
 	}
-	return fmt.Errorf("name %q: 1-63 letters, digits and '-', not only digits, no '-' at either end: %w", name, ErrInvalid)
+	return fmt.Errorf("name %q: 1-63 letters, digits and '-', not only digits, no '-' at either end: %w", name, ErrMisnamed)
 }
 
 func validHostname(h string) bool {

@@ -120,6 +120,7 @@ func code(err error, inner bool) int {
 	var said said
 	var status run.ExitStatus
 	var command *run.CommandError
+	var violations state.Violations
 	switch {
 	case errors.As(err, &said) && said.status != 0:
 		return said.status
@@ -135,7 +136,7 @@ func code(err error, inner bool) int {
 		return exitNotExist
 	case errors.Is(err, state.ErrRunning), errors.Is(err, state.ErrNotRunning), errors.Is(err, state.ErrBusy):
 		return exitState
-	case errors.Is(err, state.ErrInvalid) && !errors.Is(err, state.ErrExist):
+	case errors.As(err, &violations), errors.Is(err, state.ErrMisnamed):
 		return exitMisuse
 	}
 	return exitFailed
