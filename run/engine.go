@@ -319,15 +319,9 @@ func (e *Engine) sweep() (did []string, err error) {
 		did = append(did, "removed the interrupted "+filepath.Join("instances", s))
 	}
 	for _, parent := range []string{e.Dir.Roots(), e.Dir.Run} {
-		names, err := e.strays(parent)
-		if err != nil {
+		swept, err := e.sweepStrays(parent)
+		if did = append(did, swept...); err != nil {
 			return did, err
-		}
-		for _, name := range names {
-			if err := os.RemoveAll(filepath.Join(parent, name)); err != nil {
-				return did, err
-			}
-			did = append(did, "removed "+filepath.Join(parent, name)+", which belongs to no instance")
 		}
 	}
 	images, err := e.Images.Sweep()
@@ -338,7 +332,23 @@ func (e *Engine) sweep() (did []string, err error) {
 	return e.sweepIDs(did)
 }
 
-// strays are the directories in parent that no record accounts for.
+// sweepStrays removes the strays in parent. It refuses what has a mount in it, as any removal of a root does.
+func (e *Engine) sweepStrays(parent string) (did []string, err error) {
+	names, err := e.strays(parent)
+	if err != nil {
+		return nil, err
+	}
+	for _, name := range names {
+		path := filepath.Join(parent, name)
+		if err := (rootfs.Overlay{}).Remove(rootfs.Root{Dir: path}); err != nil {
+			return did, err
+		}
+		did = append(did, "removed "+path+", which belongs to no instance")
+	}
+	return did, nil
+}
+
+// strays are the directories in parent that no record accounts for. A damaged record accounts for its own.
 func (e *Engine) strays(parent string) ([]string, error) {
 	entries, err := os.ReadDir(parent)
 	if err != nil {
@@ -351,7 +361,9 @@ func (e *Engine) strays(parent string) ([]string, error) {
 		if hidden || !entry.IsDir() {
 			continue
 		}
-		if _, err := e.Dir.Get(name); errors.Is(err, state.ErrNotExist) || errors.Is(err, state.ErrInvalid) {
+		_, err := e.Dir.Get(name)
+		var damaged *state.Damaged
+		if !errors.As(err, &damaged) && (errors.Is(err, state.ErrNotExist) || errors.Is(err, state.ErrInvalid)) {
 			names = append(names, name)
 		}
 	}

@@ -7,9 +7,9 @@
 #include "enter.h"
 #include <errno.h>
 #include <fcntl.h>
-#include <grp.h>
 #include <linux/capability.h>
 #include <linux/keyctl.h>
+#include <linux/sched.h>
 #include <linux/seccomp.h>
 #include <sched.h>
 #include <signal.h>
@@ -23,8 +23,8 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-// After a fork in a process of many threads only async-signal-safe calls are allowed: raw system calls and
-// plain memory, no allocation.
+// The child of a process of many threads may make system calls and use plain memory, nothing else. For ids not
+// even the C library's wrappers do: they would have all the threads follow, which are not there any more.
 static void fail(const struct enter *e, int err, const char *what)
 {
 	struct enter_error report;
@@ -54,8 +54,10 @@ static void reset_signals(void)
 static void host_side(const struct enter *e)
 {
 	TRY(prctl(PR_SET_DUMPABLE, 0), "prctl(PR_SET_DUMPABLE)");
-	for (int i = 0; i < e->cgroup_count; i++)
-		TRY(write(e->cgroups[i], "0", 1), "join cgroup");
+	// A thread that moves itself (tasks, not cgroup.procs) does not have to wait for an RCU grace period of the
+	// whole kernel, which is longer than all the rest of this.
+	for (int i = 0; i < e->task_count; i++)
+		TRY(write(e->tasks[i], "0", 1), "join cgroup");
 	for (int i = 0; i < e->limit_count; i++)
 		if (setrlimit(e->limits[i].resource, &e->limits[i].limit) < 0 && errno != EPERM)
 			fail(e, errno, "setrlimit");
@@ -109,9 +111,9 @@ static void guest_side(const struct enter *e)
 	drop_bounding(e);
 	// Root of the machine first, whoever it shall be: host root is nobody in there, and the kernel takes
 	// capabilities away only on the way from that namespace's root to another user.
-	TRY(setgroups((size_t)e->group_count, e->groups), "setgroups");
-	TRY(setresgid(e->gid, e->gid, e->gid), "setresgid");
-	TRY(setresuid(0, 0, 0), "setresuid");
+	TRY(syscall(SYS_setgroups, e->group_count, e->groups), "setgroups");
+	TRY(syscall(SYS_setresgid, e->gid, e->gid, e->gid), "setresgid");
+	TRY(syscall(SYS_setresuid, 0, 0, 0), "setresuid");
 	// A session keyring of its own, charged to the machine: the caller's must not be seen.
 	if (syscall(SYS_keyctl, KEYCTL_JOIN_SESSION_KEYRING, NULL) < 0 && errno != ENOSYS && errno != EDQUOT)
 		fail(e, errno, "keyctl(JOIN_SESSION_KEYRING)");
@@ -119,7 +121,7 @@ static void guest_side(const struct enter *e)
 	if (e->seccomp)
 		TRY(syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, 0, e->seccomp), "seccomp");
 	if (e->uid != 0)
-		TRY(setresuid(e->uid, e->uid, e->uid), "setresuid");
+		TRY(syscall(SYS_setresuid, e->uid, e->uid, e->uid), "setresuid");
 	set_capabilities(e);
 	umask(022);
 	TRY(chdir(e->dir), "chdir");
@@ -159,13 +161,26 @@ static void search(const struct enter *e)
 	fail(e, found, "exec");
 }
 
+// born forks a child, in the v2 cgroup from its first instruction on: there is nothing to move then.
+static long born(int cgroup)
+{
+	struct clone_args args;
+	memset(&args, 0, sizeof args);
+	args.exit_signal = SIGCHLD;
+	if (cgroup >= 0) {
+		args.flags = CLONE_INTO_CGROUP;
+		args.cgroup = (__u64)cgroup;
+	}
+	return syscall(SYS_clone3, &args, sizeof args);
+}
+
 int croft_enter(const struct enter *e)
 {
-	pid_t pid = fork();
+	long pid = born(e->cgroup);
 	if (pid < 0)
 		return -errno;
 	if (pid > 0)
-		return pid;
+		return (int)pid;
 	reset_signals();
 	host_side(e);
 	take_stdio(e);

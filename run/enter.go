@@ -18,8 +18,8 @@ import (
 // entry is one process on its way into a running machine (enter.c does it).
 type entry struct {
 	pidfd       *os.File
-	hostNetwork bool       // the machine has no network namespace of its own to join
-	cgroups     []*os.File // open cgroup.procs
+	hostNetwork bool // the machine has no network namespace of its own to join
+	cell        *cell
 	stdio       [3]*os.File
 	terminal    bool
 	uid, gid    int
@@ -89,7 +89,11 @@ func (x *entry) fork(errs *os.File) (int, error) {
 	if !x.hostNetwork {
 		e.namespaces |= unix.CLONE_NEWNET
 	}
-	e.cgroups, e.cgroup_count = mem.fds(x.cgroups), C.int(len(x.cgroups))
+	e.cgroup = -1
+	if x.cell.leaf != nil {
+		e.cgroup = C.int(x.cell.leaf.Fd())
+	}
+	e.tasks, e.task_count = mem.fds(x.cell.tasks), C.int(len(x.cell.tasks))
 	for i, f := range x.stdio {
 		e.stdio[i] = C.int(f.Fd())
 	}

@@ -14,8 +14,9 @@ struct enter_limit {
 struct enter {
 	int pidfd;               // of the machine's init
 	int namespaces;          // CLONE_NEW* to join through it, without CLONE_NEWPID
-	const int *cgroups;      // descriptors of cgroup.procs files to write to
-	int cgroup_count;
+	int cgroup;              // directory of the v2 cgroup to be born in, or -1
+	const int *tasks;        // descriptors of v1 "tasks" files to write to
+	int task_count;
 	const struct enter_limit *limits;
 	int limit_count;
 	int stdio[3];

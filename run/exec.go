@@ -110,7 +110,7 @@ func (e *Engine) entry(in *state.Instance, keeper *Keeper, cell *cell, x *Exec) 
 		dir = who.Home
 	}
 	return &entry{
-		pidfd: keeper.Init, hostNetwork: in.Applied.Spec.HostNetwork(), cgroups: cell.procs,
+		pidfd: keeper.Init, hostNetwork: in.Applied.Spec.HostNetwork(), cell: cell,
 		uid: who.Uid, gid: who.Gid, groups: who.Sgids, seccomp: filter, dir: dir, args: x.Args,
 		env: x.environment(in, who),
 	}, nil
@@ -206,7 +206,8 @@ func openIn(root *os.File, path string, flags uint64) (*os.File, error) {
 // cell is the cgroup of one command: with it the whole tree of its processes can be ended.
 type cell struct {
 	dir   string     // "" where the machine has no v2 cgroup
-	procs []*os.File // to join, in every hierarchy
+	leaf  *os.File   // dir, to be born in
+	tasks []*os.File // of the v1 hierarchies, to join
 	kill  *os.File   // nil without v2
 }
 
@@ -216,34 +217,42 @@ const cellPrefix = "croft-exec-"
 func newCell(cgroups []string) (*cell, error) {
 	c := &cell{}
 	for _, d := range cgroups {
+		var err error
 		if c.dir == "" && exists(filepath.Join(d, "cgroup.kill")) {
-			// In a leaf of its own: where the guest has controllers enabled below its root, the root itself
-			// may hold no process.
-			d = filepath.Join(d, cellPrefix+strconv.Itoa(os.Getpid()))
-			if err := os.Mkdir(d, 0o755); err != nil && !os.IsExist(err) {
-				return nil, err
-			}
-			c.dir = d
-		}
-		f, err := os.OpenFile(filepath.Join(d, "cgroup.procs"), os.O_WRONLY, 0)
-		if os.IsNotExist(err) {
-			continue // a hierarchy that the machine is not in
+			err = c.makeLeaf(filepath.Join(d, cellPrefix+strconv.Itoa(os.Getpid())))
+		} else {
+			err = c.join(d)
 		}
 		if err != nil {
 			c.leave()
 			return nil, err
 		}
-		c.procs = append(c.procs, f)
-	}
-	if c.dir == "" {
-		return c, nil
-	}
-	var err error
-	if c.kill, err = os.OpenFile(filepath.Join(c.dir, "cgroup.kill"), os.O_WRONLY, 0); err != nil {
-		c.leave()
-		return nil, err
 	}
 	return c, nil
+}
+
+// makeLeaf makes the v2 cgroup. A leaf of its own: where the guest has controllers enabled below its root, the
+// root itself may hold no process.
+func (c *cell) makeLeaf(dir string) (err error) {
+	if err := os.Mkdir(dir, 0o755); err != nil && !os.IsExist(err) {
+		return err
+	}
+	c.dir = dir
+	if c.leaf, err = os.Open(dir); err != nil {
+		return err
+	}
+	c.kill, err = os.OpenFile(filepath.Join(dir, "cgroup.kill"), os.O_WRONLY, 0)
+	return err
+}
+
+// join opens the machine's cgroup of a v1 hierarchy; one that the machine is not in is passed over.
+func (c *cell) join(dir string) error {
+	f, err := os.OpenFile(filepath.Join(dir, "tasks"), os.O_WRONLY, 0)
+	if os.IsNotExist(err) {
+		return nil
+	}
+	c.tasks = append(c.tasks, f)
+	return err
 }
 
 func exists(path string) bool {
@@ -259,11 +268,8 @@ func (c *cell) end() {
 
 // leave removes the cgroup, unless something was left running in it: then it goes with the machine.
 func (c *cell) leave() {
-	for _, f := range c.procs {
-		f.Close()
-	}
-	if c.kill != nil {
-		c.kill.Close()
+	for _, f := range append(c.tasks, c.leaf, c.kill) {
+		f.Close() // nil is fine
 	}
 	if c.dir != "" {
 		unix.Rmdir(c.dir)

@@ -59,6 +59,7 @@ static uint64_t logsize;
 static int64_t deadline = -1;   // of the stop, in ms of the monotonic clock
 static int64_t ready_at = -1;
 static int stops;
+static int unheard;             // the init could not take the stop signal yet
 
 static int64_t now_ms(void)
 {
@@ -132,6 +133,26 @@ static void signal_init(int sig)
 	syscall(SYS_pidfd_send_signal, k.pidfd, sig, NULL, 0);
 }
 
+// hears says whether the init catches or awaits a signal: PID 1 loses one that it has no handler for yet.
+static int hears(int sig)
+{
+	char text[BUF];
+	snprintf(text, sizeof text, "/proc/%d/status", k.init);
+	int fd = open(text, O_RDONLY | O_CLOEXEC);
+	ssize_t n = fd < 0 ? 0 : read(fd, text, sizeof text - 1);
+	shut(&fd);
+	text[n > 0 ? n : 0] = 0;
+	const char *blocked = strstr(text, "\nSigBlk:"), *caught = strstr(text, "\nSigCgt:");
+	return !blocked || !caught || ((strtoull(blocked + 8, NULL, 16) | strtoull(caught + 8, NULL, 16)) >> (sig - 1) & 1);
+}
+
+static void ask(void)
+{
+	unheard = !hears(k.stop_signal);
+	if (!unheard)
+		signal_init(k.stop_signal);
+}
+
 // stop asks for a clean end first; asked a second time, or when the time is up, it kills. The death of PID 1
 // takes its whole pid namespace along.
 static void stop(int secs)
@@ -140,7 +161,7 @@ static void stop(int secs)
 		signal_init(SIGKILL);
 		return;
 	}
-	signal_init(k.stop_signal);
+	ask();
 	deadline = now_ms() + (int64_t)secs * 1000;
 }
 
@@ -285,25 +306,20 @@ static void request(struct client *c)
 	shut(&fd);
 }
 
-static void asked_by_signal(int sigfd)
-{
-	struct signalfd_siginfo s;
-	if (read(sigfd, &s, sizeof s) == sizeof s)
-		stop(k.stop_secs);
-}
-
 static int timeout(void)
 {
 	int64_t next = deadline < 0 || (ready_at >= 0 && ready_at < deadline) ? ready_at : deadline;
 	if (next < 0)
 		return -1;
-	int64_t left = next - now_ms();
-	return left < 0 ? 0 : left > 3600000 ? 3600000 : (int)left;
+	int64_t left = next - now_ms(), most = unheard ? 20 : 3600000;
+	return left < 0 ? 0 : left > most ? (int)most : (int)left;
 }
 
 static void on_time(void)
 {
 	int64_t t = now_ms();
+	if (unheard)
+		ask();
 	if (ready_at >= 0 && t >= ready_at)
 		ready();
 	if (deadline >= 0 && t >= deadline) {
@@ -337,21 +353,13 @@ static int watch(int sigfd)
 				request(&clients[i]);
 		if (p[LISTEN].revents)
 			greet();
-		if (p[SIGNAL].revents)
-			asked_by_signal(sigfd);
+		struct signalfd_siginfo s;
+		if (p[SIGNAL].revents && read(sigfd, &s, sizeof s) == sizeof s)
+			stop(k.stop_secs);
 		int status;
 		if (p[PIDFD].revents && waitpid(k.init, &status, WNOHANG) == k.init)
 			return status;
 	}
-}
-
-// last_words copies what the dead guest left in the pty.
-static void last_words(void)
-{
-	if (k.pty < 0)
-		return;
-	while (console())
-		;
 }
 
 static void next(const char *name, int status)
@@ -362,17 +370,14 @@ static void next(const char *name, int status)
 	for (struct client *c = clients; c < clients + CLIENTS; c++)
 		if (reboot || c->kill >= 0)
 			shut(&c->fd);
-	shut(&k.pidfd); // what the undo has no use for would only leak into it
-	shut(&k.pty);
-	shut(&k.slave);
-	shut(&k.listener);
-	shut(&k.notify);
+	int *done[] = { &k.pidfd, &k.pty, &k.slave, &k.listener, &k.notify, &k.logdir };
+	for (size_t i = 0; i < sizeof done / sizeof *done; i++)
+		shut(done[i]); // what the undo has no use for would only leak into it
 	if (reboot) {
 		shut(&k.report);
 		unsetenv("CROFT_REPORT");
 	}
 	unlinkat(k.rundir, "ready", 0);
-	shut(&k.logdir);
 	shut(&k.rundir);
 	sigset_t none;
 	sigemptyset(&none);
@@ -413,7 +418,8 @@ static int keep(int argc, char **argv)
 	if (k.grace_ms >= 0)
 		ready_at = now_ms() + k.grace_ms;
 	int status = watch(sigfd);
-	last_words();
+	while (k.pty >= 0 && console()) // what the dead guest left in it
+		;
 	shut(&sigfd);
 	next(argv[2], status);
 	return 125;

@@ -34,6 +34,7 @@ const (
 // Supervise starts an instance in this process and becomes its keeper: it returns only when that failed, and
 // then nothing of the start is left. The process was made for it: see Engine.Start and Engine.Foreground.
 func (e *Engine) Supervise(name string) error {
+	Hurry()
 	report := inheritReport()
 	err := e.supervise(name, report)
 	if err != nil {

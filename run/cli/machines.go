@@ -98,6 +98,7 @@ func (a *app) startOne(ctx context.Context, name string, timings bool) error {
 	if held, err := e.Dir.Claimed(name); err != nil || held {
 		return err // running already is success
 	}
+	run.Hurry()
 	began := time.Now()
 	s, err := e.Start(ctx, in)
 	if err != nil {
