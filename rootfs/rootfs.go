@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"croft/state"
 
@@ -79,24 +80,29 @@ func unmount(at string) error {
 // removeTree renames dir aside and deletes it, and never descends into a mount.
 func removeTree(dir string) error {
 	parent, name := filepath.Split(filepath.Clean(dir))
-	gone := filepath.Join(parent, ".gone-"+name)
-	if err := os.Rename(dir, gone); err != nil && !os.IsNotExist(err) {
-		if !errors.Is(err, unix.ENOTEMPTY) && !errors.Is(err, unix.EEXIST) {
-			return err
-		}
-		if err := os.RemoveAll(gone); err != nil { // of an interrupted removal
+	gone := filepath.Join(parent, ".gone-"+strings.TrimPrefix(name, ".gone-")) // maybe of an earlier removal
+	err := os.Rename(dir, gone)
+	if errors.Is(err, unix.ENOTEMPTY) || errors.Is(err, unix.EEXIST) {
+		if err := removeUnmounted(gone); err != nil { // of an interrupted removal
 			return err
 		}
 		return removeTree(dir)
 	}
-	// Machines are mounted in namespaces of their own, so a mount below here is somebody else's: deleting
-	// it file by file would delete what is mounted.
-	points, err := mountsBelow(gone)
+	if err != nil && !os.IsNotExist(err) {
+		return err
+	}
+	return removeUnmounted(gone)
+}
+
+// removeUnmounted deletes a tree. Machines are mounted in namespaces of their own, so a mount below it is somebody
+// else's: deleting it file by file would delete what is mounted.
+func removeUnmounted(dir string) error {
+	points, err := mountsBelow(dir)
 	if err != nil {
 		return err
 	}
 	if len(points) > 0 {
 		return fmt.Errorf("remove %s: %s is mounted: %w", dir, points[0], state.ErrBusy)
 	}
-	return os.RemoveAll(gone)
+	return os.RemoveAll(dir)
 }
