@@ -444,6 +444,6 @@ __attribute__((constructor)) static void dispatch(int argc, char **argv)
 {
 	if (argc > 2 && strcmp(argv[1], "keeper") == 0)
 		_exit(keep(argc, argv));
-	if (argc > 2 && strcmp(argv[1], "supervise") == 0)
-		own_mounts();
+	if (argc > 2 && (strcmp(argv[1], "supervise") == 0 || strcmp(argv[1], "run") == 0))
+		own_mounts(); // "run" may come to start the machine in its own process, and has threads by then
 }

@@ -7,12 +7,15 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"runtime"
 	"strconv"
 	"strings"
 	"syscall"
 	"time"
 
 	"croft/state"
+
+	"golang.org/x/sys/unix"
 )
 
 // Timing is how long one step of a start took.
@@ -45,7 +48,7 @@ func (e *Engine) Start(ctx context.Context, in *state.Instance) (*Started, error
 	cmd.ExtraFiles = []*os.File{w}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	cmd.Dir = "/"
-	if err := cmd.Start(); err != nil {
+	if err := startOnHost(cmd); err != nil {
 		r.Close()
 		return nil, fmt.Errorf("start %s: %w", name, err)
 	}
@@ -149,9 +152,35 @@ func (e *Engine) lastWords(name string, code int) string {
 	return text + "; its last lines: " + strings.Join(lines, " | ")
 }
 
+// startOnHost starts cmd in the host's mount namespace, from which this process may have gone (keeper.c): the
+// machine must not keep the namespace of a caller that it outlives.
+func startOnHost(cmd *exec.Cmd) error {
+	hostns, err := hostMounts()
+	if err != nil {
+		return cmd.Start() // we never left it
+	}
+	result := make(chan error)
+	go func() {
+		runtime.LockOSThread() // and never unlocked: the thread ends with the goroutine
+		err := unix.Unshare(unix.CLONE_FS)
+		if err == nil {
+			err = unix.Setns(hostns, unix.CLONE_NEWNS)
+		}
+		if err == nil {
+			err = cmd.Start() // forks from this thread
+		}
+		result <- err
+	}()
+	return <-result
+}
+
 // Foreground starts an instance in this very process, which becomes its keeper and exits with its status:
 // console and signals are the caller's. It returns only with an error.
 func (e *Engine) Foreground(in *state.Instance) error {
+	os.Setenv(envFront, "1")
+	if _, err := hostMounts(); err == nil {
+		return e.Supervise(in.Spec.Name)
+	}
 	env := append(e.environ(), envFront+"=1")
 	if v := os.Getenv(EnvTimings); v != "" {
 		env = append(env, EnvTimings+"="+v)

@@ -34,7 +34,6 @@ const (
 // Supervise starts an instance in this process and becomes its keeper: it returns only when that failed, and
 // then nothing of the start is left. The process was made for it: see Engine.Start and Engine.Foreground.
 func (e *Engine) Supervise(name string) error {
-	Hurry()
 	report := inheritReport()
 	err := e.supervise(name, report)
 	if err != nil {
@@ -71,11 +70,14 @@ func (e *Engine) supervise(name string, report *report) error {
 }
 
 // hostMounts is the mount namespace that this process left before the Go runtime started (keeper.c).
-func hostMounts() (*os.File, error) {
+func hostMounts() (fd int, err error) {
 	if fd := int(C.croft_host_mounts); fd > 0 {
-		return os.NewFile(uintptr(fd), "host mounts"), nil
+		return fd, nil
 	}
-	return nil, os.NewSyscallError("unshare(CLONE_NEWNS)", unix.Errno(-int(C.croft_host_mounts)))
+	if C.croft_host_mounts == 0 {
+		return -1, fmt.Errorf("mount namespace: this process is in the host's: %w", state.ErrUnsupported)
+	}
+	return -1, os.NewSyscallError("unshare(CLONE_NEWNS)", unix.Errno(-int(C.croft_host_mounts)))
 }
 
 // claim takes the instance, or takes it over from the keeper that execed us for a reboot.
@@ -146,7 +148,7 @@ func (e *Engine) failed(name string, l *launch, cause error) error {
 
 // become executes the keeper in place of this process. What it needs is open and not close-on-exec; all else
 // is closed by the exec.
-func (l *launch) become(claim *state.Claim, hostns *os.File) error {
+func (l *launch) become(claim *state.Claim, hostns int) error {
 	name := l.Instance.Spec.Name
 	logs, err := os.Open(l.engine.Dir.Of(name))
 	if err != nil {
@@ -166,7 +168,7 @@ func (l *launch) become(claim *state.Claim, hostns *os.File) error {
 	number := func(f *os.File) int { return passOn(f) }
 	fields := []int{
 		l.container.pid, number(l.container.pidfd), number(l.container.pty), number(l.container.slave),
-		number(l.listener), number(l.notify), number(logs), number(run), number(l.report.file), number(hostns),
+		number(l.listener), number(l.notify), number(logs), number(run), number(l.report.file), hostns,
 		l.Instance.Facts.StopSignal, int(l.Instance.Spec.Timeouts.StopAfter() / time.Second), grace,
 		flag(os.Getenv(envFront) != "" && l.Boot),
 	}
@@ -182,6 +184,7 @@ func (l *launch) become(claim *state.Claim, hostns *os.File) error {
 	if front := os.Getenv(envFront); front != "" {
 		env = append(env, envFront+"="+front)
 	}
+	unix.FcntlInt(uintptr(hostns), unix.F_SETFD, 0)
 	l.report.started()
 	// Through the link, and not the path: an upgrade may have replaced the file.
 	err = syscall.Exec("/proc/self/exe", args, env)

@@ -8,6 +8,7 @@ import (
 	"strconv"
 
 	"croft/man"
+	"croft/run"
 
 	"github.com/spf13/pflag"
 	"golang.org/x/sys/unix"
@@ -127,6 +128,7 @@ func hidden(a *app) []*man.Command {
 	return []*man.Command{
 		{Name: "supervise", Args: "NAME", Hidden: true, New: func(*pflag.FlagSet) man.Run {
 			return func(_ context.Context, args []string) error {
+				run.Hurry()
 				e, err := a.engine()
 				if err == nil {
 					err = e.Supervise(args[0])

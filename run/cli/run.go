@@ -46,6 +46,7 @@ func (a *app) runVerb() func(*pflag.FlagSet) man.Run {
 
 // runMachine creates a machine and runs it in the way that the caller's files and flags ask for.
 func (a *app) runMachine(ctx context.Context, o *runOptions, image string, cmd []string) error {
+	run.Hurry()
 	in, err := a.createMachine(&o.specFlags, image, cmd)
 	if err != nil {
 		return err
@@ -54,7 +55,7 @@ func (a *app) runMachine(ctx context.Context, o *runOptions, image string, cmd [
 	boots := in.Facts.Init.Mode == state.InitBoot
 	terminal := isTerminal(os.Stdin) && isTerminal(os.Stdout)
 	if boots && o.detach && len(cmd) > 0 {
-		return errors.Join(man.Misused("-d boots the machine and takes no CMD; see croft help exec"), e.Delete(ctx, in.Spec.Name, true))
+		return errors.Join(man.Misused("-d boots the machine and takes no CMD: croft exec runs one in it"), e.Delete(ctx, in.Spec.Name, true))
 	}
 	switch {
 	case o.detach:
