@@ -28,7 +28,7 @@ func (e *Engine) ConsoleLog(name string, since time.Time) (all []byte, end int64
 		}
 		end = int64(len(data))
 		if !since.IsZero() {
-			data = data[min(offsetAt(strings.Replace(part, ".log", ".times", 1), since, len(data)), len(data)):]
+			data = data[offsetAt(strings.Replace(part, ".log", ".times", 1), since, len(data)):]
 		}
 		all = append(all, data...)
 	}
@@ -44,7 +44,7 @@ func offsetAt(file string, since time.Time, size int) int {
 	}
 	for ; len(data) >= 16; data = data[16:] {
 		if int64(binary.NativeEndian.Uint64(data)) >= since.Unix() {
-			return int(binary.NativeEndian.Uint64(data[8:]))
+			return int(min(binary.NativeEndian.Uint64(data[8:]), uint64(size)))
 		}
 	}
 	return size

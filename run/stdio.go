@@ -199,6 +199,7 @@ func CopyKeys(to io.Writer, from io.Reader) bool {
 		for _, b := range buf[:n] {
 			switch {
 			case held && b == 'q':
+				to.Write(out)
 				return true
 			case held && b != prefix:
 				out = append(out, prefix, b)

@@ -1,0 +1,192 @@
+package run
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"croft/state"
+)
+
+// plans are the starts whose every detail stands in testdata: what a machine sees and how it is confined changes
+// with a diff there and in no other way. UPDATE=1 writes them anew.
+func plans() map[string]*Plan {
+	all := map[string]*Plan{}
+	add := func(name, root string, foreground bool, change func(*state.Instance, *host)) {
+		in, h := trixie()
+		change(in, &h)
+		dir := &state.Dir{Root: root, Run: DefaultRun}
+		layers := []string{root + "/images/layers/a", root + "/images/layers/b"}
+		all[name] = NewPlan(dir, in, layers, h, foreground)
+	}
+	payload := func(in *state.Instance, _ *host) {
+		in.Facts.Init = state.Init{Mode: state.InitPayload, Args: []string{"/bin/sh", "-c", "make"}, User: "33:33", Dir: "/srv"}
+		in.Facts.Notify, in.Facts.StopSignal = false, 15
+		in.Spec.Env = []string{"CI=1"}
+	}
+	add("boot", DefaultRoot, false, func(*state.Instance, *host) {})
+	add("payload", DefaultRoot, false, payload)
+	add("payload-foreground", DefaultRoot, true, payload)
+	add("boot-foreground", DefaultRoot, true, func(*state.Instance, *host) {})
+	add("host-network", DefaultRoot, false, func(in *state.Instance, h *host) {
+		in.Spec.NICs = []state.NIC{{Network: state.NetworkHost}}
+		in.Spec.Hostname = "web.example.org"
+	})
+	add("volumes", DefaultRoot, false, func(in *state.Instance, h *host) {
+		in.Spec.Mounts = []state.Mount{{Source: "/srv", Target: "/srv"}, {Source: "/home/joe/src", Target: "/src/", ReadOnly: true}}
+		h.owners = map[string]Owner{"/srv": {0, 0}, "/home/joe/src": {1000, 1001}}
+	})
+	add("other-root", "/srv/croft", false, func(*state.Instance, *host) {})
+	return all
+}
+
+// trixie is a Debian as decided and the host that it starts on.
+func trixie() (*state.Instance, host) {
+	in := &state.Instance{
+		Schema: 1, UUID: "0123456789ab4def8123456789abcdef", Created: time.Unix(1e9, 0).UTC(),
+		Spec: state.Spec{Name: "web", Image: "debian/13"},
+		Facts: state.Facts{
+			Fingerprint: "f00", Layers: []string{"a", "b"}, Driver: "overlay", Range: state.Range{Base: 524288, Size: 65536},
+			Init: state.Init{Mode: state.InitBoot, Args: []string{"/sbin/init"}}, StopSignal: 38, Notify: true,
+		},
+	}
+	return in, host{
+		resolv: "nameserver 192.0.2.1\n", cgroups: []string{"/sys/fs/cgroup/unified", "/sys/fs/cgroup/memory"},
+		own: []string{"/sys/fs/cgroup/unified/job", "/sys/fs/cgroup/memory/other/job"},
+	}
+}
+
+func TestPlans(t *testing.T) {
+	for name, p := range plans() {
+		p.Instance.Created = time.Unix(0, 0).UTC()
+		golden(t, name+".plan", struct {
+			*Plan
+			Environment       []string
+			RootMount, Socket string
+		}{p, p.Environment(), p.RootMount(), p.Socket()})
+		spec := p.OCI()
+		spec.Linux.Seccomp.Architectures = nil // of the machine that tests
+		golden(t, name+".oci", spec)
+	}
+}
+
+// golden compares what v looks like with testdata.
+func golden(t *testing.T, name string, v any) {
+	t.Helper()
+	got, err := json.MarshalIndent(v, "", "  ")
+	if err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join("testdata", name+".golden")
+	if os.Getenv("UPDATE") == "1" {
+		put(t, path, string(got)+"\n")
+	}
+	want, err := os.ReadFile(path)
+	if err != nil {
+		t.Error(err)
+	} else if !bytes.Equal(append(got, '\n'), want) {
+		t.Errorf("%s (UPDATE=1 accepts it):\n%s", path, firstDifference(string(want), string(got)+"\n"))
+	}
+}
+
+func firstDifference(want, got string) string {
+	w, g := strings.Split(want, "\n"), strings.Split(got, "\n")
+	for i := range g {
+		if i >= len(w) || w[i] != g[i] {
+			return fmt.Sprintf("line %d was\n%s\nand is\n%s", i+1, strings.Join(w[min(i, len(w)):min(i+3, len(w))], "\n"), strings.Join(g[i:min(i+3, len(g))], "\n"))
+		}
+	}
+	return "the end is missing"
+}
+
+// Planning twice gives the same, and changes nothing of what it was given.
+func TestPlanIsPure(t *testing.T) {
+	in, h := trixie()
+	before, _ := json.Marshal(in)
+	dir := &state.Dir{Root: "/no/such", Run: "/no/run"}
+	first, _ := json.Marshal(NewPlan(dir, in, nil, h, false).OCI())
+	second, _ := json.Marshal(NewPlan(dir, in, nil, h, false).OCI())
+	after, _ := json.Marshal(in)
+	if !bytes.Equal(first, second) || !bytes.Equal(before, after) {
+		t.Error("it is not")
+	}
+}
+
+// What must hold of every machine, whatever else the goldens say.
+func TestConfinement(t *testing.T) {
+	for name, p := range plans() {
+		spec := p.OCI()
+		for _, c := range spec.Process.Capabilities.Bounding {
+			switch c {
+			case "CAP_SYS_MODULE", "CAP_SYS_RAWIO", "CAP_SYS_TIME", "CAP_SYSLOG", "CAP_MAC_ADMIN", "CAP_BPF", "CAP_PERFMON", "CAP_WAKE_ALARM":
+				t.Errorf("%s: has %s", name, c)
+			}
+		}
+		if len(spec.Process.Capabilities.Inheritable)+len(spec.Process.Capabilities.Ambient) > 0 {
+			t.Errorf("%s: capabilities pass on to other users' programs", name)
+		}
+		for _, m := range spec.Mounts {
+			if m.Type == "bind" && strings.HasPrefix(m.Destination, "/s") && !contains(m.Options, "nosuid", "nodev", "idmap") {
+				t.Errorf("%s: %s has only %v", name, m.Destination, m.Options)
+			}
+			if m.Destination == "/sys" && !contains(m.Options, "ro") {
+				t.Errorf("%s: /sys is %v", name, m.Options)
+			}
+		}
+	}
+}
+
+func contains(all []string, wanted ...string) bool {
+	for _, w := range wanted {
+		if !strings.Contains(","+strings.Join(all, ",")+",", ","+w+",") {
+			return false
+		}
+	}
+	return true
+}
+
+func TestCapabilityMaskIsTheSet(t *testing.T) {
+	mask, n := capabilityMask(), 0
+	for _, c := range kept {
+		if mask>>c.bit&1 == 0 {
+			t.Errorf("%s is missing", c.name)
+		}
+	}
+	for ; mask != 0; mask &= mask - 1 {
+		n++
+	}
+	if n != len(kept) {
+		t.Errorf("%d bits for %d capabilities: one stands twice", n, len(kept))
+	}
+}
+
+func TestTag(t *testing.T) {
+	if got := tag(DefaultRoot); got != "" {
+		t.Errorf("the usual root has the tag %q", got)
+	}
+	seen := map[string]string{}
+	for _, root := range []string{"/", "/srv/croft", "/srv/croft2", "/var/lib/croft/", "/var/lib/Croft", ""} {
+		got := tag(root)
+		if len(got) != 7 || got[0] != '-' || strings.Trim(got[1:], "0123456789abcdefghijklmnopqrstuv") != "" {
+			t.Errorf("tag(%q) = %q", root, got)
+		}
+		if seen[got] != "" {
+			t.Errorf("%q and %q have the same tag", root, seen[got])
+		}
+		seen[got] = root
+	}
+}
+
+func TestUUIDOf(t *testing.T) {
+	if got := uuidOf("0123456789ab4def8123456789abcdef"); got != "01234567-89ab-4def-8123-456789abcdef" {
+		t.Error(got)
+	}
+	if got := uuidOf("short"); got != "short" {
+		t.Error(got)
+	}
+}
