@@ -22,82 +22,99 @@ func machines(a *app) []*man.Command {
 			Short: "Create a machine and start it", New: a.runVerb(), Long: runText,
 			Examples: []man.Example{
 				{Say: "A whole machine for one command", Do: "croft run --rm debian/13 systemctl is-system-running"},
-				{Say: "A machine that stays", Do: "croft run -d --name web debian/13"},
+				{Say: "A machine that stays, and a shell in it", Do: "croft run -d --name web debian/13\ncroft shell web"},
+				{Say: "A throw-away machine to look around in", Do: "croft run --rm debian/13"},
+				{Say: "A build of the directory here, as its owner on the host", Do: "croft run --rm -v .:/src -w /src debian/13 make test"},
+				{Say: "One program without booting anything", Do: "croft run --rm --no-boot debian/13 ps ax"},
 			},
-			Exit: innerExits(), See: []string{"exec", "create", "images"},
+			Exit: innerExits(), See: []string{"exec", "create", "images", "security", "units"},
 		},
 		{
 			Name: "create", Args: "IMAGE [CMD ARG...]", Short: "Create a machine without starting it", New: a.create(),
-			Long:     "Makes the record of a machine and prints its name. Nothing is mounted, copied or started.",
-			Examples: []man.Example{{Do: "croft create --name web debian/13"}}, See: []string{"start", "run"},
+			Long:     "Makes the record of a machine and prints its name. Nothing is mounted, copied or started. Its flags are those of `croft run` that belong to the machine.",
+			Examples: []man.Example{{Say: "Make one now, start it later", Do: "croft create --name web debian/13\ncroft start web"}}, See: []string{"start", "run"},
 		},
 		{
 			Name: "start", Args: "NAME...", Instead: []string{filterFlag}, Short: "Start machines", New: a.start(),
-			Long:     "Returns once each machine is up. One that runs already is left as it is, which is success.",
-			Examples: []man.Example{{Do: "croft start web"}}, See: []string{"run", "wait"},
+			Long: "Returns once each machine is up: systemd tells when it is, any other init counts as up when it has run for a moment. One that runs already is left as it is, which is success.\n\n" +
+				"With -F it stays in the foreground until the machine stops, as a unit file or a supervisor wants it.",
+			Examples: []man.Example{
+				{Say: "Start one and see where the time goes", Do: "croft start --timings web"},
+				{Say: "Start all of a kind", Do: "croft start --filter label=app=shop"},
+			}, See: []string{"run", "wait", "units"},
 		},
 		{
 			Name: "stop", Args: "NAME...", Instead: []string{filterFlag}, Peers: []string{"poweroff", "halt", "shutdown"}, Short: "Stop machines cleanly", New: a.stop(),
-			Long:     "Asks the init of each machine to shut down, in the way that this init understands, and kills what has not stopped in time. Returns when nothing of it is left. A stopped one is success.",
-			Examples: []man.Example{{Do: "croft stop web"}}, See: []string{"kill", "restart"},
+			Long:     "Asks the init of each machine to shut down, in the way that this init understands, and kills what has not stopped in time. Returns when nothing of it is left but its files. A stopped one is success. The time is 100 seconds unless --time or the machine's --stop-timeout says otherwise.",
+			Examples: []man.Example{{Say: "Stop one, in ten seconds at most", Do: "croft stop -t 10s web"}}, See: []string{"kill", "restart"},
 		},
 		{
 			Name: "restart", Args: "NAME...", Instead: []string{filterFlag}, Peers: []string{"reboot"}, Short: "Stop machines and start them again", New: a.restart(),
-			Long: "Stops each machine as `croft stop` does and starts it again. One that is stopped is started.", Examples: []man.Example{{Do: "croft restart web"}},
+			Long: "Stops each machine as `croft stop` does and starts it again. One that is stopped is started.", Examples: []man.Example{{Say: "Restart one", Do: "croft restart web"}}, See: []string{"start", "stop"},
 		},
 		{
 			Name: "kill", Args: "NAME...", Instead: []string{filterFlag}, Peers: []string{"terminate"}, Short: "Send a signal to the init of machines", New: a.kill(),
 			Long:     "Without --signal the machine ends at once, with all that runs in it. Any other signal is given to its init, which may ignore it.",
-			Examples: []man.Example{{Do: "croft kill web"}, {Say: "Ask systemd to reexecute", Do: "croft kill -s RTMIN+25 web"}},
+			Examples: []man.Example{{Say: "End one at once", Do: "croft kill web"}, {Say: "Ask systemd to execute itself anew", Do: "croft kill -s RTMIN+25 web"}}, See: []string{"stop"},
 		},
 		{
 			Name: "rm", Aliases: []string{"delete", "remove"}, Peers: []string{"destroy"}, Args: "NAME...", Instead: []string{filterFlag}, Short: "Remove machines", New: a.remove(),
-			Long: "Removes each machine with all that it changed. The image stays.", Examples: []man.Example{{Do: "croft rm -f web"}},
+			Long:     "Removes each machine with all that it changed. The image stays. One that runs is refused unless --force is given.",
+			Examples: []man.Example{{Say: "Remove one, even if it runs", Do: "croft rm -f web"}, {Say: "Remove all that are stopped", Do: "croft rm --filter state=stopped"}}, See: []string{"stop", "image"},
 		},
 		{
 			Heading: "In a machine", Name: "exec", Args: "NAME CMD [ARG...]", Short: "Run a command in a running machine", New: a.execVerb(), Long: execText,
-			Examples: []man.Example{{Do: "croft exec web systemctl status"}, {Say: "As another user", Do: "croft exec -u nobody web id"}},
-			Exit:     innerExits(), See: []string{"shell", "run"},
+			Examples: []man.Example{
+				{Say: "Ask its init how it is", Do: "croft exec web systemctl status"},
+				{Say: "As another user, in a directory", Do: "croft exec -u nobody -w /tmp web id"},
+				{Say: "Copy a file into it", Do: "croft exec web sh -c 'cat >/etc/motd' <motd"},
+			},
+			Exit: innerExits(), See: []string{"shell", "run"},
 		},
 		{
 			Name: "shell", Args: "NAME", Peers: []string{"login", "enter", "attach"}, Short: "Open a login shell in a machine", New: a.shell(),
-			Long: "Opens the login shell of the user, root without --user, in the user's home.", Examples: []man.Example{{Do: "croft shell web"}},
+			Long: "Opens the login shell of the user, root without --user, in the user's home.", Examples: []man.Example{{Say: "A root shell", Do: "croft shell web"}, {Say: "A user's", Do: "croft shell -u alice web"}},
 			Exit: innerExits(), See: []string{"exec", "console"},
 		},
 		{
 			Name: "console", Args: "NAME", Short: "Join the console of a machine", New: a.console(),
-			Long:     "Joins the terminal to the machine's console, where its init and its login prompt are. Type ctrl-a q to leave; ctrl-a twice is one ctrl-a for the machine.",
-			Examples: []man.Example{{Do: "croft console web"}}, See: []string{"logs", "shell"},
+			Long:     "Joins the terminal to the machine's console, where its init and its login prompt are. Type ctrl-a q to leave; ctrl-a twice is one ctrl-a for the machine. What was printed before is in `croft logs`.\n\nA login prompt wants a password, which a fresh image does not have: for a shell without one there is `croft shell`.",
+			Examples: []man.Example{{Say: "Log in", Do: "croft console web"}, {Say: "Watch a new one boot", Do: "croft run --rm --console debian/13"}}, See: []string{"logs", "shell"},
 		},
 		{
 			Name: "logs", Args: "NAME", Short: "Show what the console of a machine printed", New: a.logs(),
 			Long:     "Shows the last megabyte or two, of a stopped machine too. What services log is in the machine's own journal: `croft exec NAME journalctl`.",
-			Examples: []man.Example{{Do: "croft logs -n 20 web"}}, See: []string{"console"},
+			Examples: []man.Example{{Say: "The last lines", Do: "croft logs -n 20 web"}, {Say: "All from now on", Do: "croft logs -f -n 0 web"}, {Say: "Those of the last ten minutes", Do: "croft logs --since 10m web"}}, See: []string{"console"},
 		},
 		{
 			Heading: "Looking", Name: "list", Aliases: []string{"ls", "ps"}, Short: "List machines", New: a.list(), Long: listText,
-			Examples: []man.Example{{Do: "croft list"}, {Do: "croft list --format json"}, {Do: "croft list -q --filter state=running"}},
-			See:      []string{"inspect", "info"},
+			Examples: []man.Example{
+				{Say: "All of them", Do: "croft list"},
+				{Say: "For a program", Do: "croft list --format json"},
+				{Say: "The names of those that run", Do: "croft list -q --filter state=running"},
+				{Say: "With one more column, or fields of your choice", Do: "croft list -c +ids\ncroft list --format '{{.Name}} {{.State}}'"},
+			},
+			See: []string{"inspect", "info"},
 		},
 		{
 			Name: "inspect", Args: "NAME...", Peers: []string{"show"}, Short: "Print everything about machines as JSON", New: a.inspect(),
 			Long:     "Prints an array with, for each machine, what was asked, what was decided, the plan as it was started, and the state now.",
-			Examples: []man.Example{{Do: "croft inspect web"}, {Do: "croft inspect --format '{{.Facts.Range.Base}}' web"}},
+			Examples: []man.Example{{Say: "Everything", Do: "croft inspect web"}, {Say: "One thing: the host's id of its root", Do: "croft inspect --format '{{.Facts.Range.Base}}' web"}}, See: []string{"list", "info"},
 		},
 		{
 			Name: "info", Args: "NAME", Peers: []string{"status"}, Short: "Describe a machine to people", New: a.info(),
-			Long: "Prints state, image, ids, volumes and how it last ended.", Examples: []man.Example{{Do: "croft info web"}},
+			Long: "Prints state, image, ids, volumes and how it last ended.", Examples: []man.Example{{Say: "How it is", Do: "croft info web"}}, See: []string{"inspect", "logs"},
 		},
 		{
 			Name: "wait", Args: "NAME...", Instead: []string{filterFlag}, Short: "Wait for machines", New: a.wait(),
 			Long:     "Waits until each machine is `running`, `ready` (its init says that it is up) or `stopped`, the default, for which it prints the exit code.",
-			Examples: []man.Example{{Do: "croft wait --for ready --timeout 30s web"}},
-			Exit:     []man.Entry{{Term: "124", Text: "the time ran out"}},
+			Examples: []man.Example{{Say: "Until it is up, but not for ever", Do: "croft wait --for ready --timeout 30s web"}}, See: []string{"start", "list"},
+			Exit: []man.Entry{{Term: "124", Text: "the time ran out"}},
 		},
 		{
 			Name: "repair", Short: "Bring records and world together after a crash", New: a.repair(),
 			Long:     "Ends machines whose keeper was killed, clears what interrupted commands left, and prints what it did. Machines that run are not touched. Every command does for its own machine what repair does for all.",
-			Examples: []man.Example{{Do: "croft repair"}},
+			Examples: []man.Example{{Say: "After a crash of the host, or of croft", Do: "croft repair"}}, See: []string{"list", "files"},
 		},
 	}
 }
@@ -105,20 +122,24 @@ func machines(a *app) []*man.Command {
 // images are the commands about images.
 func images(a *app) []*man.Command {
 	return []*man.Command{{
-		Heading: "Images", Name: "image", Short: "Work with images", Long: "Keeps the images that machines are made of.",
-		See: []string{"images"},
+		Heading: "Images", Name: "image", Short: "Work with images",
+		Long: "Images are what machines are made of: root filesystems that are shared and never changed. `croft help images` tells what they are and where they come from.",
+		See:  []string{"images", "run"},
 		Sub: []*man.Command{
 			{
 				Name: "import", Args: "FILE|DIR|-", Short: "Import an image", New: a.imageImport(),
-				Long:     "Takes a tar archive of a root filesystem, plain or compressed with gzip, xz, zstd or bzip2, or a directory, and prints the fingerprint of the image. What it is is told by its content. The same content is one image, however it is compressed.",
-				Examples: []man.Example{{Say: "Debian from its mirror", Do: "mmdebstrap --include=systemd-sysv,dbus trixie - | croft image import --alias debian/13 -"}},
+				Long: "Takes a tar archive of a root filesystem, plain or compressed with gzip, xz, zstd or bzip2, or a directory, and prints the fingerprint of the image. What it is is told by its content. The same content is one image, however it is compressed.",
+				Examples: []man.Example{
+					{Say: "Debian from its mirror", Do: "mmdebstrap --include=systemd-sysv,dbus trixie - | croft image import --alias debian/13 -"},
+					{Say: "An archive, in place of the image that has the name now", Do: "croft image import --alias debian/13 --reuse rootfs.tar.xz"},
+				},
 			},
-			{Name: "list", Aliases: []string{"ls"}, Short: "List images", New: a.imageList(), Long: "Lists the images, those with an alias first.", Examples: []man.Example{{Do: "croft image list"}}},
-			{Name: "info", Aliases: []string{"inspect", "show"}, Args: "IMAGE...", Short: "Describe images", New: a.imageInfo(), Long: "Prints all that is known of each image.", Examples: []man.Example{{Do: "croft image info debian/13"}}},
+			{Name: "list", Aliases: []string{"ls"}, Short: "List images", New: a.imageList(), Long: "Lists the images, those with an alias first.", Examples: []man.Example{{Say: "What there is", Do: "croft image list"}}},
+			{Name: "info", Aliases: []string{"inspect", "show"}, Args: "IMAGE...", Short: "Describe images", New: a.imageInfo(), Long: "Prints all that is known of each image.", Examples: []man.Example{{Say: "Who uses it", Do: "croft image info debian/13"}}},
 			{Name: "rm", Aliases: []string{"delete", "remove"}, Args: "IMAGE...", Short: "Remove images", New: a.imageRemove(),
-				Long: "Removes an image, or only the alias when it has others. An image that machines are made of stays.", Examples: []man.Example{{Do: "croft image rm debian/13"}}},
+				Long: "Removes an image, or only the alias when it has others. An image that machines are made of stays.", Examples: []man.Example{{Say: "Remove one", Do: "croft image rm debian/13"}}},
 			{Name: "alias", Args: "ALIAS [IMAGE]", Short: "Give an image one more name", New: a.imageAlias(),
-				Long: "Calls IMAGE by one more name, or with --delete takes the name away.", Examples: []man.Example{{Do: "croft image alias stable debian/13"}, {Do: "croft image alias -d stable"}}},
+				Long: "Calls IMAGE by one more name, or with --delete takes the name away.", Examples: []man.Example{{Say: "One more name", Do: "croft image alias stable debian/13"}, {Say: "The name goes, the image stays", Do: "croft image alias -d stable"}}},
 		},
 	}}
 }
@@ -209,16 +230,23 @@ func innerExits() []man.Entry {
 const runText = `Makes a machine of IMAGE and starts it. An image with an init boots it; what happens then depends on the rest:
 
 - With CMD: waits until the machine is up, runs CMD in it with this command's stdin, stdout and stderr, shuts the machine down and ends with CMD's status.
-- On a terminal without CMD: opens a root shell in it; leaving the shell shuts the machine down.
+- On a terminal without CMD: opens a root shell in it; leaving the shell shuts the machine down, ctrl-a q leaves it running.
 - Without a terminal: what its console prints goes to stdout; SIGTERM and SIGINT shut it down, a second one kills it.
 - With -d: returns once the machine is up.
 
 With --no-boot, and for images that have no init, CMD runs as the machine's only program under a tiny init.
 
-The machine is kept when it stops, unless --rm was given.`
+The machine is kept when it stops, unless --rm was given: croft start NAME starts it again with all that it changed.
+
+## What it has
+Its own ids, files, processes and host name; of the host's files only what -v binds; as network the loopback alone, unless --network host gives it all of the host's.
+
+A directory bound with -v that a user of the host owns belongs to the machine's root, and what that root makes there belongs to the user. In one that root owns, ids are the same on both sides. SRC may be relative.`
 
 const execText = `Runs CMD in a running machine with all of the machine's confinement on it. Stdin is always connected; a terminal is made when stdin and stdout are terminals.
 
-When croft is killed, or gets a signal, all that CMD has started ends with it. What CMD leaves running in the background when it ends by itself stays.`
+When croft is killed, or gets a signal, all that CMD has started ends with it. What CMD leaves running in the background when it ends by itself stays.
+
+CMD gets the environment that the machine was made with by -e, and that of exec's own -e; nothing else of the caller's. It is looked for in the machine's PATH. For pipes, redirections and variables of the machine's, run a shell: sh -c '...'.`
 
 const listText = `Lists machines, running and stopped. The state is asked of the kernel at that moment: ` + "`running`" + `, ` + "`stopped`" + `, ` + "`orphaned`" + ` (its keeper was killed and its processes live on) or ` + "`damaged`" + ` (its record cannot be read).`

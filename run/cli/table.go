@@ -14,15 +14,29 @@ import (
 // program is the table of commands; its order is that of the help.
 func (a *app) program() *man.Program {
 	p := &man.Program{
-		Name:     "croft",
-		Short:    "run whole Linux machines in containers, without a daemon",
-		Date:     "2026-11-21",
-		Global:   a.globals,
-		Screen:   helpScreen,
-		Exit:     exits(),
+		Name:   "croft",
+		Short:  "run whole Linux machines in containers, without a daemon",
+		Date:   "2026-11-21",
+		Global: a.globals,
+		Screen: helpScreen,
+		Long:   programText,
+		Topics: topics(),
+		Exit:   exits(),
+
+		Environment: []man.Entry{
+			{Term: "CROFT_ROOT, CROFT_RUN", Text: "the directories of --root and --run"},
+			{Term: "NO_COLOR", Text: "when not empty: no bold in help"},
+		},
+		Files: []man.Entry{
+			{Term: run.DefaultRoot, Text: "images, machines and what they changed"},
+			{Term: run.DefaultRun, Text: "what a reboot may take"},
+			{Term: "/run/croft-host", Text: "which machine of this host has which ids"},
+		},
 		Commands: append(append(machines(a), images(a)...), hidden(a)...),
 	}
-	p.Commands = append(p.Commands, p.HelpCommand(), p.CompletionCommand(), p.AnswerCommand(a.lookup), versionCommand())
+	help := p.HelpCommand()
+	help.Heading = "Help"
+	p.Commands = append(p.Commands, help, p.CompletionCommand(), p.AnswerCommand(a.lookup), versionCommand())
 	return p
 }
 
@@ -36,7 +50,8 @@ func exits() []man.Entry {
 func versionCommand() *man.Command {
 	return &man.Command{
 		Name: "version", Short: "Print the version",
-		Long: "Prints the version of this build.",
+		Long:     "Prints the version of this build.",
+		Examples: []man.Example{{Say: "Which one this is", Do: "croft version"}},
 		New: func(*pflag.FlagSet) man.Run {
 			return func(context.Context, []string) error {
 				fmt.Fprintln(os.Stdout, "croft "+run.Version)

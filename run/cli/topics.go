@@ -1,0 +1,133 @@
+package cli
+
+import "croft/man"
+
+// topics are the pages that belong to no single verb.
+func topics() []*man.Topic {
+	return []*man.Topic{
+		{Name: "images", Short: "what machines are made of", Long: imagesText, See: []string{"image", "run", "files"}},
+		{Name: "files", Short: "where croft keeps things", Long: filesText, See: []string{"repair", "environment"}},
+		{Name: "security", Short: "what keeps a machine apart from its host", Long: securityText, See: []string{"run", "exec"}},
+		{Name: "environment", Short: "variables that croft reads, and those that a machine gets", Long: environmentText, See: []string{"run", "files"}},
+		{Name: "units", Short: "machines in systemd units and other supervisors", Long: unitsText, See: []string{"start", "run", "systemd.service(5)", "systemd.kill(5)"}},
+	}
+}
+
+const programText = `A machine is a whole Linux system in a container: its own init with its services, its own users, processes, host name and files. croft makes it of an image, starts it, enters it and stops it. There is no daemon: each command does its work and ends. Beside a machine that runs stays one small process, its keeper; when nothing runs, nothing of croft runs.
+
+The first machine, as root:
+
+    mmdebstrap --include=systemd-sysv,dbus trixie - | croft image import --alias debian/13 -
+    croft run -d --name web debian/13
+    croft shell web
+    croft stop web
+    croft rm web
+
+Results go to stdout: a name, a table, JSON. Progress, notes and errors go to stderr; an error is one line, and a line that begins with ` + "`hint:`" + ` is the command that helps. Flags of croft end at IMAGE or NAME: what follows belongs to the command in the machine.`
+
+const imagesText = `An image is a root filesystem that any number of machines share. It is never changed: what a machine writes goes to a layer of its own, so a new machine copies nothing.
+
+## Names
+An image is called by an alias or by its fingerprint, of which six digits are enough. An alias may have slashes, as in ` + "`debian/13`" + `; a colon stands behind the name of a remote and so is refused. ` + "`croft image alias`" + ` adds a name. ` + "`croft image rm`" + ` takes a name away and, with the last one, the image.
+
+The fingerprint is the sha256 of the uncompressed archive: the same archive is the same image, however it is compressed, and importing it again only adds names.
+
+## Where they come from
+` + "`croft image import`" + ` takes a tar archive of a root filesystem, plain or compressed with gzip, xz, zstd or bzip2, from a file or, called "-", from stdin; or a directory. What it gets is told by its content.
+
+From nothing but a Debian mirror:
+
+    mmdebstrap --include=systemd-sysv,dbus trixie - | croft image import --alias debian/13 -
+
+From a machine or tree that is there:
+
+    tar -C TREE --numeric-owner --xattrs -cf - . | croft image import --alias mine -
+    croft image import --alias mine TREE
+
+Owners, modes, hard links, device nodes, file capabilities and other extended attributes are kept. An import that is interrupted leaves nothing that can be seen, and what it left on disk is removed by the next import or by ` + "`croft repair`" + `.
+
+## What boots
+An image boots when it has an init: /sbin/init, /etc/init, /bin/init, systemd's own path or /init, tried in this order. systemd and busybox are known, with the signal that makes them power off; any other gets SIGPWR. An image without an init runs a command instead: ` + "`croft run --no-boot`" + `.
+
+Some things that a small Debian lacks unless they are asked for with --include: ` + "`dbus`" + ` for logins and hostnamectl, ` + "`udev`" + `, ` + "`procps`" + ` for ps, ` + "`iproute2`" + ` for ip, ` + "`make`" + ` and a compiler for builds.`
+
+const filesText = `## Kept
+Below /var/lib/croft, or CROFT_ROOT, or --root:
+
+- ` + "`instances/NAME/instance.json`" + ` is the record of a machine: what was asked, what was decided, the plan as it was started, how it last ended. Only croft writes it.
+- ` + "`instances/NAME/console.log`" + ` is what its console printed, ` + "`console.log.1`" + ` what it printed before; each has 1 MiB at most.
+- ` + "`instances/NAME/claim`" + ` is locked while the machine runs; ` + "`lock`" + ` while its record is written.
+- ` + "`roots/NAME/`" + ` is what the machine changed: ` + "`upper/fs`" + ` with the driver overlay, a whole copy in ` + "`fs`" + ` with the driver dir.
+- ` + "`images/FINGERPRINT/image.json`" + `, ` + "`images/layers/DIGEST/`" + ` and ` + "`images/aliases.json`" + ` are the images.
+
+Owners on disk are the machine's own: its root's files belong to 0, its user 1000's to 1000. Ids are shifted when a machine is mounted and never on disk. That is why these directories are open to root alone.
+
+## Until the next boot
+Below /run/croft, or CROFT_RUN, or --run: ` + "`NAME/`" + ` while the machine runs, with the keeper's socket ` + "`keeper`" + `, ` + "`ready`" + ` once it is up, and ` + "`host/`" + `, which the machine sees as /run/host.
+
+Below /run/croft-host, always there: the ranges of ids that machines of any root have on this host.
+
+## In a machine
+croft writes /etc/hostname, /etc/hosts and /etc/machine-id anew before each start, and with --network host /etc/resolv.conf. They lie under what the machine changed: once the machine has written one of them, its own counts.`
+
+const securityText = `A machine is made to hold a root user whom the host need not trust. These hold for its init and, all of them, for everything that ` + "`croft exec`" + ` and ` + "`croft shell`" + ` run in it.
+
+- Ids: each machine has 65536 ids of the host for itself and shares none with another machine. Its root is one of them and nobody on the host. See ` + "`croft info NAME`" + `.
+- Namespaces of its own for users, processes, mounts, IPC, host name and cgroups; for the network too, unless --network host was given. The user namespace belongs to the machine's own root id, so that kernel limits that count by user, of inotify for one, are its own.
+- Capabilities: those that the kernel keeps apart by namespace. Missing are loading modules, raw I/O, setting the clock, reading the kernel's log, MAC administration and what came to the kernel later.
+- System calls: kexec_load, kexec_file_load, init_module, finit_module, delete_module and open_by_handle_at answer as if the kernel did not have them.
+- Devices: null, zero, full, random, urandom, tty and terminals. Others can neither be made nor opened.
+- Files: /sys is read-only. Files in /proc that belong to the host's root cannot be written, since that user does not exist in the machine; none are hidden by mounts, so that nested containers can mount a /proc of their own.
+- Volumes: nosuid and nodev. When a user of the host owns the directory, the machine's root is that user there and nobody else of the machine can write; when root owns it, ids are the same inside and outside, files of the host's root included.
+
+## What is not there yet
+There are no limits on memory, processor time or the number of processes, no AppArmor profile, and no network but the host's or none. ` + "`--network host`" + ` shares all of the host's stack, its abstract unix sockets included. A machine can fill the disk that it is kept on.
+
+## On the host
+Whoever can write to croft's directories or run croft as root owns every machine. croft has no group whose members may use it.`
+
+const environmentText = `## Read by croft
+- ` + "`CROFT_ROOT`" + ` and ` + "`CROFT_RUN`" + ` are the directories that --root and --run name; the flags win.
+- ` + "`NO_COLOR`" + `, when not empty, keeps help from being bold.
+- ` + "`COLUMNS`" + ` is the width of help where that is not a terminal.
+- ` + "`CROFT_OVERLAY=path`" + ` mounts root filesystems in the way of kernels before 6.15: for tests.
+
+Other variables whose names begin with CROFT_ are croft's own, from one of its processes to the next.
+
+## In a machine
+Nothing of the caller's environment goes into a machine, except by -e and --env-file.
+
+- Its init gets PATH, TERM, HOME, ` + "`container=lxc-croft`" + `, ` + "`container_uuid`" + `, ` + "`NOTIFY_SOCKET`" + `, and what -e of run or create set.
+- A command of ` + "`croft exec`" + ` gets PATH, HOME and USER of its user, ` + "`container`" + `, on a terminal TERM, what the machine was created with by -e, and over it what exec's own -e sets.
+
+` + "`-e KEY`" + ` without a value takes the caller's, if there is one.
+
+The value lxc-croft is one that every init understands: OpenRC looks for lxc in it, systemd takes any. The name of what made the machine stands in /run/host/container-manager.`
+
+const unitsText = `In the foreground croft is one process for a supervisor to watch: it starts a machine, becomes its keeper, and ends when the machine does. The machine's cgroup lies below the one that the supervisor made, so that what it set for the unit holds for the machine.
+
+For a machine that was made by ` + "`croft create --name web debian/13`" + `:
+
+    [Unit]
+    Description=the machine web
+
+    [Service]
+    ExecStart=/usr/local/bin/croft start -F web
+    Delegate=yes
+    KillMode=mixed
+    TimeoutStopSec=2min
+
+    [Install]
+    WantedBy=multi-user.target
+
+- ` + "`Delegate=yes`" + ` gives the machine its part of the cgroup tree.
+- ` + "`KillMode=mixed`" + ` sends SIGTERM to croft alone, which asks the machine's init for a clean end. With any other mode systemd would signal the machine's processes too.
+- TimeoutStopSec is longer than the machine's --stop-timeout, which is 100 seconds unless set: then it is croft that kills, and undoes.
+
+The console goes to stdout, and so to the journal. SIGTERM and SIGINT stop the machine; a second one kills it. The status is 0 after a poweroff from inside, the init's own where it ended with one, and 1 when it was killed by a signal. A reboot from inside stays in the same process. There is no word to systemd when the machine is up; ` + "`croft wait --for ready web`" + ` waits for that.
+
+In CI a machine lives as long as one command:
+
+    croft run --rm -v .:/src -w /src debian/13 make test
+
+Its status is the command's. When croft is killed the machine stops, and the command's processes end.`
