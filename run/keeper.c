@@ -59,7 +59,8 @@ static uint64_t logsize;
 static int64_t deadline = -1;   // of the stop, in ms of the monotonic clock
 static int64_t ready_at = -1;
 static int stops;
-static int unheard;             // the init could not take the stop signal yet
+static int unheard;             // ms after which the stop signal is sent once more, 0: it was heard
+static int64_t again;           // when that is
 
 static int64_t now_ms(void)
 {
@@ -133,7 +134,7 @@ static void signal_init(int sig)
 	syscall(SYS_pidfd_send_signal, k.pidfd, sig, NULL, 0);
 }
 
-// hears says whether the init catches or awaits a signal: PID 1 loses one that it has no handler for yet.
+// hears says whether the init catches or holds back a signal: PID 1 loses one that it has no handler for yet.
 static int hears(int sig)
 {
 	char text[BUF];
@@ -146,11 +147,13 @@ static int hears(int sig)
 	return !blocked || !caught || ((strtoull(blocked + 8, NULL, 16) | strtoull(caught + 8, NULL, 16)) >> (sig - 1) & 1);
 }
 
+// ask sends the stop signal. Whether it is lost is not known of an init that waits with sigtimedwait(2), as
+// busybox does, so it is sent again after ever longer times; to a payload only once, which may count them.
 static void ask(void)
 {
-	unheard = !hears(k.stop_signal);
-	if (!unheard)
-		signal_init(k.stop_signal);
+	unheard = k.grace_ms == 0 || hears(k.stop_signal) ? 0 : unheard * 2 + 20;
+	signal_init(k.stop_signal);
+	again = now_ms() + unheard;
 }
 
 // stop asks for a clean end first; asked a second time, or when the time is up, it kills. The death of PID 1
@@ -311,14 +314,14 @@ static int timeout(void)
 	int64_t next = deadline < 0 || (ready_at >= 0 && ready_at < deadline) ? ready_at : deadline;
 	if (next < 0)
 		return -1;
-	int64_t left = next - now_ms(), most = unheard ? 20 : 3600000;
+	int64_t left = next - now_ms(), most = unheard ? unheard : 3600000;
 	return left < 0 ? 0 : left > most ? (int)most : (int)left;
 }
 
 static void on_time(void)
 {
 	int64_t t = now_ms();
-	if (unheard)
+	if (unheard && t >= again)
 		ask();
 	if (ready_at >= 0 && t >= ready_at)
 		ready();
