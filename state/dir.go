@@ -34,13 +34,17 @@ func Open(root, run string) (*Dir, error) {
 	d := &Dir{root, run}
 	// Ids on disk are unshifted: a guest's root can make files that are set-user-id root, so no user of the host
 	// may get near them. The guests themselves are given mounts and need no way in.
+	// A container's init, already nobody here, walks to its root through the run directory; that one comes first,
+	// since the two may have a parent in common that is not there yet.
+	if err := os.MkdirAll(run, 0o711); err != nil {
+		return nil, err
+	}
 	for _, p := range []string{root, d.instances(), d.Images(), d.Roots()} {
 		if err := os.MkdirAll(p, 0o700); err != nil {
 			return nil, err
 		}
 	}
-	// A container's init, already nobody here, walks to its root through the run directory.
-	return d, os.MkdirAll(run, 0o711)
+	return d, nil
 }
 
 func (d *Dir) instances() string { return filepath.Join(d.Root, "instances") }
