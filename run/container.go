@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strconv"
 
 	"croft/state"
 
@@ -14,6 +15,7 @@ import (
 	// The C side of "croft init": it joins and unshares before the Go runtime starts.
 	_ "github.com/opencontainers/runc/libcontainer/nsenter"
 	"github.com/opencontainers/runc/libcontainer/specconv"
+	"github.com/sirupsen/logrus"
 	"golang.org/x/sys/unix"
 )
 
@@ -45,7 +47,7 @@ func newContainer(l *launch) (*container, error) {
 	if err != nil {
 		return nil, err
 	}
-	p := &libcontainer.Process{Init: true, Args: l.Instance.Facts.Init.Args, Env: l.Environment(), Cwd: "/", LogLevel: "4"}
+	p := &libcontainer.Process{Init: true, Args: l.Instance.Facts.Init.Args, Env: l.Environment(), Cwd: "/", LogLevel: strconv.Itoa(int(logrus.GetLevel()))}
 	if !l.Boot {
 		if err := l.payload(p); err != nil {
 			return nil, err
@@ -157,8 +159,6 @@ func socketpair() (a, b *os.File, err error) {
 	}
 	return os.NewFile(uintptr(fds[0]), "socket"), os.NewFile(uintptr(fds[1]), "socket"), nil
 }
-
-func (c *container) exec() error { return c.Exec() }
 
 // configure turns the plan's OCI spec into libcontainer's configuration and adds the user namespace to it,
 // which OCI cannot express as we need it: made before, owned by the range, joined here.

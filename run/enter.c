@@ -124,7 +124,8 @@ static void guest_side(const struct enter *e)
 		TRY(syscall(SYS_setresuid, e->uid, e->uid, e->uid), "setresuid");
 	set_capabilities(e);
 	umask(022);
-	TRY(chdir(e->dir), "chdir");
+	if (chdir(e->dir) < 0) // the home of many a service does not exist
+		TRY(e->dir_asked ? -1 : chdir("/"), "chdir");
 }
 
 static const char *path_of(char *const *envp)

@@ -26,6 +26,7 @@ type entry struct {
 	groups      []int
 	seccomp     []unix.SockFilter
 	dir         string
+	dirAsked    bool // it must be that one
 	args, env   []string
 }
 
@@ -56,7 +57,7 @@ func (x *entry) enter() (int, error) {
 	if r.err != nil {
 		return 0, r.err
 	}
-	if err := outcome(errs); err != nil {
+	if err := x.outcome(errs); err != nil {
 		unix.Wait4(r.pid, nil, 0, nil)
 		return 0, err
 	}
@@ -64,7 +65,7 @@ func (x *entry) enter() (int, error) {
 }
 
 // outcome reads what the child could not do; the pipe closes by the exec when there is nothing.
-func outcome(errs *os.File) error {
+func (x *entry) outcome(errs *os.File) error {
 	var e C.struct_enter_error
 	buf := unsafe.Slice((*byte)(unsafe.Pointer(&e)), unsafe.Sizeof(e))
 	if _, err := io.ReadFull(errs, buf); err != nil {
@@ -73,6 +74,9 @@ func outcome(errs *os.File) error {
 	what := C.GoString(&e.what[0])
 	if what == "exec" {
 		return fmt.Errorf("%w: %w", errExec, unix.Errno(e.err))
+	}
+	if what == "chdir" {
+		return &os.PathError{Op: what, Path: x.dir, Err: unix.Errno(e.err)}
 	}
 	return os.NewSyscallError(what, unix.Errno(e.err))
 }
@@ -103,7 +107,7 @@ func (x *entry) fork(errs *os.File) (int, error) {
 	e.limits, e.limit_count = mem.limits()
 	e.capabilities = C.uint64_t(capabilityMask())
 	e.seccomp = mem.filter(x.seccomp)
-	e.dir = mem.text(x.dir)
+	e.dir, e.dir_asked = mem.text(x.dir), C.int(flag(x.dirAsked))
 	e.argv, e.envp = mem.texts(x.args), mem.texts(x.env)
 	e.errors = C.int(errs.Fd())
 	pid := int(C.croft_enter(e))

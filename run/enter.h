@@ -28,6 +28,7 @@ struct enter {
 	uint64_t capabilities;   // bit n: capability n stays in the bounding set
 	const struct sock_fprog *seccomp; // or NULL
 	const char *dir;
+	int dir_asked;           // without it, one that cannot be entered is not missed
 	char *const *argv;
 	char *const *envp;       // PATH in it is where argv[0] is looked for
 	int errors;              // close-on-exec; gets a struct enter_error when it does not come to the exec

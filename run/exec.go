@@ -112,7 +112,7 @@ func (e *Engine) entry(in *state.Instance, keeper *Keeper, cell *cell, x *Exec) 
 	}
 	return &entry{
 		pidfd: keeper.Init, hostNetwork: in.Applied.Spec.HostNetwork(), cell: cell,
-		uid: who.Uid, gid: who.Gid, groups: who.Sgids, seccomp: filter, dir: dir, args: x.Args,
+		uid: who.Uid, gid: who.Gid, groups: who.Sgids, seccomp: filter, dir: dir, dirAsked: x.Dir != "", args: x.Args,
 		env: x.environment(in, who),
 	}, nil
 }

@@ -18,7 +18,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
-#include <sys/mount.h>
 #include <sys/signalfd.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
@@ -188,6 +187,23 @@ static void drop(struct client *c)
 	c->fd = c->kill = -1;
 }
 
+// echo copies to our stdout, with the line ends of a file: a guest that writes \r\n itself gets another \r from
+// the terminal, and no terminal shows this.
+static void echo(const char *p, size_t n)
+{
+	static int held;
+	char out[BUF * 2];
+	size_t m = 0;
+	for (size_t i = 0; i < n; i++) {
+		if (held && p[i] != '\n' && p[i] != '\r')
+			out[m++] = '\r';
+		held = p[i] == '\r';
+		if (!held)
+			out[m++] = p[i];
+	}
+	write_all(1, out, m);
+}
+
 // console copies what the guest printed; false when there is nothing more.
 static int console(void)
 {
@@ -198,7 +214,7 @@ static int console(void)
 		return 0;
 	log_console(buf, (size_t)n);
 	if (k.echo)
-		write_all(1, buf, (size_t)n);
+		echo(buf, (size_t)n);
 	for (struct client *c = clients; c < clients + CLIENTS; c++)
 		if (c->fd >= 0 && c->attached && send(c->fd, buf, (size_t)n, MSG_DONTWAIT | MSG_NOSIGNAL) < 0)
 			drop(c); // it does not read: the guest's console must not wait for it
@@ -428,25 +444,9 @@ static int keep(int argc, char **argv)
 	return 125;
 }
 
-// The host's mount namespace, or -errno when the starter could not leave it; 0 in any other process.
-int croft_host_mounts;
-
-// own_mounts gives the starter a mount namespace of its own, while the process still has one thread: what it
-// mounts is seen by nobody and ends with it, however that comes. A slave, so that the host's unmounts arrive.
-static void own_mounts(void)
-{
-	int host = open("/proc/self/ns/mnt", O_RDONLY | O_CLOEXEC);
-	if (host < 0 || unshare(CLONE_NEWNS) < 0 || mount("", "/", NULL, MS_REC | MS_SLAVE, NULL) < 0)
-		croft_host_mounts = -errno;
-	else
-		croft_host_mounts = host;
-}
-
 // The GNU C library passes a constructor what main gets.
 __attribute__((constructor)) static void dispatch(int argc, char **argv)
 {
 	if (argc > 2 && strcmp(argv[1], "keeper") == 0)
 		_exit(keep(argc, argv));
-	if (argc > 2 && (strcmp(argv[1], "supervise") == 0 || strcmp(argv[1], "run") == 0))
-		own_mounts(); // "run" may come to start the machine in its own process, and has threads by then
 }

@@ -24,6 +24,4 @@ struct keeper_hello {
 #define KEEPER_UNBIND 'U'
 #define KEEPER_WATCH 'X'  // with a descriptor of cgroup.kill: written when this connection ends
 #define KEEPER_DONE 'D'   // no longer
-
-extern int croft_host_mounts;
 #endif

@@ -14,16 +14,17 @@ import (
 
 // Plan is one start of one instance, worked out: every path and value that the steps need.
 type Plan struct {
-	Instance *state.Instance
-	Root     rootfs.Root
-	Files    rootfs.Files     // generated for the guest
-	RunDir   string           // the instance's directory under /run: everything in it goes at the end
-	Cgroup   string           // as the OCI spec names it: absolute, or relative to the caller's own
-	Cgroups  []string         // every directory that this makes on the host
-	Boot     bool             // an init boots, rather than a payload running
-	Notify   bool             // the init tells when it is up
-	Owners   map[string]Owner // of the volumes' sources
-	Stdio    bool             // the payload gets the starter's stdin, stdout and stderr instead of a console
+	Instance   *state.Instance
+	Root       rootfs.Root
+	Files      rootfs.Files     // generated for the guest
+	RunDir     string           // the instance's directory under /run: everything in it goes at the end
+	Cgroup     string           // as the OCI spec names it: absolute, or relative to the caller's own
+	Cgroups    []string         // every directory that this makes on the host
+	Boot       bool             // an init boots, rather than a payload running
+	Notify     bool             // the init tells when it is up
+	Owners     map[string]Owner // of the volumes' sources
+	Foreground bool             // the console goes to the starter's stdout
+	Stdio      bool             // the payload gets the starter's stdin, stdout and stderr instead of a console
 }
 
 // What a plan needs to know of the host.
@@ -49,7 +50,7 @@ func NewPlan(dir *state.Dir, in *state.Instance, layers []string, h host, foregr
 		Notify:   in.Facts.Notify,
 		Owners:   h.owners,
 	}
-	p.Stdio = foreground && !p.Boot
+	p.Foreground, p.Stdio = foreground && p.Boot, foreground && !p.Boot
 	// In the foreground the caller's cgroup is kept: it may be a unit's, or a job's. Otherwise the machine
 	// outlives its caller and so lies beside it, named after its root unless that is the usual one.
 	bases := h.cgroups
@@ -103,10 +104,18 @@ func (p *Plan) Environment() []string {
 		"container=" + containerName,
 	}
 	if p.Boot {
-		env = append(env, "TERM=linux", "HOME=/root",
+		env = append(env, "TERM="+p.terminal(), "HOME=/root",
 			"container_uuid="+uuidOf(p.Instance.UUID), "NOTIFY_SOCKET=/run/host/notify")
 	}
 	return append(env, p.Instance.Spec.Env...)
+}
+
+// terminal is what the console can show: nothing but text where it goes to a file or a journal.
+func (p *Plan) terminal() string {
+	if p.Foreground {
+		return "dumb"
+	}
+	return "linux"
 }
 
 const containerName = "lxc-croft"

@@ -20,6 +20,7 @@ var Version = "dev" // a variable only because the linker can set nothing else
 type Engine struct {
 	Dir    *state.Dir
 	Images *image.Store
+	Log    func(line string) // takes what a start logs; nil: nobody reads it
 }
 
 // Open gives the engine of the root and run directories, making them where they are missing.

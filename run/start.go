@@ -31,6 +31,7 @@ type Started struct {
 	pipe    *os.File
 	lines   *bufio.Scanner
 	code    int
+	log     func(line string) // nil: nobody reads it
 }
 
 // Start starts a stopped instance in a session of its own, which outlives the caller, and returns once its
@@ -54,7 +55,7 @@ func (e *Engine) Start(ctx context.Context, in *state.Instance) (*Started, error
 	}
 	cmd.Process.Release()
 	w.Close()
-	s := &Started{name: name, pipe: r, lines: bufio.NewScanner(r), code: -1}
+	s := &Started{name: name, pipe: r, lines: bufio.NewScanner(r), code: -1, log: e.Log}
 	if err := s.until(ctx, "S"); err != nil {
 		r.Close()
 		return nil, err
@@ -79,6 +80,10 @@ func (s *Started) until(ctx context.Context, mark string) error {
 			s.timing(rest)
 		case "E":
 			return reported(rest)
+		case "L":
+			if s.log != nil {
+				s.log(rest)
+			}
 		case "X":
 			s.code, _ = strconv.Atoi(rest)
 		}
@@ -182,9 +187,6 @@ func (e *Engine) Foreground(in *state.Instance) error {
 		return e.Supervise(in.Spec.Name)
 	}
 	env := append(e.environ(), envFront+"=1")
-	if v := os.Getenv(EnvTimings); v != "" {
-		env = append(env, EnvTimings+"="+v)
-	}
 	err := syscall.Exec("/proc/self/exe", []string{"croft", "supervise", in.Spec.Name}, env)
 	return fmt.Errorf("exec: %w", err)
 }

@@ -30,7 +30,7 @@ func steps() []step {
 		{"rootfs", mountRoot, clearRoot},
 		{"container", createContainer, destroyContainer}, // its init exists and waits
 		{"network", connect, disconnect},                 // while it waits: the guest finds its links made
-		{"boot", boot, nothing},                          // the init becomes the guest's
+		{"exec", becomeGuest, nothing},                   // the init becomes the guest's
 	}
 }
 
@@ -172,4 +172,4 @@ func delegate(dir string, base int) error {
 	return nil
 }
 
-func boot(_ context.Context, l *launch) error { return l.container.exec() }
+func becomeGuest(_ context.Context, l *launch) error { return l.container.Exec() }

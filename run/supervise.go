@@ -1,6 +1,6 @@
 package run
 
-// #include "keeper.h"
+// #include "mounts.h"
 import "C"
 
 import (
@@ -11,11 +11,14 @@ import (
 	"os/signal"
 	"runtime"
 	"strconv"
+	"strings"
 	"syscall"
 	"time"
 
+	"croft/rootfs"
 	"croft/state"
 
+	"github.com/sirupsen/logrus"
 	"golang.org/x/sys/unix"
 )
 
@@ -27,6 +30,9 @@ const (
 	envReport = "CROFT_REPORT" // descriptor of the pipe to whoever asked for the start
 	envFront  = "CROFT_FOREGROUND"
 
+	// EnvLog is the log level of a start: error, warn, info or debug.
+	EnvLog = "CROFT_LOG_LEVEL"
+
 	// EnvTimings makes a foreground start print its timings to stderr.
 	EnvTimings = "CROFT_TIMINGS"
 )
@@ -35,6 +41,7 @@ const (
 // then nothing of the start is left. The process was made for it: see Engine.Start and Engine.Foreground.
 func (e *Engine) Supervise(name string) error {
 	report := inheritReport()
+	report.takeLogs()
 	err := e.supervise(name, report)
 	if err != nil {
 		err = fmt.Errorf("start %s: %w", name, err)
@@ -170,7 +177,7 @@ func (l *launch) become(claim *state.Claim, hostns int) error {
 		l.container.pid, number(l.container.pidfd), number(l.container.pty), number(l.container.slave),
 		number(l.listener), number(l.notify), number(logs), number(run), number(l.report.file), hostns,
 		l.Instance.Facts.StopSignal, int(l.Instance.Spec.Timeouts.StopAfter() / time.Second), grace,
-		flag(os.Getenv(envFront) != "" && l.Boot),
+		flag(l.Foreground),
 	}
 	args := []string{"croft", "keeper", name}
 	for _, n := range fields {
@@ -214,8 +221,10 @@ func flag(b bool) int {
 // environ is what the processes of a machine run with: nothing of the caller's but where things are.
 func (e *Engine) environ() []string {
 	env := []string{"PATH=" + os.Getenv("PATH"), envRoot + "=" + e.Dir.Root, envRun + "=" + e.Dir.Run}
-	if mode := os.Getenv("CROFT_OVERLAY"); mode != "" {
-		env = append(env, "CROFT_OVERLAY="+mode)
+	for _, name := range []string{rootfs.PathMode, EnvLog, EnvTimings} {
+		if v := os.Getenv(name); v != "" {
+			env = append(env, name+"="+v)
+		}
 	}
 	return env
 }
@@ -238,6 +247,25 @@ type report struct{ file *os.File }
 func inheritReport() *report {
 	f, _ := inherited(envReport)
 	return &report{f}
+}
+
+// takeLogs sends what libcontainer logs the same way, or to stderr where there is nobody at the other end.
+func (r *report) takeLogs() {
+	level, err := logrus.ParseLevel(os.Getenv(EnvLog))
+	if err != nil {
+		level = logrus.WarnLevel
+	}
+	logrus.SetLevel(level)
+	if r.file != nil {
+		logrus.SetOutput(logLines{r})
+	}
+}
+
+type logLines struct{ report *report }
+
+func (l logLines) Write(text []byte) (int, error) {
+	l.report.line("L " + strings.TrimSpace(string(text)))
+	return len(text), nil
 }
 
 func (r *report) line(text string) {

@@ -35,7 +35,7 @@ type Init struct {
 	Mode string   `json:"mode,omitempty"`
 	Args []string `json:"args,omitempty"`
 	User string   `json:"user,omitempty"` // NAME|UID[:GROUP|GID]; "" is root
-	Dir  string   `json:"dir,omitempty"`  // "" is the user's home, then /
+	Dir  string   `json:"dir,omitempty"`  // "" is /
 }
 
 // Root says how the root filesystem is kept.

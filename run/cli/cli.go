@@ -38,6 +38,9 @@ func Main(args []string) int {
 	if c := call.Command; c != nil { // nil: the help of all
 		a.inner = c.Name == "run" || c.Name == "exec" || c.Name == "shell"
 	}
+	if call.Flags != nil {
+		a.environment(call.Flags)
+	}
 	err = call.Run(context.Background())
 	return a.fail(err, a.inner)
 }
@@ -50,19 +53,25 @@ type app struct {
 	opened    *run.Engine
 }
 
-// globals binds the flags that every command takes.
+// globals binds the flags that every command takes. What the environment says is no default of theirs: the
+// manual is the same everywhere.
 func (a *app) globals(fs *pflag.FlagSet) {
-	fs.StringVar(&a.root, "root", from("CROFT_ROOT", run.DefaultRoot), "keep images and instances in `DIR`")
-	fs.StringVar(&a.run, "run", from("CROFT_RUN", run.DefaultRun), "keep what a reboot may take in `DIR`")
-	fs.Var(oneOf(&a.log, "error", "warn", "info", "debug"), "log-level", "tell as much as `error|warn|info|debug`")
+	fs.StringVar(&a.root, "root", run.DefaultRoot, "keep images and instances in `DIR`")
+	fs.StringVar(&a.run, "run", run.DefaultRun, "keep what a reboot may take in `DIR`")
+	fs.Var(oneOf(&a.log, "error", "warn", "info", "debug"), "log-level", "log `error|warn|info|debug` and graver to stderr; default: warn")
 	fs.Bool("version", false, "print the version")
 }
 
-func from(env, otherwise string) string {
-	if v := os.Getenv(env); v != "" {
-		return v
+// environment gives the flags that were not used the values of the environment.
+func (a *app) environment(fs *pflag.FlagSet) {
+	for flag, name := range map[string]string{"root": "CROFT_ROOT", "run": "CROFT_RUN"} {
+		if v := os.Getenv(name); v != "" && !fs.Changed(flag) {
+			_ = fs.Set(flag, v) // a string takes any
+		}
 	}
-	return otherwise
+	if a.log != "" {
+		os.Setenv(run.EnvLog, a.log)
+	}
 }
 
 // engine opens the engine; it needs root, since machines do.
@@ -74,6 +83,9 @@ func (a *app) engine() (*run.Engine, error) {
 		return nil, state.Hint(errors.New("needs root"), "sudo croft "+strings.Join(os.Args[1:], " "))
 	}
 	e, err := run.Open(a.root, a.run)
+	if err == nil {
+		e.Log = func(line string) { fmt.Fprintln(os.Stderr, line) }
+	}
 	a.opened = e
 	return e, err
 }

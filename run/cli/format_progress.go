@@ -48,11 +48,16 @@ func (p *progress) report(what string, done, total int64) {
 	}
 }
 
-// end says that the work on show is done, in a last line that stays.
-func (p *progress) end() {
+// end says that the work on show is done, in a last line that stays, or clears the line when it failed.
+func (p *progress) end(done bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.finish()
+	if done {
+		p.finish()
+	} else if p.line != "" {
+		_, _ = fmt.Fprint(p.out, "\r\x1b[K")
+	}
+	p.what, p.line = "", ""
 }
 
 // Write lets other notes through without mixing them into the line.

@@ -26,7 +26,7 @@ func pullReports(p *progress, c *testClock) {
 		p.report("pull debian/13", i*100<<20/40, 100<<20)
 		c.after(time.Second / 4)
 	}
-	p.end()
+	p.end(true)
 }
 
 func TestProgressPlain(t *testing.T) {
@@ -34,7 +34,7 @@ func TestProgressPlain(t *testing.T) {
 	p, c := testProgress(&out, 0, false)
 	pullReports(p, c)
 	fmt.Fprintln(p, "a note")
-	p.end()
+	p.end(true)
 	formatGolden(t, "progress/plain.txt", out.Bytes())
 }
 
@@ -51,8 +51,8 @@ func TestProgressTerminal(t *testing.T) {
 	p.report("unpack", 1<<20, 0)
 	c.after(2 * time.Second)
 	p.report("unpack", 8<<20, -1)
-	p.end()
-	p.end()
+	p.end(true)
+	p.end(true)
 	formatGolden(t, "progress/terminal.txt", out.Bytes())
 }
 
@@ -88,5 +88,5 @@ func TestProgressTogether(t *testing.T) {
 		})
 	}
 	all.Wait()
-	p.end()
+	p.end(true)
 }

@@ -95,7 +95,7 @@ func (a *app) imageImport() func(*pflag.FlagSet) man.Run {
 				Source: args[0], Stdin: os.Stdin, Aliases: aliases, Reuse: *reuse, MaxBytes: limit,
 				Progress: func(done, total int64) { bar.report("import "+args[0], done, total) },
 			})
-			bar.end()
+			bar.end(err == nil)
 			if err != nil {
 				return err
 			}

@@ -35,7 +35,12 @@ func (a *app) createMachine(flags *specFlags, image string, cmd []string) (*stat
 		if errors.Is(err, state.ErrExist) && flags.Name == "" && try < 100 {
 			continue
 		}
-		if err != nil {
+		switch {
+		case errors.Is(err, state.ErrExist):
+			return nil, state.Hint(fmt.Errorf("create %w", err), "croft start "+spec.Name+", or croft rm -f "+spec.Name)
+		case err != nil && flags.Name == "":
+			return nil, err // the name says nothing to anybody
+		case err != nil:
 			return nil, fmt.Errorf("create %s: %w", spec.Name, err)
 		}
 		return in, nil
@@ -169,16 +174,16 @@ func (a *app) chosen(filters []string) ([]string, error) {
 	return names, nil
 }
 
-// printTimings tells where the time of a start went. "boot" is the guest's own: from the exec of its init to
-// its word that it is up.
+// printTimings tells where the time of a start went, and last the guest's own: from the exec of its init to its
+// word that it is up.
 func printTimings(steps []run.Timing, total time.Duration) {
 	var sum time.Duration
 	for _, t := range steps {
 		fmt.Fprintf(os.Stderr, "%-10s %8.1f ms\n", t.Step, ms(t.Took))
 		sum += t.Took
 	}
-	fmt.Fprintf(os.Stderr, "%-10s %8.1f ms\n", "the rest", ms(total-sum))
-	fmt.Fprintf(os.Stderr, "%-10s %8.1f ms\n", "ready", ms(total))
+	fmt.Fprintf(os.Stderr, "%-10s %8.1f ms   from there to ready\n", "the guest", ms(total-sum))
+	fmt.Fprintf(os.Stderr, "%-10s %8.1f ms\n", "total", ms(total))
 }
 
 func ms(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }
