@@ -11,7 +11,7 @@ import (
 func main() {
 	// libcontainer starts the init of a container by executing this binary with that word: no verb of ours
 	// can have it, and nothing else may happen before.
-	if len(os.Args) > 1 && os.Args[1] == run.ContainerInit {
+	if run.IsInit(os.Args) {
 		run.Init()
 	}
 	os.Exit(cli.Main(os.Args[1:]))

@@ -22,6 +22,11 @@ import (
 // ContainerInit is the first word of libcontainer's re-execution: main hands over to it before all else.
 const ContainerInit = "init"
 
+// IsInit says whether libcontainer has executed this binary for that: the word alone is a user's.
+func IsInit(args []string) bool {
+	return len(args) > 1 && args[1] == ContainerInit && os.Getenv("_LIBCONTAINER_INITPIPE") != ""
+}
+
 // Init runs as a container's init until it becomes the guest's. It does not return.
 func Init() { libcontainer.Init() }
 

@@ -32,6 +32,7 @@ type Started struct {
 	lines   *bufio.Scanner
 	code    int
 	log     func(line string) // nil: nobody reads it
+	words   string            // the last lines of its console, once it has ended
 }
 
 // Start starts a stopped instance in a session of its own, which outlives the caller, and returns once its
@@ -86,6 +87,8 @@ func (s *Started) until(ctx context.Context, mark string) error {
 			}
 		case "X":
 			s.code, _ = strconv.Atoi(rest)
+		case "W":
+			s.words, _ = strconv.Unquote(rest)
 		}
 		if kind == mark {
 			return nil
@@ -103,9 +106,24 @@ func (s *Started) timing(rest string) {
 	s.Timings = append(s.Timings, Timing{step, time.Duration(n) * time.Microsecond})
 }
 
-// reported takes status, text and hint of an error out of a report.
+// classes are the errors that a caller can still tell after they came through the pipe.
+func classes() []error {
+	return []error{state.ErrNotExist, state.ErrRunning, state.ErrBusy, state.ErrUnsupported}
+}
+
+// classed is an error that came through the pipe.
+type classed struct {
+	text  string
+	class error
+}
+
+func (c *classed) Error() string { return c.text }
+func (c *classed) Unwrap() error { return c.class }
+
+// reported takes status, class, text and hint of an error out of a report.
 func reported(rest string) error {
 	number, rest, _ := strings.Cut(rest, " ")
+	class, rest, _ := strings.Cut(rest, " ")
 	quoted, err := strconv.QuotedPrefix(rest)
 	if err != nil {
 		return errors.New(rest)
@@ -113,6 +131,9 @@ func reported(rest string) error {
 	text, _ := strconv.Unquote(quoted)
 	hint, _ := strconv.Unquote(strings.TrimSpace(rest[len(quoted):]))
 	said := errors.New(text)
+	if c, _ := strconv.Atoi(class); c > 0 && c <= len(classes()) {
+		said = &classed{text, classes()[c-1]}
+	}
 	if status, _ := strconv.Atoi(number); status != 0 {
 		said = &CommandError{ExitStatus(status), text}
 	}
@@ -129,7 +150,7 @@ func (s *Started) Ready(ctx context.Context, e *Engine, limit time.Duration) err
 	err := s.until(ctx, "R")
 	switch {
 	case errors.Is(err, errEnded):
-		return fmt.Errorf("start %s: boot: %s", s.name, e.lastWords(s.name, s.code))
+		return fmt.Errorf("start %s: boot: %s", s.name, s.lastWords(e))
 	case errors.Is(err, context.DeadlineExceeded):
 		return state.Hint(fmt.Errorf("start %s: boot: not ready within %v", s.name, limit), "croft logs "+s.name)
 	}
@@ -145,16 +166,19 @@ func (s *Started) Wait(ctx context.Context) (int, error) {
 	return 0, err
 }
 
-func (e *Engine) lastWords(name string, code int) string {
+func (s *Started) lastWords(e *Engine) string {
 	text := "the init ended at once"
-	if code > 0 {
-		text += fmt.Sprintf(" with status %d", code)
+	if s.code > 0 {
+		text += fmt.Sprintf(" with status %d", s.code)
 	}
-	lines, _ := e.lastLines(name, 3)
-	if len(lines) == 0 {
+	words := s.words
+	if lines, _ := e.lastLines(s.name, 3); words == "" {
+		words = strings.Join(lines, " | ")
+	}
+	if words == "" {
 		return text + " and printed nothing"
 	}
-	return text + "; its last lines: " + strings.Join(lines, " | ")
+	return text + "; its last lines: " + words
 }
 
 // startOnHost starts cmd in the host's mount namespace, from which this process may have gone (keeper.c): the

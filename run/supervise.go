@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/signal"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -283,7 +284,8 @@ func (r *report) timing(step string, d time.Duration) {
 
 func (r *report) started() { r.line("S") }
 func (r *report) failed(err error) {
-	r.line("E " + strconv.Itoa(statusFor(err)) + " " + strconv.Quote(err.Error()) + " " + strconv.Quote(hintOf(err)))
+	class := 1 + slices.IndexFunc(classes(), func(c error) bool { return errors.Is(err, c) })
+	r.line("E " + strconv.Itoa(statusFor(err)) + " " + strconv.Itoa(class) + " " + strconv.Quote(err.Error()) + " " + strconv.Quote(hintOf(err)))
 }
 
 // statusFor is the exit status that an error asks for; 0 when it leaves that to the face.
@@ -317,6 +319,9 @@ func (e *Engine) Undo(name string, status unix.WaitStatus) (int, error) {
 	end := exitOf(in, status)
 	end.Time = time.Now().UTC()
 	report.line("X " + strconv.Itoa(end.Code))
+	if lines, _ := e.lastLines(name, 3); report.file != nil && len(lines) > 0 {
+		report.line("W " + strconv.Quote(strings.Join(lines, " | "))) // the log may go with the record
+	}
 	return end.Code, e.finish(name, end)
 }
 
