@@ -84,7 +84,7 @@ func newContainer(l *launch) (*container, error) {
 // payload puts the machine's command under the tiny init, as the user and in the directory that were asked for.
 func (l *launch) payload(p *libcontainer.Process) error {
 	asked := l.Instance.Facts.Init
-	root, err := os.OpenFile(l.RootMount(), unix.O_PATH|unix.O_DIRECTORY, 0)
+	root, err := os.OpenFile(RootMount(), unix.O_PATH|unix.O_DIRECTORY, 0)
 	if err != nil {
 		return err
 	}

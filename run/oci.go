@@ -15,7 +15,7 @@ func (p *Plan) OCI() *specs.Spec {
 	in := p.Instance
 	return &specs.Spec{
 		Version:  specs.Version,
-		Root:     &specs.Root{Path: p.RootMount()},
+		Root:     &specs.Root{Path: RootMount()},
 		Hostname: in.Spec.Host(),
 		Mounts:   p.mounts(),
 		Process: &specs.Process{

@@ -85,8 +85,9 @@ func guestFiles(in *state.Instance, h host) rootfs.Files {
 	return f
 }
 
-// RootMount is where the root filesystem is mounted, in the starter's own mount namespace.
-func (p *Plan) RootMount() string { return filepath.Join(p.RunDir, "root") }
+// RootMount is where the root filesystem is mounted, in the starter's own mount namespace: the same place for all.
+// The container's init, already nobody on the host, must be able to walk there, wherever --run is.
+func RootMount() string { return filepath.Join(state.HostDir, "mnt", "root") }
 
 // HostFiles is the directory that the guest sees as /run/host.
 func (p *Plan) HostFiles() string { return filepath.Join(p.RunDir, "host") }

@@ -68,7 +68,7 @@ func TestPlans(t *testing.T) {
 			*Plan
 			Environment       []string
 			RootMount, Socket string
-		}{p, p.Environment(), p.RootMount(), p.Socket()})
+		}{p, p.Environment(), RootMount(), p.Socket()})
 		spec := p.OCI()
 		spec.Linux.Seccomp.Architectures = nil // of the machine that tests
 		golden(t, name+".oci", spec)

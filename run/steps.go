@@ -29,7 +29,7 @@ func steps() []step {
 		{"namespace", makeNamespace, nothing}, // first: every mount is shifted through it
 		{"rootfs", mountRoot, clearRoot},
 		{"container", createContainer, destroyContainer}, // its init exists and waits
-		{"network", connect, disconnect},                 // while it waits: the guest finds its links made
+		{"network", connect, nothing},                    // while it waits: the guest finds its links made
 		{"exec", becomeGuest, nothing},                   // the init becomes the guest's
 	}
 }
@@ -85,8 +85,10 @@ func mountRoot(_ context.Context, l *launch) error {
 	if !ok {
 		return fmt.Errorf("driver %q: %w", l.Instance.Facts.Driver, state.ErrUnsupported)
 	}
-	if err := os.MkdirAll(l.RootMount(), 0o711); err != nil {
-		return err
+	for _, dir := range []string{l.RunDir, RootMount()} {
+		if err := os.MkdirAll(dir, 0o711); err != nil {
+			return err
+		}
 	}
 	if err := driver.Create(l.Root); err != nil {
 		return err
@@ -94,11 +96,17 @@ func mountRoot(_ context.Context, l *launch) error {
 	if err := rootfs.WriteGuest(l.Root, l.Files); err != nil {
 		return err
 	}
-	return driver.Mount(l.Root, l.userns, l.RootMount())
+	return driver.Mount(l.Root, l.userns, RootMount())
 }
 
 // clearRoot finds mounts only after a start that failed: otherwise they went with the namespaces.
 func clearRoot(e *Engine, a *state.Applied) error {
+	driver, ok := rootfs.Drivers(a.Facts.Driver)
+	if _, err := hostMounts(); ok && err == nil { // never in the host's own namespace
+		if err := driver.Unmount(RootMount()); err != nil {
+			return err
+		}
+	}
 	if err := rootfs.RemoveGuest(rootfs.Root{Dir: e.Dir.RootOf(a.Spec.Name)}); err != nil {
 		return err
 	}
@@ -158,8 +166,6 @@ func destroyContainer(_ *Engine, a *state.Applied) error {
 func connect(_ context.Context, l *launch) error {
 	return delegate(l.Cgroups[0], int(l.Instance.Facts.Range.Base))
 }
-
-func disconnect(*Engine, *state.Applied) error { return nil }
 
 // delegate lets the guest's root make cgroups below dir (cgroup-v2.rst, "Delegation"): the directory and the
 // files that move processes, and none of those that set limits.
