@@ -1,10 +1,8 @@
 // The keeper: what stays of croft while a machine runs.
 //
-// The starter (supervise.go) execs this same binary with "keeper" as its first word. The constructor at the
-// end takes over before the Go runtime starts, so what stays is a few pages of C: the parent of the machine's
-// init, holder of its claim, its console and its socket. At the end it execs croft once more, for the undo or,
-// when the guest asked for a reboot, for the next start. It never returns to Go.
-//
+// The starter (supervise.go) execs this same binary with "keeper" as its first word; the constructor at the end
+// takes over before the Go runtime starts. What stays is the parent of the machine's init, holder of its claim,
+// console and socket. At last it execs croft once more: for the undo or, after a reboot, for the next start.
 // All that comes from the guest is opaque here: console bytes are copied, and of a notify datagram only
 // whether it says READY=1 and whether the kernel says that PID 1 sent it. No memory is allocated.
 #define _GNU_SOURCE
