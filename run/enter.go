@@ -12,12 +12,15 @@ import (
 	"runtime"
 	"unsafe"
 
+	"croft/state"
+
 	"golang.org/x/sys/unix"
 )
 
 // entry is one process on its way into a running machine (enter.c does it).
 type entry struct {
 	pidfd       *os.File
+	ids         state.Range
 	hostNetwork bool // the machine has no network namespace of its own to join
 	cell        *cell
 	stdio       [3]*os.File

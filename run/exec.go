@@ -1,6 +1,7 @@
 package run
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -90,7 +91,7 @@ func (e *Engine) Exec(ctx context.Context, in *state.Instance, x Exec) (ExitStat
 
 // entry works out who the command runs as, where, and with what.
 func (e *Engine) entry(in *state.Instance, keeper *Keeper, cell *cell, x *Exec) (*entry, error) {
-	root, err := guestRoot(keeper.PID)
+	root, err := keeper.guestRoot()
 	if err != nil {
 		return nil, err
 	}
@@ -111,7 +112,7 @@ func (e *Engine) entry(in *state.Instance, keeper *Keeper, cell *cell, x *Exec) 
 		dir = who.Home
 	}
 	return &entry{
-		pidfd: keeper.Init, hostNetwork: in.Applied.Spec.HostNetwork(), cell: cell,
+		pidfd: keeper.Init, ids: in.Applied.Facts.Range, hostNetwork: in.Applied.Spec.HostNetwork(), cell: cell,
 		uid: who.Uid, gid: who.Gid, groups: who.Sgids, seccomp: filter, dir: dir, dirAsked: x.Dir != "", args: x.Args,
 		env: x.environment(in, who),
 	}, nil
@@ -156,27 +157,13 @@ type account struct {
 
 // lookUp finds a user in the guest's own files.
 func lookUp(root *os.File, spec string) (account, error) {
-	passwd, _ := openIn(root, "etc/passwd", unix.O_RDONLY)
-	group, _ := openIn(root, "etc/group", unix.O_RDONLY)
-	defer passwd.Close()
-	defer group.Close()
-	var p, g io.Reader
-	if passwd != nil {
-		p = passwd
-	}
-	if group != nil {
-		g = group
-	}
-	found, err := user.GetExecUser(spec, &user.ExecUser{Home: "/"}, p, g)
+	passwd, group := guestText(root, "etc/passwd"), guestText(root, "etc/group")
+	found, err := user.GetExecUser(spec, &user.ExecUser{Home: "/"}, bytes.NewReader(passwd), bytes.NewReader(group))
 	if err != nil {
 		return account{}, fmt.Errorf("user %s: %w", spec, err)
 	}
 	who := account{found, "root", "/bin/sh"}
-	if passwd == nil {
-		return who, nil
-	}
-	passwd.Seek(0, io.SeekStart)
-	users, _ := user.ParsePasswdFilter(passwd, func(u user.User) bool { return u.Uid == found.Uid })
+	users, _ := user.ParsePasswdFilter(bytes.NewReader(passwd), func(u user.User) bool { return u.Uid == found.Uid })
 	if len(users) > 0 {
 		who.name = users[0].Name
 		if users[0].Shell != "" {
@@ -186,9 +173,33 @@ func lookUp(root *os.File, spec string) (account, error) {
 	return who, nil
 }
 
-// guestRoot opens the root directory of a machine's init. The machine owns what is below: resolve in it only.
-func guestRoot(pid int) (*os.File, error) {
-	return os.OpenFile(fmt.Sprintf("/proc/%d/root", pid), unix.O_PATH|unix.O_DIRECTORY, 0)
+// guestText reads a text file of the guest; nothing when there is none, or something else in its place.
+func guestText(root *os.File, path string) []byte {
+	f, err := openIn(root, path, unix.O_RDONLY)
+	if err != nil {
+		return nil
+	}
+	defer f.Close()
+	if st, err := f.Stat(); err != nil || !st.Mode().IsRegular() {
+		return nil
+	}
+	const most = 1 << 20 // it is the guest's file, and need not end
+	text, _ := io.ReadAll(io.LimitReader(f, most))
+	return text
+}
+
+// guestRoot opens the root directory of the machine's init. The machine owns what is below: resolve in it only.
+func (k *Keeper) guestRoot() (*os.File, error) {
+	root, err := os.OpenFile(fmt.Sprintf("/proc/%d/root", k.PID), unix.O_PATH|unix.O_DIRECTORY, 0)
+	if err != nil {
+		return nil, err
+	}
+	// The init lives, and so the number was its own when it was used.
+	if err := unix.PidfdSendSignal(int(k.Init.Fd()), 0, nil, 0); err != nil {
+		root.Close()
+		return nil, fmt.Errorf("pidfd_send_signal: %w", err)
+	}
+	return root, nil
 }
 
 // openIn opens a path of the guest, and nothing outside of it whatever links the guest has laid.

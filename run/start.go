@@ -181,7 +181,7 @@ func (s *Started) lastWords(e *Engine) string {
 	return text + "; its last lines: " + words
 }
 
-// startOnHost starts cmd in the host's mount namespace, from which this process may have gone (keeper.c): the
+// startOnHost starts cmd in the host's mount namespace, from which this process may have gone (mounts.c): the
 // machine must not keep the namespace of a caller that it outlives.
 func startOnHost(cmd *exec.Cmd) error {
 	hostns, err := hostMounts()

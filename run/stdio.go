@@ -22,7 +22,7 @@ func (x *Exec) session(keeper *Keeper, e *entry) (*session, error) {
 	if x.Terminal {
 		err = s.terminal(keeper, e)
 	} else {
-		err = s.pipes(keeper, e)
+		err = s.pipes(e)
 	}
 	if err != nil {
 		s.close()
@@ -31,8 +31,8 @@ func (x *Exec) session(keeper *Keeper, e *entry) (*session, error) {
 	return s, nil
 }
 
-func (s *session) pipes(keeper *Keeper, e *entry) error {
-	uid, gid, err := hostIDs(keeper.PID, e.uid, e.gid)
+func (s *session) pipes(e *entry) error {
+	uid, gid, err := e.hostIDs()
 	if err != nil {
 		return err
 	}
@@ -63,29 +63,21 @@ func pipeOf(uid, gid int) (r, w *os.File, err error) {
 	return r, w, w.Chown(uid, gid)
 }
 
-// hostIDs gives the host's ids of a user of the machine.
-func hostIDs(pid, uid, gid int) (int, int, error) {
-	var first, base, size int
-	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/uid_map", pid))
-	if err != nil {
-		return 0, 0, err
+// hostIDs gives the host's ids of the user that the command runs as.
+func (x *entry) hostIDs() (uid, gid int, err error) {
+	if x.uid >= int(x.ids.Size) || x.gid >= int(x.ids.Size) {
+		return 0, 0, fmt.Errorf("user %d:%d: the machine has ids up to %d", x.uid, x.gid, x.ids.Size-1)
 	}
-	if _, err := fmt.Sscan(string(data), &first, &base, &size); err != nil {
-		return 0, 0, fmt.Errorf("uid_map: %w", err)
-	}
-	if uid >= size || gid >= size {
-		return 0, 0, fmt.Errorf("user %d:%d: the machine has ids up to %d", uid, gid, size-1)
-	}
-	return base + uid, base + gid, nil
+	return int(x.ids.Base) + x.uid, int(x.ids.Base) + x.gid, nil
 }
 
 // terminal makes a terminal in the machine and joins ours to it.
 func (s *session) terminal(keeper *Keeper, e *entry) error {
-	uid, gid, err := hostIDs(keeper.PID, e.uid, e.gid)
+	uid, _, err := e.hostIDs()
 	if err != nil {
 		return err
 	}
-	pty, err := newPTY(keeper.PID)
+	pty, err := newPTY(keeper)
 	if err != nil {
 		return err
 	}
@@ -95,14 +87,9 @@ func (s *session) terminal(keeper *Keeper, e *entry) error {
 		return err
 	}
 	s.stdio = [3]*os.File{slave, slave, slave}
-	var st unix.Stat_t
-	if err := unix.Fstat(int(slave.Fd()), &st); err != nil {
-		return fmt.Errorf("fstat: %w", err)
-	}
-	if err := slave.Chown(uid, int(st.Gid)); err != nil { // the group stays tty's
+	if err := slave.Chown(uid, -1); err != nil { // the group stays tty's
 		return err
 	}
-	_ = gid
 	s.resize()
 	saved, err := term.MakeRaw(int(s.x.Stdin.Fd()))
 	if err != nil {
@@ -115,8 +102,8 @@ func (s *session) terminal(keeper *Keeper, e *entry) error {
 
 // newPTY makes a terminal in the machine's own devpts, so that its name is right in there. The node is looked
 // up without links, since the guest may have changed what /dev/ptmx is.
-func newPTY(pid int) (*os.File, error) {
-	root, err := guestRoot(pid)
+func newPTY(keeper *Keeper) (*os.File, error) {
+	root, err := keeper.guestRoot()
 	if err != nil {
 		return nil, err
 	}

@@ -77,7 +77,7 @@ func (e *Engine) supervise(name string, report *report) error {
 	return e.failed(name, l, err)
 }
 
-// hostMounts is the mount namespace that this process left before the Go runtime started (keeper.c).
+// hostMounts is the mount namespace that this process left before the Go runtime started (mounts.c).
 func hostMounts() (fd int, err error) {
 	if fd := int(C.croft_host_mounts); fd > 0 {
 		return fd, nil
@@ -90,8 +90,8 @@ func hostMounts() (fd int, err error) {
 
 // claim takes the instance, or takes it over from the keeper that execed us for a reboot.
 func (e *Engine) claim(name string) (*state.Claim, error) {
-	if f, err := inherited(envClaim); err == nil {
-		return state.AdoptClaim(f.Fd()), nil
+	if fd, ok := inherited(envClaim); ok {
+		return state.AdoptClaim(uintptr(fd)), nil
 	}
 	return e.Dir.Claim(name)
 }
@@ -173,10 +173,9 @@ func (l *launch) become(claim *state.Claim, hostns int) error {
 	case !l.Notify:
 		grace = bootGrace
 	}
-	number := func(f *os.File) int { return passOn(f) }
 	fields := []int{
-		l.container.pid, number(l.container.pidfd), number(l.container.pty), number(l.container.slave),
-		number(l.listener), number(l.notify), number(logs), number(run), number(l.report.file), hostns,
+		l.container.pid, passOn(l.container.pidfd), passOn(l.container.pty), passOn(l.container.slave),
+		passOn(l.listener), passOn(l.notify), passOn(logs), passOn(run), passOn(l.report.file), hostns,
 		l.Instance.Facts.StopSignal, int(l.Instance.Spec.Timeouts.StopAfter() / time.Second), grace,
 		flag(l.Foreground),
 	}
@@ -230,24 +229,25 @@ func (e *Engine) environ() []string {
 	return env
 }
 
-// inherited takes over the descriptor whose number the environment names.
-func inherited(name string) (*os.File, error) {
-	text := os.Getenv(name)
+// inherited takes over the descriptor whose number the environment names; false when it names none.
+func inherited(name string) (fd int, ok bool) {
+	fd, err := strconv.Atoi(os.Getenv(name))
 	os.Unsetenv(name)
-	fd, err := strconv.Atoi(text)
 	if err != nil {
-		return nil, fmt.Errorf("%s is not passed on: %w", name, state.ErrUnsupported)
+		return -1, false
 	}
 	unix.CloseOnExec(fd)
-	return os.NewFile(uintptr(fd), name), nil
+	return fd, true
 }
 
 // report is the pipe to whoever asked for the start; without one it says nothing.
 type report struct{ file *os.File }
 
 func inheritReport() *report {
-	f, _ := inherited(envReport)
-	return &report{f}
+	if fd, ok := inherited(envReport); ok {
+		return &report{os.NewFile(uintptr(fd), "report")}
+	}
+	return &report{}
 }
 
 // takeLogs sends what libcontainer logs the same way, or to stderr where there is nobody at the other end.
@@ -308,8 +308,8 @@ func hintOf(err error) string {
 // Undo ends a machine whose init has died with the given wait status: the keeper executes it. It gives the
 // status that a foreground run exits with.
 func (e *Engine) Undo(name string, status unix.WaitStatus) (int, error) {
-	if f, err := inherited(envClaim); err == nil {
-		defer state.AdoptClaim(f.Fd()).Release()
+	if fd, ok := inherited(envClaim); ok {
+		defer state.AdoptClaim(uintptr(fd)).Release()
 	}
 	report := inheritReport()
 	in, err := e.Dir.Get(name)
