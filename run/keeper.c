@@ -52,7 +52,7 @@ static struct client {
 } clients[CLIENTS];
 
 static int logfd = -1, timesfd = -1;
-static uint64_t logsize;
+static uint64_t logsize, timed;  // timed: second of the last entry in console.times
 static int64_t deadline = -1;   // of the stop, in ms of the monotonic clock
 static int64_t ready_at = -1;
 static int stops;
@@ -99,16 +99,16 @@ static void open_logs(void)
 	uint64_t ignored;
 	logfd = open_log("console.log", &logsize);
 	timesfd = open_log("console.times", &ignored);
+	timed = 0; // each file tells when its first byte came
 }
 
 // console.times says when which byte of console.log was written: pairs of seconds and offset, one per second.
 static void log_time(void)
 {
-	static uint64_t last;
 	uint64_t pair[2] = { (uint64_t)time(NULL), logsize };
-	if (pair[0] == last)
+	if (pair[0] == timed)
 		return;
-	last = pair[0];
+	timed = pair[0];
 	write_all(timesfd, (const char *)pair, sizeof pair);
 }
 
@@ -167,10 +167,12 @@ static void stop(int secs)
 
 static void ready(void)
 {
+	if (ready_at == -2) // told: nobody may be reading the reports any more
+		return;
 	int fd = openat(k.rundir, "ready", O_WRONLY | O_CREAT | O_CLOEXEC, 0600);
 	shut(&fd);
 	write_all(k.report, "R\n", 2);
-	ready_at = -1;
+	ready_at = -2;
 }
 
 static void drop(struct client *c)
@@ -247,9 +249,9 @@ static void notified(void)
 			}
 		}
 	}
-	const char *p = strstr(buf, "READY=1");
-	if (from == k.init && p && (p == buf || p[-1] == '\n') && (p[7] == 0 || p[7] == '\n'))
-		ready();
+	for (const char *p = buf; from == k.init && (p = strstr(p, "READY=1")); p += 7)
+		if ((p == buf || p[-1] == '\n') && (p[7] == 0 || p[7] == '\n'))
+			ready();
 }
 
 // welcome sends the protocol's version and the pidfd of the init: with it a client signals, waits for and
@@ -291,7 +293,7 @@ static void request(struct client *c)
 	char buf[BUF];
 	union { char space[CMSG_SPACE(sizeof(int))]; struct cmsghdr align; } u;
 	struct iovec iov = { buf, sizeof buf };
-	struct msghdr m = { .msg_iov = &iov, .msg_iovlen = 1, .msg_control = u.space, .msg_controllen = sizeof u.space };
+	struct msghdr m = { .msg_iov = &iov, .msg_iovlen = 1, .msg_control = u.space, .msg_controllen = CMSG_LEN(sizeof(int)) };
 	ssize_t n = recvmsg(c->fd, &m, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
 	if (n < 0 && (errno == EAGAIN || errno == EINTR))
 		return;
@@ -393,17 +395,14 @@ static void next(const char *name, int status)
 	if (reboot) {
 		shut(&k.report);
 		unsetenv("CROFT_REPORT");
+		signal(SIGHUP, SIG_DFL), signal(SIGPIPE, SIG_DFL); // what is ignored stays so in the next machine
 	}
 	unlinkat(k.rundir, "ready", 0);
 	shut(&k.rundir);
 	sigset_t none;
 	sigemptyset(&none);
 	sigprocmask(SIG_SETMASK, &none, NULL);
-	if (reboot)
-		execl("/proc/self/exe", "croft", "supervise", name, NULL);
-	else
-		execl("/proc/self/exe", "croft", "undo", name, text, NULL);
-	_exit(125);
+	execl("/proc/self/exe", "croft", reboot ? "supervise" : "undo", name, reboot ? NULL : text, NULL);
 }
 
 static int keep(int argc, char **argv)
@@ -423,8 +422,7 @@ static int keep(int argc, char **argv)
 	shut(&k.hostns);
 	sigset_t set;
 	sigemptyset(&set);
-	sigaddset(&set, SIGTERM);
-	sigaddset(&set, SIGINT);
+	sigaddset(&set, SIGTERM), sigaddset(&set, SIGINT), sigaddset(&set, SIGQUIT); // the last is ctrl-\ in a terminal
 	sigprocmask(SIG_BLOCK, &set, NULL);
 	signal(SIGPIPE, SIG_IGN);
 	signal(SIGHUP, SIG_IGN);

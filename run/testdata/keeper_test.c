@@ -133,6 +133,7 @@ static int obey(char *cmd, size_t n)
 static void init(const char *tty)
 {
 	static char cmd[1 << 18];
+	signal(SIGUSR1, SIG_IGN); // a process 1 loses what it has no handler for
 	setsid();
 	close(0), close(1), close(2);
 	int slave = open(tty, O_RDWR);
@@ -167,6 +168,7 @@ static int start(char **argv)
 	if (pid == 0)
 		init(tty);
 	int pidfd = (int)syscall(SYS_pidfd_open, pid, 0);
+	fcntl(pidfd, F_SETFD, 0); // as the starter does
 	int hostns = open("/proc/self/ns/mnt", O_RDONLY);
 	send(CONTROL, tty, strlen(tty), 0); // the first packet is the name of the console
 	close(CONTROL);
