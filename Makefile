@@ -18,10 +18,10 @@ GOBUILD := CGO_ENABLED=1 $(GO) build -trimpath -tags "$(TAGS)" \
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 
 # What the tests must not skip. A fact that depends on the host (systemd, apparmor, nft, ...) is not demanded, only used.
-NEED := root,nobody,cgroup2,overlay,loop,guest:busybox,guest:trixie,guest:bookworm
+NEED := root,nobody,cgroup2,overlay,loop,keyctl,cc,guest:busybox,guest:trixie,guest:bookworm
 
 BUILD_DEPS := gcc libc6-dev libseccomp-dev pkg-config
-TEST_DEPS  := $(BUILD_DEPS) mmdebstrap bzip2 xz-utils zstd util-linux e2fsprogs
+TEST_DEPS  := $(BUILD_DEPS) mmdebstrap bzip2 xz-utils zstd util-linux e2fsprogs keyutils
 
 .PHONY: build check test demo bench manual lint deps test-deps wordsize
 .NOTPARALLEL:
@@ -60,7 +60,7 @@ bench: test-deps build
 	CROFT_BIN=$(abspath $(CROFT)) $(GO) run -tags "$(TAGS)" ./integration/bench
 
 manual: build
-	./$(CROFT) __manual docs/man
+	env -u CROFT_ROOT -u CROFT_RUN $(abspath $(CROFT)) __manual docs/man
 
 lint: deps
 	@unformatted=$$(gofmt -l .); [ -z "$$unformatted" ] || { echo "gofmt -w $$unformatted" >&2; exit 1; }

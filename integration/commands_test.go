@@ -6,10 +6,12 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"reflect"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -30,6 +32,7 @@ import (
 //	[!] retry [-t D] CMD ARG...       run again until it succeeds (fails), at most D (10s)
 //	capture VAR                       $VAR is the last stdout, trimmed
 //	[!] json FILE PATH [VALUE]        PATH (a.0.b; len is a length) is there and has the value; FILE may be stdout
+//	fields FILE                       the dotted paths of FILE's JSON, sorted, are stdout; [] is any element of a list
 //	bg [-in FILE|-open] NAME CMD...   run beside the script; NAME.out and NAME.err get its output; stdin is empty, FILE or a pipe
 //	feed NAME FILE / shut NAME        write FILE into the pipe / close it
 //	signal SIG NAME|PID...            send a signal
@@ -44,6 +47,7 @@ var commands = map[string]func(ts *testscript.TestScript, neg bool, args []strin
 	"retry":   cmdRetry,
 	"capture": cmdCapture,
 	"json":    cmdJSON,
+	"fields":  cmdFields,
 	"bg":      cmdBg,
 	"feed":    cmdFeed,
 	"shut":    cmdShut,
@@ -215,6 +219,40 @@ func lookup(doc any, path string) (string, bool) {
 	}
 	text, err := json.Marshal(doc)
 	return string(text), err == nil && !reflect.ValueOf(&doc).Elem().IsNil()
+}
+
+func cmdFields(ts *testscript.TestScript, neg bool, args []string) {
+	usage(ts, !neg && len(args) == 1, "fields FILE")
+	var doc any
+	if err := json.Unmarshal([]byte(ts.ReadFile(args[0])), &doc); err != nil {
+		ts.Fatalf("%s: %v", args[0], err)
+	}
+	seen := map[string]bool{}
+	fieldsOf(doc, "", seen)
+	for _, path := range slices.Sorted(maps.Keys(seen)) {
+		fmt.Fprintln(ts.Stdout(), path)
+	}
+}
+
+// fieldsOf notes the paths that lead to plain values, null and empty lists and objects.
+func fieldsOf(doc any, path string, seen map[string]bool) {
+	switch at := doc.(type) {
+	case map[string]any:
+		for key, next := range at {
+			fieldsOf(next, strings.TrimPrefix(path+"."+key, "."), seen)
+		}
+		if len(at) > 0 {
+			return
+		}
+	case []any:
+		for _, next := range at {
+			fieldsOf(next, path+"[]", seen)
+		}
+		if len(at) > 0 {
+			return
+		}
+	}
+	seen[path] = true
 }
 
 // A job is a command that runs beside its script.

@@ -8,4 +8,5 @@
 //	CROFT_BIN           the binary under test; without it `make build` makes one
 //	CROFT_TEST_CACHE    where guests are kept and scripts work, a real filesystem (/var/tmp/croft-test)
 //	CROFT_TEST_NEED     comma-separated facts (see facts_test.go) whose absence fails a script instead of skipping it
+//	UPDATE              set: what a script compares with `cmp` is written into it instead
 package integration

@@ -20,6 +20,8 @@ var facts = map[string]func() error{
 	"apparmor": probeAppArmor,
 	"loop":     func() error { return try("losetup", "-f") },
 	"nft":      func() error { return try("nft", "list", "ruleset") },
+	"cc":       func() error { return try("gcc", "--version") },
+	"keyctl":   func() error { return try("keyctl", "session", "-", "keyctl", "show", "@s") },
 	"nobody":   func() error { return try("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "true") },
 }
 

@@ -52,6 +52,7 @@ func runScripts(t *testing.T, dir string, variables ...string) {
 		Condition:           condition,
 		RequireUniqueNames:  true,
 		RequireExplicitExec: true,
+		UpdateScripts:       os.Getenv("UPDATE") != "",
 	})
 }
 
