@@ -9,7 +9,6 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
-	"runtime/debug"
 	"strconv"
 	"strings"
 	"syscall"
@@ -327,7 +326,6 @@ func (s *session) close() {
 
 // run starts the command and stays until it has ended.
 func (s *session) run(ctx context.Context, entry *entry, cell *cell) (ExitStatus, error) {
-	debug.SetGCPercent(100) // it may take days (see Hurry)
 	entry.stdio, entry.terminal = s.stdio, s.x.Terminal
 	signals := make(chan os.Signal, 8)
 	signal.Notify(signals, syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP, syscall.SIGQUIT, syscall.SIGWINCH)

@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"runtime"
+	"runtime/debug"
 	"strconv"
 	"strings"
 	"syscall"
@@ -61,6 +62,7 @@ func (e *Engine) Start(ctx context.Context, in *state.Instance) (*Started, error
 		r.Close()
 		return nil, err
 	}
+	debug.SetGCPercent(100) // the caller may stay for days (see Hurry)
 	return s, nil
 }
 
