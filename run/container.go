@@ -93,8 +93,8 @@ func (l *launch) payload(p *libcontainer.Process) error {
 	if err != nil {
 		return err
 	}
-	if err := runnable(root, asked.Args[0], p.Env); err != nil {
-		return err
+	if err := runnable(root, asked.Args[0], asked.Dir, p.Env); err != nil && len(l.Instance.Spec.Mounts) == 0 {
+		return err // else a volume may hold it, which is not mounted yet
 	}
 	p.UID, p.GID, p.AdditionalGroups = who.Uid, who.Gid, who.Sgids
 	p.Env = overlayEnv([]string{"HOME=" + who.Home}, p.Env)

@@ -85,8 +85,11 @@ func machine() elf.Machine {
 
 // runnable says early, and in words, what the tiny init could only say with a status: the command is not in
 // the machine or is no program.
-func runnable(root *os.File, name string, env []string) error {
+func runnable(root *os.File, name, dir string, env []string) error {
 	places := []string{name}
+	if !path.IsAbs(name) {
+		places[0] = path.Join("/", dir, name)
+	}
 	if !strings.Contains(name, "/") {
 		places = nil
 		for _, dir := range strings.Split(pathOf(env), ":") {
