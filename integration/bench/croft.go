@@ -18,7 +18,7 @@ type croft struct {
 }
 
 func theCroft(place string) *croft {
-	return &croft{binary: os.Getenv("CROFT_BIN"), root: filepath.Join(benchDir(), "root"), run: "/run/" + place}
+	return &croft{binary: os.Getenv("CROFT_BIN"), root: filepath.Join(benchDir(), "root"), run: "/run/" + place + "/croft"}
 }
 
 func newCroft(b *bench) (*croft, error) {

@@ -30,7 +30,7 @@ func newRunc(b *bench, binary string) (*runc, error) {
 		}
 		r.name = "runc " + strings.TrimPrefix(v, "v") + ", built"
 	}
-	r.state = "/run/" + b.place + "-" + filepath.Base(filepath.Dir(binary)) + "-runc"
+	r.state = "/run/" + b.place + "/runc-" + filepath.Base(filepath.Dir(binary))
 	return r, nil
 }
 

@@ -67,6 +67,9 @@ func stageInit() error {
 	if err := syscall.Mount("proc", "/proc", "proc", 0, ""); err != nil {
 		return fmt.Errorf("mount(/proc): %w", err)
 	}
+	if err := mountRun("/run/" + os.Getenv(envPlace)); err != nil {
+		return err
+	}
 	os.Setenv(envStage, "2")
 	p, err := os.StartProcess("/proc/self/exe", os.Args, &os.ProcAttr{Files: []*os.File{os.Stdin, os.Stdout, os.Stderr}})
 	if err != nil {
@@ -85,6 +88,18 @@ func stageInit() error {
 			os.Exit(status.ExitStatus())
 		}
 	}
+}
+
+// mountRun gives this run's part of /run the filesystem that /run has on any distribution, which this host may not have. Both
+// croft and the peers keep what does not outlive a boot there.
+func mountRun(dir string) error {
+	if err := os.MkdirAll(dir, 0o711); err != nil {
+		return err
+	}
+	if err := syscall.Mount("tmpfs", dir, "tmpfs", 0, "mode=711"); err != nil {
+		return fmt.Errorf("mount(%s): %w", dir, err)
+	}
+	return nil
 }
 
 // lockCache lets one benchmark at a time use the cache.
