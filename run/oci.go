@@ -76,7 +76,7 @@ func (p *Plan) mounts() []specs.Mount {
 // namespace does not belong to the guest's user namespace, so the kernel refuses a new sysfs of it: bind.
 func (p *Plan) sys() specs.Mount {
 	if p.Instance.Spec.HostNetwork() {
-		return specs.Mount{Destination: "/sys", Type: "none", Source: "/sys", Options: []string{"rbind", "nosuid", "noexec", "nodev", "ro"}}
+		return specs.Mount{Destination: "/sys", Type: "none", Source: "/sys", Options: []string{"rbind", "rnosuid", "rnoexec", "rnodev", "rro"}}
 	}
 	return specs.Mount{Destination: "/sys", Type: "sysfs", Source: "sysfs", Options: []string{"nosuid", "noexec", "nodev", "ro"}}
 }
@@ -87,10 +87,11 @@ func (p *Plan) sys() specs.Mount {
 func (p *Plan) volume(v state.Mount) specs.Mount {
 	m := specs.Mount{
 		Destination: filepath.Clean(v.Target), Type: "bind", Source: v.Source,
-		Options: []string{"rbind", "nosuid", "nodev", "idmap"},
+		// All for what is mounted below as well: plain "ro" would leave that writable.
+		Options: []string{"rbind", "nosuid", "nodev", "rnosuid", "rnodev", "idmap"},
 	}
 	if v.ReadOnly {
-		m.Options = append(m.Options, "ro")
+		m.Options = append(m.Options, "ro", "rro")
 	}
 	ids := p.Instance.Facts.Range
 	m.UIDMappings = []specs.LinuxIDMapping{{ContainerID: 0, HostID: ids.Base, Size: ids.Size}}

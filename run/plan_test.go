@@ -131,10 +131,11 @@ func TestConfinement(t *testing.T) {
 			t.Errorf("%s: capabilities pass on to other users' programs", name)
 		}
 		for _, m := range spec.Mounts {
-			if m.Type == "bind" && strings.HasPrefix(m.Destination, "/s") && !contains(m.Options, "nosuid", "nodev", "idmap") {
+			// What is bound with all below it is confined with all below it.
+			if contains(m.Options, "rbind") && !contains(m.Options, "rnosuid", "rnodev") || contains(m.Options, "rbind", "ro") && !contains(m.Options, "rro") {
 				t.Errorf("%s: %s has only %v", name, m.Destination, m.Options)
 			}
-			if m.Destination == "/sys" && !contains(m.Options, "ro") {
+			if m.Destination == "/sys" && !contains(m.Options, "ro") && !contains(m.Options, "rro") {
 				t.Errorf("%s: /sys is %v", name, m.Options)
 			}
 		}
