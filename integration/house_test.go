@@ -33,10 +33,11 @@ var house = []struct {
 	{"croft/rootfs", "croft/state croft/idmap", "golang.org/x/sys github.com/cyphar/filepath-securejoin"},
 	{"croft/netsetup", "croft/state", "golang.org/x/sys github.com/vishvananda/netlink github.com/google/nftables"},
 	{"croft/run", "croft/state croft/idmap croft/image croft/rootfs croft/netsetup",
-		// moby/sys/user: passwd and group of a guest; libseccomp: the filter as BPF for exec; x/term: raw mode.
+		// moby/sys/user: passwd and group of a guest; libseccomp: the filter as BPF for exec; x/term: raw mode;
+		// logrus: where libcontainer's log goes.
 		"golang.org/x/sys golang.org/x/term github.com/opencontainers/runc github.com/opencontainers/cgroups " +
 			"github.com/opencontainers/runtime-spec github.com/coreos/go-systemd/v22 " +
-			"github.com/moby/sys/user github.com/seccomp/libseccomp-golang"},
+			"github.com/moby/sys/user github.com/seccomp/libseccomp-golang github.com/sirupsen/logrus"},
 	{"croft/man", "", "github.com/spf13/pflag"},
 	{"croft/run/cli", "croft/state croft/run croft/man",
 		"golang.org/x/sys golang.org/x/term github.com/spf13/pflag go.yaml.in/yaml/v3"},

@@ -112,23 +112,23 @@ func TestPickOnOverlay(t *testing.T) {
 		return
 	}
 	dir := t.TempDir()
-	if name, why, err := Pick(dir); err != nil || name != "overlay" && why == "" {
-		t.Errorf("%s: %q %q %v", dir, name, why, err)
+	if name, err := Pick(dir); err != nil || name != "overlay" {
+		t.Errorf("%s: %q %v", dir, name, err)
 	}
 	put(t, dir, map[string]string{"low/": "", "up/": "", "work/": "", "at/": ""})
 	at := filepath.Join(dir, "at")
 	options := "lowerdir=" + dir + "/low,upperdir=" + dir + "/up,workdir=" + dir + "/work"
 	try(t, unix.Mount("overlay", at, "overlay", 0, options))
 	defer unix.Unmount(at, unix.MNT_DETACH)
-	if name, why, err := Pick(at); err != nil || name != "dir" || !strings.Contains(why, at) || strings.Contains(why, "\n") {
-		t.Errorf("on an overlay: %q %q %v", name, why, err)
+	if name, err := Pick(at); !errors.Is(err, state.ErrUnsupported) || !strings.Contains(err.Error(), at) {
+		t.Errorf("on an overlay: %q %v", name, err)
 	}
-	if _, _, err := Pick(filepath.Join(dir, "no")); !errors.Is(err, os.ErrNotExist) {
+	if _, err := Pick(filepath.Join(dir, "no")); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("missing: %v", err)
 	}
 }
 
-// The driver that Pick names for a place must work in that place.
+// Why Pick refuses an overlay: not even a copy can be mounted with its ids shifted there.
 func TestDirectoryOnOverlay(t *testing.T) {
 	if !private(t) {
 		return
@@ -142,11 +142,9 @@ func TestDirectoryOnOverlay(t *testing.T) {
 	r := newRig(t, Directory{})
 	r.root.Dir = filepath.Join(at, "web")
 	r.create()
-	if err := r.driver.Mount(r.root, r.userns, r.at); errors.Is(err, unix.EINVAL) {
-		t.Skip("SKIPPED, A KNOWN GAP: the driver that Pick names for an overlay cannot mount there: ", err)
+	if err := r.driver.Mount(r.root, r.userns, r.at); !errors.Is(err, unix.EINVAL) {
+		t.Errorf("this kernel shifts an overlay (%v): Pick can name the dir driver there", err)
 	}
-	r.mount()
-	r.does("cat /etc/motd; echo x >/new; cat /new; stat -c %u /new /var/www", "hello\nx\n0\n33\n")
 }
 
 func TestDriversByName(t *testing.T) {

@@ -51,17 +51,18 @@ func Drivers(name string) (Driver, bool) {
 	return nil, false
 }
 
-// Pick names the driver for a new machine kept under dir: overlay, unless dir is itself on an overlay, which
-// cannot carry another one's upper directory; then why says so in one line.
-func Pick(dir string) (name, why string, err error) {
+// Pick names the driver for a new machine kept under dir: overlay. A place that is itself on an overlay, as in a
+// container, serves for none: it cannot carry another's upper directory, nor can its ids be shifted.
+func Pick(dir string) (string, error) {
 	var st unix.Statfs_t
 	if err := unix.Statfs(dir, &st); err != nil {
-		return "", "", &os.PathError{Op: "statfs", Path: dir, Err: err}
+		return "", &os.PathError{Op: "statfs", Path: dir, Err: err}
 	}
 	if st.Type == unix.OVERLAYFS_SUPER_MAGIC {
-		return "dir", dir + " is on an overlay, which cannot carry another: the image is copied (storage driver dir)", nil
+		err := fmt.Errorf("%s is on an overlay, which can neither carry another nor be shifted: %w", dir, state.ErrUnsupported)
+		return "", state.Hint(err, "mount a disk or a tmpfs for croft and name it with --root")
 	}
-	return "overlay", "", nil
+	return "overlay", nil
 }
 
 // unmount detaches all that is mounted at the directory at, one over the other; nothing mounted is success.

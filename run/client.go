@@ -40,7 +40,7 @@ const (
 // nobody holds the instance; an orphan has no keeper either.
 func (e *Engine) Connect(ctx context.Context, in *state.Instance) (*Keeper, error) {
 	name := in.Spec.Name
-	for {
+	for began := time.Now(); ; {
 		conn, err := dial(e.Dir.RunOf(name), socketName, unix.SOCK_SEQPACKET)
 		if err == nil {
 			k, err := hello(conn)
@@ -59,6 +59,9 @@ func (e *Engine) Connect(ctx context.Context, in *state.Instance) (*Keeper, erro
 		if !held {
 			return nil, e.notRunning(in)
 		}
+		if time.Since(began) > connectLimit {
+			return nil, fmt.Errorf("%s: its keeper does not answer: %w", name, state.ErrBusy)
+		}
 		select {
 		case <-ctx.Done():
 			return nil, ctx.Err()
@@ -66,6 +69,10 @@ func (e *Engine) Connect(ctx context.Context, in *state.Instance) (*Keeper, erro
 		}
 	}
 }
+
+// connectLimit is how long a machine that somebody holds may be without a keeper that answers: it starts, ends,
+// reboots, or has as many clients as it takes.
+const connectLimit = 30 * time.Second
 
 func (e *Engine) notRunning(in *state.Instance) error {
 	name := in.Spec.Name

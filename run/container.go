@@ -5,6 +5,7 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"strings"
 
 	"croft/state"
 
@@ -68,7 +69,7 @@ func newContainer(l *launch) (*container, error) {
 		f.Close()
 	}
 	if err != nil {
-		return nil, err
+		return nil, tidy(err)
 	}
 	if c.pid, err = p.Pid(); err != nil {
 		return nil, err
@@ -80,6 +81,23 @@ func newContainer(l *launch) (*container, error) {
 	c.pidfd = os.NewFile(uintptr(fd), "pidfd")
 	return c, nil
 }
+
+// tidy takes off what libcontainer says before the fact; the step's name says as much.
+func tidy(err error) error {
+	text := err.Error()
+	for _, prefix := range []string{"unable to start container process: ", "error during container init: ", "error preparing rootfs: "} {
+		text = strings.TrimPrefix(text, prefix)
+	}
+	return &shortened{text, err}
+}
+
+type shortened struct {
+	text string
+	err  error
+}
+
+func (s *shortened) Error() string { return s.text }
+func (s *shortened) Unwrap() error { return s.err }
 
 // payload puts the machine's command under the tiny init, as the user and in the directory that were asked for.
 func (l *launch) payload(p *libcontainer.Process) error {

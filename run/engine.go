@@ -24,63 +24,61 @@ func unpack(ctx context.Context, r io.Reader, dir string) (bytes, entries int64,
 	return used.Bytes, used.Entries, err
 }
 
-// Create decides everything about a new instance and writes it down. The host is not touched otherwise. A
-// note is something the user should know, in one line; usually "".
-func (e *Engine) Create(spec state.Spec) (in *state.Instance, note string, err error) {
+// Create decides everything about a new instance and writes it down. The host is not touched otherwise.
+func (e *Engine) Create(spec state.Spec) (*state.Instance, error) {
 	if err := spec.Check(); err != nil {
-		return nil, "", err
+		return nil, err
 	}
 	for _, m := range spec.Mounts {
 		if _, err := os.Stat(m.Source); err != nil {
-			return nil, "", fmt.Errorf("volume: %w", err)
+			return nil, fmt.Errorf("volume: %w", err)
 		}
 	}
 	img, err := e.Images.Get(spec.Image)
 	if err != nil {
-		return nil, "", err
+		return nil, err
 	}
 	if !img.Runs(image.Host()) {
-		return nil, "", fmt.Errorf("image %s is for %s and this host is %s: %w", spec.Image, img.Architecture, image.Host(), state.ErrUnsupported)
+		return nil, fmt.Errorf("image %s is for %s and this host is %s: %w", spec.Image, img.Architecture, image.Host(), state.ErrUnsupported)
 	}
-	in = &state.Instance{Spec: spec}
+	in := &state.Instance{Spec: spec}
 	err = e.Dir.Create(in, func(in *state.Instance) error {
-		note, err = e.decide(in, img)
-		return err
+		return e.decide(in, img)
 	})
 	if err != nil {
 		if in.Facts.Range.Size != 0 {
 			e.release(in)
 		}
-		return nil, "", err
+		return nil, err
 	}
 	// The image may have been removed between the look at it and the record that counts as its user.
 	if err := e.Images.Keep(img.Fingerprint); err != nil {
-		return nil, "", errors.Join(err, e.remove(in))
+		return nil, errors.Join(err, e.remove(in))
 	}
-	return in, note, nil
+	return in, nil
 }
 
 // decide fills in the facts of an instance of img.
-func (e *Engine) decide(in *state.Instance, img image.Image) (note string, err error) {
+func (e *Engine) decide(in *state.Instance, img image.Image) (err error) {
 	f := &in.Facts
 	f.Fingerprint = img.Fingerprint
 	for _, l := range img.Layers {
 		f.Layers = append(f.Layers, l.Digest)
 	}
 	if f.Driver = in.Spec.Root.Driver; f.Driver == "" {
-		if f.Driver, note, err = rootfs.Pick(e.Dir.Roots()); err != nil {
-			return "", err
+		if f.Driver, err = rootfs.Pick(e.Dir.Roots()); err != nil {
+			return err
 		}
 	}
 	dirs, err := e.layers(in)
 	if err != nil {
-		return "", err
+		return err
 	}
 	if err := decideInit(in, dirs); err != nil {
-		return "", err
+		return err
 	}
 	f.Range, err = e.reserve(in)
-	return note, err
+	return err
 }
 
 // decideInit finds what PID 1 will be.

@@ -16,6 +16,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
+#include <sys/prctl.h>
 #include <sys/signalfd.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
@@ -24,7 +25,7 @@
 #include <unistd.h>
 #include "keeper.h"
 
-enum { LOG_MAX = 1 << 20, CLIENTS = 16, BUF = 4096 };
+enum { LOG_MAX = 1 << 20, CLIENTS = 128, BUF = 4096 };
 
 // What the starter decided; the order is that of its argument list (keeper.go).
 static struct {
@@ -86,19 +87,17 @@ static void write_all(int fd, const char *p, size_t n)
 	}
 }
 
-static int open_log(const char *name, uint64_t *size)
+static int open_log(const char *name)
 {
-	int fd = openat(k.logdir, name, O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC, 0600);
-	off_t end = fd < 0 ? 0 : lseek(fd, 0, SEEK_END);
-	*size = end < 0 ? 0 : (uint64_t)end;
-	return fd;
+	return openat(k.logdir, name, O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC, 0600);
 }
 
 static void open_logs(void)
 {
-	uint64_t ignored;
-	logfd = open_log("console.log", &logsize);
-	timesfd = open_log("console.times", &ignored);
+	logfd = open_log("console.log");
+	timesfd = open_log("console.times");
+	off_t end = lseek(logfd, 0, SEEK_END);
+	logsize = end < 0 ? 0 : (uint64_t)end;
 	timed = 0; // each file tells when its first byte came
 }
 
@@ -187,8 +186,7 @@ static void drop(struct client *c)
 	c->fd = c->kill = -1;
 }
 
-// echo copies to our stdout, with the line ends of a file: a guest that writes \r\n itself gets another \r from
-// the terminal, and no terminal shows this.
+// echo copies to our stdout, with the line ends of a file: without the guest's \r and the terminal's.
 static void echo(const char *p, size_t n)
 {
 	static int held;
@@ -350,12 +348,15 @@ static void on_time(void)
 // watch runs until the init is dead and gives its wait status.
 static int watch(int sigfd)
 {
-	enum { PIDFD, SIGNAL, LISTEN, NOTIFY, PTY, FIXED };
+	enum { PIDFD, SIGNAL, LISTEN, NOTIFY, PTY, OUT, FIXED };
 	for (;;) {
+		// A stdout that nobody reads holds up the console, and nothing else.
+		struct pollfd out = { 1, POLLOUT, 0 };
+		int full = k.echo && poll(&out, 1, 0) == 0;
 		struct pollfd p[FIXED + CLIENTS] = {
 			[PIDFD] = { k.pidfd, POLLIN, 0 },     [SIGNAL] = { sigfd, POLLIN, 0 },
 			[LISTEN] = { k.listener, POLLIN, 0 }, [NOTIFY] = { k.notify, POLLIN, 0 },
-			[PTY] = { k.pty, POLLIN, 0 },
+			[PTY] = { full ? -1 : k.pty, POLLIN, 0 }, [OUT] = { full ? 1 : -1, POLLOUT, 0 },
 		};
 		for (int i = 0; i < CLIENTS; i++)
 			p[FIXED + i] = (struct pollfd){ clients[i].fd, POLLIN, 0 };
@@ -440,9 +441,10 @@ static int keep(int argc, char **argv)
 	return 125;
 }
 
-// The GNU C library passes a constructor what main gets.
+// glibc passes a constructor what main gets.
 __attribute__((constructor)) static void dispatch(int argc, char **argv)
 {
+	prctl(PR_SET_NAME, "croft"); // not "exe", which is what /proc/self/exe executes as
 	if (argc > 2 && strcmp(argv[1], "keeper") == 0)
 		_exit(keep(argc, argv));
 }

@@ -61,6 +61,11 @@ func NewPlan(dir *state.Dir, in *state.Instance, layers []string, h host, foregr
 	for _, b := range bases {
 		p.Cgroups = append(p.Cgroups, filepath.Join(b, p.Cgroup))
 	}
+	if foreground && len(bases) == 1 {
+		// Of a relative path libcontainer makes a sibling of the caller's cgroup where there is v2 alone, outside
+		// of the unit that holds us.
+		p.Cgroup = strings.TrimPrefix(p.Cgroups[0], h.cgroups[0])
+	}
 	return p
 }
 

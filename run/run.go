@@ -32,6 +32,12 @@ func Open(root, runDir string) (*Engine, error) {
 	return &Engine{Dir: dir, Images: images(dir)}, nil
 }
 
+// Image and ImportOptions are the store's: faces know the engine and not what stands below it.
+type (
+	Image         = image.Image
+	ImportOptions = image.ImportOptions
+)
+
 func images(dir *state.Dir) *image.Store {
 	return &image.Store{Dir: dir.Images(), Unpack: unpack, Pack: rootfs.Pack}
 }

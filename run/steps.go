@@ -170,7 +170,10 @@ func connect(_ context.Context, l *launch) error {
 // delegate lets the guest's root make cgroups below dir (cgroup-v2.rst, "Delegation"): the directory and the
 // files that move processes, and none of those that set limits.
 func delegate(dir string, base int) error {
-	for _, f := range []string{"", "cgroup.procs", "cgroup.threads", "cgroup.subtree_control"} {
+	if err := os.Chown(dir, base, base); err != nil {
+		return err
+	}
+	for _, f := range []string{"cgroup.procs", "cgroup.threads", "cgroup.subtree_control"} {
 		if err := os.Chown(filepath.Join(dir, f), base, base); err != nil && !os.IsNotExist(err) {
 			return err
 		}

@@ -67,6 +67,7 @@ func (e *Engine) supervise(name string, report *report) error {
 	}
 	ctx, cancel := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
 	defer cancel()
+	signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE) // whoever reads our stderr may go; ignored, the guest would inherit it
 	l, err := e.prepare(in, report)
 	if err == nil {
 		err = l.up(ctx)

@@ -161,7 +161,7 @@ func (d *Dir) Names() ([]string, error) {
 	}
 	var names []string
 	for _, e := range entries {
-		if e.IsDir() && !strings.HasPrefix(e.Name(), ".") {
+		if e.IsDir() && CheckName(e.Name()) == nil { // what else lies there is not ours
 			names = append(names, e.Name())
 		}
 	}

@@ -173,8 +173,9 @@ func TestListKeepsDamagedApart(t *testing.T) {
 		"empty": "", "cut": `{"schema": 1, "uu`, "nothing": "{}", "null": "null", "list": "[]", "zero": `{"schema": 0, ` + uuid + `}`,
 		"nouuid": `{"schema": 1}`, "types": `{"schema": 1, ` + uuid + `, "spec": 5}`, "huge": `{"schema": 99999999999999999999, ` + uuid + `}`,
 		"foreign": `{"schema": 1, ` + uuid + `, "spec": {"name": "good"}}`, "twice": string(read(t, d, "good")) + "{}",
-		"newer": `{"schema": 2, ` + uuid + `}`, "bad_name": string(read(t, d, "good")),
+		"newer": `{"schema": 2, ` + uuid + `}`,
 	}
+	put(t, d, "bad_name", string(read(t, d, "good"))) // no name of ours: not listed at all
 	for name, data := range bad {
 		put(t, d, name, data)
 	}

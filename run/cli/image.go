@@ -9,8 +9,8 @@ import (
 	"syscall"
 	"time"
 
-	"croft/image"
 	"croft/man"
+	"croft/run"
 
 	"github.com/spf13/pflag"
 )
@@ -57,7 +57,7 @@ func first(all []string) string {
 	return fmt.Sprintf("%s (+%d)", all[0], len(all)-1)
 }
 
-func pictureOf(i image.Image, users []string) picture {
+func pictureOf(i run.Image, users []string) picture {
 	p := picture{
 		Fingerprint: i.Fingerprint, Aliases: i.Aliases, Kind: i.Kind, Architecture: i.Architecture, OS: i.OS,
 		Release: i.Release, Description: i.Description, Size: i.Size, Created: i.Created, Imported: i.Imported,
@@ -91,7 +91,7 @@ func (a *app) imageImport() func(*pflag.FlagSet) man.Run {
 			ctx, cancel := signal.NotifyContext(ctx, syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP)
 			defer cancel()
 			bar := stderrProgress(*quiet)
-			img, err := e.Images.Import(ctx, image.ImportOptions{
+			img, err := e.Images.Import(ctx, run.ImportOptions{
 				Source: args[0], Stdin: os.Stdin, Aliases: aliases, Reuse: *reuse, MaxBytes: limit,
 				Progress: func(done, total int64) { bar.report("import "+args[0], done, total) },
 			})

@@ -28,10 +28,7 @@ func (a *app) createMachine(flags *specFlags, image string, cmd []string) (*stat
 		if err != nil {
 			return nil, err
 		}
-		in, note, err := e.Create(spec)
-		if note != "" {
-			flags.note("croft: %s\n", note)
-		}
+		in, err := e.Create(spec)
 		if errors.Is(err, state.ErrExist) && flags.Name == "" && try < 100 {
 			continue
 		}
