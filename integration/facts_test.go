@@ -22,6 +22,7 @@ var facts = map[string]func() error{
 	"nft":      func() error { return try("nft", "list", "ruleset") },
 	"cc":       func() error { return try("gcc", "--version") },
 	"keyctl":   func() error { return try("keyctl", "session", "-", "keyctl", "show", "@s") },
+	"strace":   func() error { return try("strace", "-f", "-o", "/dev/null", "true") },
 	"nobody":   func() error { return try("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "true") },
 }
 
