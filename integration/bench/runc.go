@@ -13,7 +13,6 @@ type runc struct {
 	binary string
 	name   string // as printed
 	state  string
-	seq    int
 }
 
 func newRunc(b *bench, binary string) (*runc, error) {
