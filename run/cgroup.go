@@ -14,12 +14,19 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// unified is where the only hierarchy of a host is mounted that has v2 alone.
+const unified = "/sys/fs/cgroup"
+
 // hierarchies finds where the cgroup hierarchies of this host are mounted, the unified one first, and for
 // each the directory of this process.
 func hierarchies() (roots, own []string, err error) {
 	mounted, err := cgroupMounts()
 	if err != nil {
 		return nil, nil, err
+	}
+	var fs unix.Statfs_t
+	if unix.Statfs(unified, &fs) == nil && fs.Type == unix.CGROUP2_SUPER_MAGIC {
+		mounted = map[string]string{"": unified} // whatever lies hidden below it: libcontainer looks here, too
 	}
 	data, err := os.ReadFile("/proc/self/cgroup")
 	if err != nil {

@@ -42,6 +42,7 @@ static struct {
 	int stop_secs;   // from then to the kill
 	int grace_ms;    // ready after that time of life, when there is no notify socket
 	int echo;        // console goes to our stdout too
+	int asked;       // a stop was asked for while the machine was started
 } k;
 
 // A client is a connection to our socket (protocol: keeper.h).
@@ -87,15 +88,11 @@ static void write_all(int fd, const char *p, size_t n)
 	}
 }
 
-static int open_log(const char *name)
-{
-	return openat(k.logdir, name, O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC, 0600);
-}
-
 static void open_logs(void)
 {
-	logfd = open_log("console.log");
-	timesfd = open_log("console.times");
+	int how = O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC;
+	logfd = openat(k.logdir, "console.log", how, 0600);
+	timesfd = openat(k.logdir, "console.times", how, 0600);
 	off_t end = lseek(logfd, 0, SEEK_END);
 	logsize = end < 0 ? 0 : (uint64_t)end;
 	timed = 0; // each file tells when its first byte came
@@ -386,7 +383,8 @@ static void next(const char *name, int status)
 {
 	char text[16];
 	snprintf(text, sizeof text, "%d", status);
-	int reboot = WIFSIGNALED(status) && WTERMSIG(status) == SIGHUP && stops == 0;
+	int payload = k.grace_ms == 0; // which is run once
+	int reboot = WIFSIGNALED(status) && WTERMSIG(status) == SIGHUP && stops == 0 && !payload;
 	for (struct client *c = clients; c < clients + CLIENTS; c++)
 		if (reboot || c->kill >= 0)
 			shut(&c->fd);
@@ -409,7 +407,7 @@ static void next(const char *name, int status)
 static int keep(int argc, char **argv)
 {
 	int *field[] = { &k.init, &k.pidfd, &k.pty, &k.slave, &k.listener, &k.notify, &k.logdir, &k.rundir, &k.report,
-		&k.hostns, &k.stop_signal, &k.stop_secs, &k.grace_ms, &k.echo };
+		&k.hostns, &k.stop_signal, &k.stop_secs, &k.grace_ms, &k.echo, &k.asked };
 	enum { FIRST = 3, COUNT = sizeof field / sizeof *field };
 	if (argc != FIRST + COUNT)
 		return 2;
@@ -433,6 +431,8 @@ static int keep(int argc, char **argv)
 	open_logs();
 	if (k.grace_ms >= 0)
 		ready_at = now_ms() + k.grace_ms;
+	if (k.asked)
+		stop(k.stop_secs);
 	int status = watch(sigfd);
 	while (k.pty >= 0 && console()) // what the dead guest left in it
 		;

@@ -38,16 +38,19 @@ const (
 	EnvTimings = "CROFT_TIMINGS"
 )
 
-// Supervise starts an instance in this process and becomes its keeper: it returns only when that failed, and
-// then nothing of the start is left. The process was made for it: see Engine.Start and Engine.Foreground.
+// Supervise starts an instance in this process and becomes its keeper. It returns when that failed, and then
+// nothing of the start is left, or when the machine has ended before: with its ExitStatus, nil for 0. The process
+// was made for it: see Engine.Start and Engine.Foreground.
 func (e *Engine) Supervise(name string) error {
 	report := inheritReport()
 	report.takeLogs()
 	err := e.supervise(name, report)
-	if err != nil {
-		err = fmt.Errorf("start %s: %w", name, err)
-		report.failed(err)
+	var ended ExitStatus
+	if err == nil || errors.As(err, &ended) {
+		return err
 	}
+	err = fmt.Errorf("start %s: %w", name, err)
+	report.failed(err)
 	return err
 }
 
@@ -72,10 +75,52 @@ func (e *Engine) supervise(name string, report *report) error {
 	if err == nil {
 		err = l.up(ctx)
 	}
+	if err == nil && l.Stdio {
+		if status, over := l.brief(ctx); over {
+			return e.over(in, status)
+		}
+	}
 	if err == nil {
-		err = l.become(claim, hostns)
+		err = l.become(claim, hostns, ctx.Err() != nil)
 	}
 	return e.failed(name, l, err)
+}
+
+// brief stays with a payload for its first moments. One that ends in them is undone by this process, which saves
+// two executions of this binary: the keeper's, and the one for the undo.
+func (l *launch) brief(ctx context.Context) (status unix.WaitStatus, over bool) {
+	dead := make(chan bool, 1)
+	go func() {
+		p := []unix.PollFd{{Fd: int32(l.container.pidfd.Fd()), Events: unix.POLLIN}}
+		n, err := unix.Poll(p, briefly)
+		dead <- n == 1 && err == nil
+	}()
+	select {
+	case <-ctx.Done(): // the keeper passes the signal on
+		return 0, false
+	case yes := <-dead:
+		if !yes {
+			return 0, false
+		}
+	}
+	pid, err := unix.Wait4(l.container.pid, &status, 0, nil)
+	return status, pid == l.container.pid && err == nil
+}
+
+// briefly is in ms. Who connects meanwhile waits that long for the keeper.
+const briefly = 50
+
+// over undoes a machine whose init has died with the given wait status, and gives its end as an ExitStatus.
+func (e *Engine) over(in *state.Instance, status unix.WaitStatus) error {
+	end := exitOf(in, status)
+	end.Time = time.Now().UTC()
+	if err := e.finish(in.Spec.Name, end); err != nil {
+		return err
+	}
+	if end.Code != 0 {
+		return ExitStatus(end.Code)
+	}
+	return nil
 }
 
 // hostMounts is the mount namespace that this process left before the Go runtime started (mounts.c).
@@ -151,13 +196,16 @@ func (e *Engine) failed(name string, l *launch, cause error) error {
 	if errors.Is(cause, context.Canceled) {
 		cause = errors.New("interrupted")
 	}
+	if l != nil && l.container != nil { // it is our child, and we are about to go
+		unix.PidfdSendSignal(int(l.container.pidfd.Fd()), unix.SIGKILL, nil, 0)
+	}
 	undone := e.finish(name, state.Exit{Time: time.Now().UTC(), Reason: state.ExitFailed, Code: 1, Error: cause.Error()})
 	return errors.Join(cause, undone)
 }
 
 // become executes the keeper in place of this process. What it needs is open and not close-on-exec; all else
-// is closed by the exec.
-func (l *launch) become(claim *state.Claim, hostns int) error {
+// is closed by the exec. With stop it begins by stopping the machine.
+func (l *launch) become(claim *state.Claim, hostns int, stop bool) error {
 	name := l.Instance.Spec.Name
 	logs, err := os.Open(l.engine.Dir.Of(name))
 	if err != nil {
@@ -178,7 +226,7 @@ func (l *launch) become(claim *state.Claim, hostns int) error {
 		l.container.pid, passOn(l.container.pidfd), passOn(l.container.pty), passOn(l.container.slave),
 		passOn(l.listener), passOn(l.notify), passOn(logs), passOn(run), passOn(l.report.file), hostns,
 		l.Instance.Facts.StopSignal, int(l.Instance.Spec.Timeouts.StopAfter() / time.Second), grace,
-		flag(l.Foreground),
+		flag(l.Foreground), flag(stop),
 	}
 	args := []string{"croft", "keeper", name}
 	for _, n := range fields {
@@ -306,24 +354,22 @@ func hintOf(err error) string {
 	return ""
 }
 
-// Undo ends a machine whose init has died with the given wait status: the keeper executes it. It gives the
-// status that a foreground run exits with.
-func (e *Engine) Undo(name string, status unix.WaitStatus) (int, error) {
+// Undo ends a machine whose init has died with the given wait status: the keeper executes it. It gives the status
+// that a foreground run exits with as an ExitStatus, nil for 0.
+func (e *Engine) Undo(name string, status unix.WaitStatus) error {
 	if fd, ok := inherited(envClaim); ok {
 		defer state.AdoptClaim(uintptr(fd)).Release()
 	}
 	report := inheritReport()
 	in, err := e.Dir.Get(name)
 	if err != nil {
-		return 1, err
+		return err
 	}
-	end := exitOf(in, status)
-	end.Time = time.Now().UTC()
-	report.line("X " + strconv.Itoa(end.Code))
+	report.line("X " + strconv.Itoa(exitOf(in, status).Code))
 	if lines, _ := e.lastLines(name, 3); report.file != nil && len(lines) > 0 {
 		report.line("W " + strconv.Quote(strings.Join(lines, " | "))) // the log may go with the record
 	}
-	return end.Code, e.finish(name, end)
+	return e.over(in, status)
 }
 
 // exitOf reads a wait status. The kernel ends the init of a pid namespace with SIGINT when the guest halts or

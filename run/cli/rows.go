@@ -2,6 +2,7 @@ package cli
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -179,14 +180,12 @@ func (a *app) undo(name, status string) error {
 	if err != nil {
 		return man.Misused("%q is no wait status", status)
 	}
-	code, err := e.Undo(name, unix.WaitStatus(n))
-	if err != nil {
-		return fmt.Errorf("stop %s: %w", name, err)
+	err = e.Undo(name, unix.WaitStatus(n))
+	var ended run.ExitStatus
+	if err == nil || errors.As(err, &ended) {
+		return err
 	}
-	if code != 0 {
-		return said{fmt.Errorf("%s ended with status %d", name, code), code}
-	}
-	return nil
+	return fmt.Errorf("stop %s: %w", name, err)
 }
 
 // manual writes the man pages into dir.

@@ -173,7 +173,7 @@ static int start(char **argv)
 	send(CONTROL, tty, strlen(tty), 0); // the first packet is the name of the console
 	close(CONTROL);
 	int number[] = { pid, pidfd, pty, slave, LISTENER, atoi(argv[5]) ? NOTIFY : -1, LOGDIR, RUNDIR, REPORT, hostns,
-		atoi(argv[1]), atoi(argv[2]), atoi(argv[3]), atoi(argv[4]) };
+		atoi(argv[1]), atoi(argv[2]), atoi(argv[3]), atoi(argv[4]), 0 };
 	enum { COUNT = sizeof number / sizeof *number };
 	char text[COUNT][12], *args[COUNT + 4] = { "croft", "keeper", argv[0] };
 	for (int i = 0; i < COUNT; i++) {
