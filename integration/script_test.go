@@ -109,8 +109,8 @@ func (w *workshop) setup(env *testscript.Env) error {
 			return err
 		}
 	}
-	if out, err := exec.Command("cp", "--link", w.binary, bin+"/croft").CombinedOutput(); err != nil {
-		if out, err = exec.Command("cp", w.binary, bin+"/croft").CombinedOutput(); err != nil {
+	if err := exec.Command("cp", "--link", w.binary, bin+"/croft").Run(); err != nil {
+		if out, err := exec.Command("cp", w.binary, bin+"/croft").CombinedOutput(); err != nil {
 			return fmt.Errorf("cp: %w: %s", err, out)
 		}
 	}

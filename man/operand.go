@@ -47,7 +47,7 @@ func tokens(s string) []string {
 // bracketed gives what is inside when one pair of brackets holds the whole
 // token: "[A B]" does, "[NAME:]SRC" does not.
 func bracketed(token string) (string, bool) {
-	if !strings.HasPrefix(token, "[") || strings.Index(token, "]") < 0 {
+	if !strings.HasPrefix(token, "[") || !strings.Contains(token, "]") {
 		return "", false
 	}
 	depth := 0

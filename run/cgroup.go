@@ -127,7 +127,7 @@ func processes(dir string) []int {
 		if err != nil || !d.IsDir() {
 			return nil
 		}
-		data, err := os.ReadFile(filepath.Join(path, "cgroup.procs"))
+		data, _ := os.ReadFile(filepath.Join(path, "cgroup.procs")) // gone since: nobody in it
 		for _, line := range strings.Fields(string(data)) {
 			var pid int
 			if _, err := fmt.Sscan(line, &pid); err == nil && pid > 0 {
