@@ -38,7 +38,7 @@ func seccompProgram(runDir string) ([]unix.SockFilter, error) {
 		if data, err = compileSeccomp(); err != nil {
 			return nil, fmt.Errorf("seccomp: %w", err)
 		}
-		if err := state.Replace(cache, data, 0o600); err != nil {
+		if err := keep(cache, data); err != nil {
 			return nil, err
 		}
 	}
@@ -51,6 +51,24 @@ func seccompProgram(runDir string) ([]unix.SockFilter, error) {
 		prog[i] = unix.SockFilter{Code: binary.NativeEndian.Uint16(b), Jt: b[2], Jf: b[3], K: binary.NativeEndian.Uint32(b[4:])}
 	}
 	return prog, nil
+}
+
+// keep puts data at path without a name before it is whole: whoever is killed in between leaves nothing. That
+// somebody else was faster is as good, and a filesystem that cannot do it keeps nothing.
+func keep(path string, data []byte) error {
+	f, err := os.OpenFile(filepath.Dir(path), unix.O_TMPFILE|os.O_WRONLY, 0o600)
+	if err != nil {
+		return nil
+	}
+	defer f.Close()
+	if _, err := f.Write(data); err != nil {
+		return err
+	}
+	err = unix.Linkat(unix.AT_FDCWD, fmt.Sprintf("/proc/self/fd/%d", f.Fd()), unix.AT_FDCWD, path, unix.AT_SYMLINK_FOLLOW)
+	if err != nil && err != unix.EEXIST {
+		return &os.LinkError{Op: "linkat", New: path, Err: err}
+	}
+	return nil
 }
 
 func compileSeccomp() ([]byte, error) {
