@@ -59,7 +59,7 @@ static int64_t deadline = -1;   // of the stop, in ms of the monotonic clock
 static int64_t ready_at = -1;
 static int stops;
 static int unheard;             // ms after which the stop signal is sent once more, 0: it was heard
-static int64_t again;           // when that is
+static int64_t again, born;     // when that is; when we began
 
 static int64_t now_ms(void)
 {
@@ -140,11 +140,11 @@ static int hears(int sig)
 	return !blocked || !caught || ((strtoull(blocked + 8, NULL, 16) | strtoull(caught + 8, NULL, 16)) >> (sig - 1) & 1);
 }
 
-// ask sends the stop signal. Whether it is lost is not known of an init that waits with sigtimedwait(2), as
-// busybox does, so it is sent again after ever longer times; to a payload only once, which may count them.
+// ask sends the stop signal. Whether it is lost is not known of an init that waits with sigtimedwait(2), as busybox
+// does, or that is about to be executed, so it is sent again after ever longer times; to a payload, which may count, once.
 static void ask(void)
 {
-	unheard = k.grace_ms == 0 || hears(k.stop_signal) ? 0 : unheard * 2 + 20;
+	unheard = k.grace_ms == 0 || (now_ms() - born > 1000 && hears(k.stop_signal)) ? 0 : unheard * 2 + 20;
 	signal_init(k.stop_signal);
 	again = now_ms() + unheard;
 }
@@ -179,8 +179,7 @@ static void drop(struct client *c)
 	if (c->bound && stops == 0)
 		stop(k.stop_secs);
 	shut(&c->fd);
-	memset(c, 0, sizeof *c);
-	c->fd = c->kill = -1;
+	*c = (struct client){ .fd = -1, .kill = -1 };
 }
 
 // echo copies to our stdout, with the line ends of a file: without the guest's \r and the terminal's.
@@ -429,8 +428,9 @@ static int keep(int argc, char **argv)
 	if (k.pty >= 0)
 		fcntl(k.pty, F_SETFL, O_NONBLOCK); // a guest that does not read its console must not hold us up
 	open_logs();
+	born = now_ms();
 	if (k.grace_ms >= 0)
-		ready_at = now_ms() + k.grace_ms;
+		ready_at = born + k.grace_ms;
 	if (k.asked)
 		stop(k.stop_secs);
 	int status = watch(sigfd);
