@@ -66,22 +66,8 @@ var openWorkshop = sync.OnceValues(func() (*workshop, error) {
 		return nil, err
 	}
 	opened = w
-	if err := os.Mkdir(w.dir, 0o755); err != nil {
-		return nil, err
-	}
-	return w, w.sweepHost()
+	return w, os.Mkdir(w.dir, 0o755)
 })
-
-// sweepHost frees what the host still has reserved for roots that are gone, of whoever's: scripts expect that repair has nothing to say.
-func (w *workshop) sweepHost() error {
-	scratch := filepath.Join(w.dir, "scratch")
-	cmd := exec.Command(w.binary, "repair")
-	cmd.Env = append(os.Environ(), "CROFT_ROOT="+filepath.Join(scratch, "root"), "CROFT_RUN="+filepath.Join(scratch, "run"))
-	if out, err := cmd.CombinedOutput(); err != nil {
-		return fmt.Errorf("croft repair: %w: %s", err, out)
-	}
-	return os.RemoveAll(scratch)
-}
 
 // opened is the workshop that closeWorkshop has to clear, nil if no script ran.
 var opened *workshop

@@ -368,16 +368,21 @@ func (e *Engine) strays(parent string) ([]string, error) {
 	return names, nil
 }
 
+// sweepIDs frees the id ranges of instances that are gone. No instance is created meanwhile: its range is taken
+// before its record is there.
 func (e *Engine) sweepIDs(did []string) ([]string, error) {
-	host, err := state.OpenHost()
-	if err != nil {
-		return did, err
-	}
-	defer host.Close()
-	freed, err := host.Sweep()
-	for _, r := range freed {
-		did = append(did, fmt.Sprintf("freed the ids %d-%d, whose instance is gone", r.Base, r.End()-1))
-	}
+	err := e.Dir.Still(func() error {
+		host, err := state.OpenHost()
+		if err != nil {
+			return err
+		}
+		defer host.Close()
+		freed, err := host.Sweep(e.Dir.Root)
+		for _, r := range freed {
+			did = append(did, fmt.Sprintf("freed the ids %d-%d, whose instance is gone", r.Base, r.End()-1))
+		}
+		return err
+	})
 	return did, err
 }
 

@@ -90,6 +90,16 @@ func (d *Dir) Create(in *Instance, decide func(*Instance) error) error {
 	return d.publish(in)
 }
 
+// Still runs do while no instance can be created.
+func (d *Dir) Still(do func() error) error {
+	lock, err := Lock(filepath.Join(d.instances(), ".lock"))
+	if err != nil {
+		return err
+	}
+	defer lock.Close()
+	return do()
+}
+
 // publish writes a complete directory aside and renames it into place: no half instance is ever seen.
 func (d *Dir) publish(in *Instance) error {
 	aside, err := os.MkdirTemp(d.instances(), ".new-")

@@ -119,20 +119,35 @@ func (h *Host) FreeAll(root, name string) error {
 	return nil
 }
 
-// Sweep frees what records that no longer exist had reserved.
-func (h *Host) Sweep() ([]Range, error) {
+// Sweep frees what records of root that no longer exist had reserved, and what a killed croft had half written. Other
+// roots are left alone: whether their records exist can be hidden from here, in another mount namespace for one. The
+// caller keeps root's records from being made meanwhile (Dir.Still), since a range is reserved before its record is.
+func (h *Host) Sweep(root string) ([]Range, error) {
 	all, err := h.Ranges()
 	if err != nil {
 		return nil, err
 	}
 	var swept []Range
 	for _, r := range all {
-		if _, ok := h.Owner(r); !ok {
-			if err := os.Remove(h.file(r)); err != nil {
-				return swept, err
-			}
-			swept = append(swept, r)
+		if !h.dead(r, root) {
+			continue
 		}
+		if err := os.Remove(h.file(r)); err != nil {
+			return swept, err
+		}
+		swept = append(swept, r)
 	}
 	return swept, nil
+}
+
+func (h *Host) dead(r Range, root string) bool {
+	data, err := os.ReadFile(h.file(r))
+	var o Owner
+	if err != nil {
+		return false
+	}
+	if json.Unmarshal(data, &o) != nil {
+		return true // it is written with the table locked, and we have the lock
+	}
+	return o.Root == root && !o.alive()
 }
