@@ -185,7 +185,10 @@ func printTimings(steps []run.Timing, total time.Duration) {
 
 func ms(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }
 
-func (a *app) stop() func(*pflag.FlagSet) man.Run {
+func (a *app) stop() func(*pflag.FlagSet) man.Run { return a.stopping(a.stopOne) }
+
+// stopping is a verb that begins by stopping each machine it names, within a limit that can be given.
+func (a *app) stopping(do func(ctx context.Context, name string, limit time.Duration) error) func(*pflag.FlagSet) man.Run {
 	return func(fs *pflag.FlagSet) man.Run {
 		limit := time.Duration(-1)
 		fs.VarP((*durationValue)(&limit), "time", "t", "kill what has not stopped after `DURATION`; default: the machine's --stop-timeout")
@@ -195,7 +198,7 @@ func (a *app) stop() func(*pflag.FlagSet) man.Run {
 			if err != nil {
 				return err
 			}
-			return a.each(names, func(name string) error { return a.stopOne(ctx, name, limit) })
+			return a.each(names, func(name string) error { return do(ctx, name, limit) })
 		}
 	}
 }
@@ -216,23 +219,12 @@ func (a *app) stopOne(ctx context.Context, name string, limit time.Duration) err
 }
 
 func (a *app) restart() func(*pflag.FlagSet) man.Run {
-	return func(fs *pflag.FlagSet) man.Run {
-		limit := time.Duration(-1)
-		fs.VarP((*durationValue)(&limit), "time", "t", "kill what has not stopped after `DURATION`; default: the machine's --stop-timeout")
-		named := a.filters(fs)
-		return func(ctx context.Context, args []string) error {
-			names, err := named(args)
-			if err != nil {
-				return err
-			}
-			return a.each(names, func(name string) error {
-				if err := a.stopOne(ctx, name, limit); err != nil {
-					return err
-				}
-				return a.startOne(ctx, name, false)
-			})
+	return a.stopping(func(ctx context.Context, name string, limit time.Duration) error {
+		if err := a.stopOne(ctx, name, limit); err != nil {
+			return err
 		}
-	}
+		return a.startOne(ctx, name, false)
+	})
 }
 
 func (a *app) kill() func(*pflag.FlagSet) man.Run {
