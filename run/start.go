@@ -29,6 +29,7 @@ type Timing struct {
 type Started struct {
 	Timings []Timing
 	name    string
+	process *os.Process // starter, keeper and undo: it stays the same one, and our child
 	pipe    *os.File
 	lines   *bufio.Scanner
 	code    int
@@ -55,9 +56,8 @@ func (e *Engine) Start(ctx context.Context, in *state.Instance) (*Started, error
 		r.Close()
 		return nil, fmt.Errorf("start %s: %w", name, err)
 	}
-	cmd.Process.Release()
 	w.Close()
-	s := &Started{name: name, pipe: r, lines: bufio.NewScanner(r), code: -1, log: e.Log}
+	s := &Started{name: name, process: cmd.Process, pipe: r, lines: bufio.NewScanner(r), code: -1, log: e.Log}
 	if err := s.until(ctx, "S"); err != nil {
 		r.Close()
 		return nil, err
@@ -163,6 +163,9 @@ func (s *Started) Ready(ctx context.Context, e *Engine, limit time.Duration) err
 func (s *Started) Wait(ctx context.Context) (int, error) {
 	err := s.until(ctx, "")
 	if errors.Is(err, errEnded) {
+		if s.process != nil { // nil: not started by us
+			s.process.Wait() // the pipe closes a moment before it is gone
+		}
 		return s.code, nil
 	}
 	return 0, err
