@@ -34,6 +34,7 @@ const (
 	askUnbind     = 'U'
 	askWatch      = 'X'
 	askDone       = 'D'
+	askReady      = 'Y'
 )
 
 // Connect connects to the keeper of in. While the machine is starting it waits for one. ErrNotRunning when
@@ -150,6 +151,9 @@ func (k *Keeper) Watch(kill *os.File) error {
 
 // Done ends Watch.
 func (k *Keeper) Done() error { return k.ask(askDone) }
+
+// Ready tells that the machine is up, of an init that does not tell it by itself.
+func (k *Keeper) Ready() error { return k.ask(askReady) }
 
 // Wait returns when the machine has ended and all is undone, or has rebooted.
 func (k *Keeper) Wait(ctx context.Context) error {

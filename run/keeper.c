@@ -27,20 +27,19 @@
 
 enum { LOG_MAX = 1 << 20, CLIENTS = 128, BUF = 4096 };
 
-// What the starter decided; the order is that of its argument list (keeper.go).
+// What the starter decided; the order is that of its argument list (supervise.go).
 static struct {
 	int init;        // pid of the machine's init, our child
 	int pidfd;       // of the same
 	int pty, slave;  // the console and one open slave, or -1: without it the pty hangs up when PID 1 closes its own
 	int listener;    // SOCK_SEQPACKET
 	int notify;      // datagrams of the guest's init, or -1
-	int logdir;      // where console.log is
-	int rundir;      // where "ready" is put
+	int logdir, rundir;        // where console.log is, and where "ready" is put
 	int report;      // the starter's caller waits at the other end, or -1
 	int hostns;      // the host's mount namespace
 	int stop_signal; // asks the guest's init for a clean end
-	int stop_secs;   // from then to the kill
-	int grace_ms;    // ready after that time of life, when there is no notify socket
+	int stop_secs, life_secs;  // from then to the kill; how long the machine may live, 0: for ever
+	int grace_ms;    // ready after that time of life; -1: the init tells, -2: "croft await" finds out
 	int echo;        // console goes to our stdout too
 	int asked;       // a stop was asked for while the machine was started
 } k;
@@ -55,9 +54,10 @@ static struct client {
 
 static int logfd = -1, timesfd = -1;
 static uint64_t logsize, timed;  // timed: second of the last entry in console.times
-static int64_t deadline = -1;   // of the stop, in ms of the monotonic clock
-static int64_t ready_at = -1;
+static int64_t deadline = -1, expiry = -1, ready_at = -1; // of the stop, of the machine's life; ms of the monotonic clock
 static int stops;
+static const char *cause = "self"; // of its end: the guest itself, or asked, or expired
+static const char *machine;        // its name
 static int unheard;             // ms after which the stop signal is sent once more, 0: it was heard
 static int64_t again, born;     // when that is; when we began
 
@@ -73,6 +73,15 @@ static void shut(int *fd)
 	if (*fd >= 0)
 		close(*fd);
 	*fd = -1;
+}
+
+// become executes croft anew, for this machine, with the signals of a process that starts.
+static void become(const char *verb, const char *status, const char *why)
+{
+	sigprocmask(SIG_SETMASK, &(sigset_t){ 0 }, NULL);
+	signal(SIGHUP, SIG_DFL), signal(SIGPIPE, SIG_DFL); // what is ignored stays so in the next machine
+	execl("/proc/self/exe", "croft", verb, machine, status, why, NULL);
+	_exit(125);
 }
 
 static void write_all(int fd, const char *p, size_t n)
@@ -99,15 +108,6 @@ static void open_logs(void)
 }
 
 // console.times says when which byte of console.log was written: pairs of seconds and offset, one per second.
-static void log_time(void)
-{
-	uint64_t pair[2] = { (uint64_t)time(NULL), logsize };
-	if (pair[0] == timed)
-		return;
-	timed = pair[0];
-	write_all(timesfd, (const char *)pair, sizeof pair);
-}
-
 static void log_console(const char *p, size_t n)
 {
 	if (logsize + n > LOG_MAX) {
@@ -117,7 +117,10 @@ static void log_console(const char *p, size_t n)
 		renameat(k.logdir, "console.times", k.logdir, "console.times.1");
 		open_logs();
 	}
-	log_time();
+	uint64_t pair[2] = { (uint64_t)time(NULL), logsize };
+	if (pair[0] != timed)
+		write_all(timesfd, (const char *)pair, sizeof pair);
+	timed = pair[0];
 	write_all(logfd, p, n);
 	logsize += n;
 }
@@ -125,6 +128,20 @@ static void log_console(const char *p, size_t n)
 static void signal_init(int sig)
 {
 	syscall(SYS_pidfd_send_signal, k.pidfd, sig, NULL, 0);
+}
+
+// helper has croft do for the machine what takes more than a signal. It is nobody's child, so that nobody must wait
+// for it, and has nothing of ours: its end, or its life beyond ours, means nothing.
+static void helper(const char *verb)
+{
+	pid_t pid = fork();
+	if (pid == 0 && fork() == 0) {
+		close_range(3, ~0U, 0), unsetenv("CROFT_CLAIM"), unsetenv("CROFT_REPORT");
+		become(verb, NULL, NULL);
+	}
+	if (pid == 0)
+		_exit(0);
+	waitpid(pid, NULL, 0);
 }
 
 // hears says whether the init catches or holds back a signal: PID 1 loses one that it has no handler for yet.
@@ -144,19 +161,20 @@ static int hears(int sig)
 // does, or that is about to be executed, so it is sent again after ever longer times; to a payload, which may count, once.
 static void ask(void)
 {
-	unheard = k.grace_ms == 0 || (now_ms() - born > 1000 && hears(k.stop_signal)) ? 0 : unheard * 2 + 20;
-	signal_init(k.stop_signal);
+	unheard = !k.stop_signal || k.grace_ms == 0 || (now_ms() - born > 1000 && hears(k.stop_signal)) ? 0 : unheard * 2 + 20;
+	k.stop_signal ? signal_init(k.stop_signal) : helper("ask");
 	again = now_ms() + unheard;
 }
 
 // stop asks for a clean end first; asked a second time, or when the time is up, it kills. The death of PID 1
 // takes its whole pid namespace along.
-static void stop(int secs)
+static void stop(int secs, const char *why)
 {
 	if (stops++ > 0) {
 		signal_init(SIGKILL);
 		return;
 	}
+	cause = why, expiry = -1;
 	ask();
 	deadline = now_ms() + (int64_t)secs * 1000;
 }
@@ -173,11 +191,10 @@ static void ready(void)
 
 static void drop(struct client *c)
 {
-	if (c->kill >= 0)
-		write_all(c->kill, "1", 1);
+	write_all(c->kill, "1", 1);
 	shut(&c->kill);
 	if (c->bound && stops == 0)
-		stop(k.stop_secs);
+		stop(k.stop_secs, "asked");
 	shut(&c->fd);
 	*c = (struct client){ .fd = -1, .kill = -1 };
 }
@@ -219,7 +236,8 @@ static int console(void)
 static void notified(void)
 {
 	char buf[BUF + 1];
-	union { char space[CMSG_SPACE(sizeof(struct ucred)) + CMSG_SPACE(16 * sizeof(int))]; struct cmsghdr align; } u;
+	// No room for more than the sender: the kernel closes a guest's descriptors, which are none of our business.
+	union { char space[CMSG_SPACE(sizeof(struct ucred))]; struct cmsghdr align; } u;
 	struct iovec iov = { buf, BUF };
 	struct msghdr m = { .msg_iov = &iov, .msg_iovlen = 1, .msg_control = u.space, .msg_controllen = sizeof u.space };
 	ssize_t n = recvmsg(k.notify, &m, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
@@ -227,22 +245,9 @@ static void notified(void)
 		return;
 	buf[n] = 0;
 	pid_t from = 0;
-	for (struct cmsghdr *h = CMSG_FIRSTHDR(&m); h; h = CMSG_NXTHDR(&m, h)) {
-		if (h->cmsg_level != SOL_SOCKET)
-			continue;
-		if (h->cmsg_type == SCM_CREDENTIALS) {
-			struct ucred cred;
-			memcpy(&cred, CMSG_DATA(h), sizeof cred);
-			from = cred.pid;
-		} else if (h->cmsg_type == SCM_RIGHTS) { // a guest's descriptors are none of our business
-			size_t count = (h->cmsg_len - CMSG_LEN(0)) / sizeof(int);
-			for (size_t i = 0; i < count; i++) {
-				int fd;
-				memcpy(&fd, CMSG_DATA(h) + i * sizeof fd, sizeof fd);
-				close(fd);
-			}
-		}
-	}
+	struct cmsghdr *h = CMSG_FIRSTHDR(&m);
+	if (h && h->cmsg_level == SOL_SOCKET && h->cmsg_type == SCM_CREDENTIALS)
+		memcpy(&from, CMSG_DATA(h), sizeof from); // struct ucred begins with the pid
 	for (const char *p = buf; from == k.init && (p = strstr(p, "READY=1")); p += 7)
 		if ((p == buf || p[-1] == '\n') && (p[7] == 0 || p[7] == '\n'))
 			ready();
@@ -289,10 +294,9 @@ static void request(struct client *c)
 	struct iovec iov = { buf, sizeof buf };
 	struct msghdr m = { .msg_iov = &iov, .msg_iovlen = 1, .msg_control = u.space, .msg_controllen = CMSG_LEN(sizeof(int)) };
 	ssize_t n = recvmsg(c->fd, &m, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
-	if (n < 0 && (errno == EAGAIN || errno == EINTR))
-		return;
 	if (n <= 0) {
-		drop(c);
+		if (n == 0 || (errno != EAGAIN && errno != EINTR))
+			drop(c);
 		return;
 	}
 	int fd = -1;
@@ -305,12 +309,10 @@ static void request(struct client *c)
 	switch (buf[0]) {
 	case KEEPER_ATTACH: c->attached = 1; break;
 	case KEEPER_INPUT: write_all(k.pty, buf + 1, (size_t)n - 1); break;
-	case KEEPER_SIZE:
-		if (k.pty >= 0)
-			ioctl(k.pty, TIOCSWINSZ, &(struct winsize){ .ws_row = v[0], .ws_col = v[1] });
-		break;
-	case KEEPER_STOP: stop(n >= 5 ? v[0] : k.stop_secs); break;
-	case KEEPER_KILL: signal_init(SIGKILL); break;
+	case KEEPER_SIZE: ioctl(k.pty, TIOCSWINSZ, &(struct winsize){ .ws_row = v[0], .ws_col = v[1] }); break;
+	case KEEPER_STOP: stop(n >= 5 ? v[0] : k.stop_secs, "asked"); break;
+	case KEEPER_KILL: cause = "asked", signal_init(SIGKILL); break;
+	case KEEPER_READY: ready(); break;
 	case KEEPER_BIND: c->bound = 1; break;
 	case KEEPER_UNBIND: c->bound = 0; break;
 	case KEEPER_WATCH: shut(&c->kill); c->kill = fd; fd = -1; break;
@@ -321,11 +323,11 @@ static void request(struct client *c)
 
 static int timeout(void)
 {
-	int64_t next = deadline < 0 || (ready_at >= 0 && ready_at < deadline) ? ready_at : deadline;
-	if (next < 0)
-		return -1;
-	int64_t left = next - now_ms(), most = unheard ? unheard : 3600000;
-	return left < 0 ? 0 : left > most ? (int)most : (int)left;
+	int64_t next = unheard ? again : INT64_MAX, at[] = { deadline, expiry, ready_at };
+	for (size_t i = 0; i < sizeof at / sizeof *at; i++)
+		next = at[i] >= 0 && at[i] < next ? at[i] : next;
+	int64_t left = next - now_ms();
+	return next == INT64_MAX ? -1 : left < 0 ? 0 : left > 3600000 ? 3600000 : (int)left;
 }
 
 static void on_time(void)
@@ -335,10 +337,10 @@ static void on_time(void)
 		ask();
 	if (ready_at >= 0 && t >= ready_at)
 		ready();
-	if (deadline >= 0 && t >= deadline) {
-		deadline = -1;
-		signal_init(SIGKILL);
-	}
+	if (expiry >= 0 && t >= expiry)
+		stop(k.stop_secs, "expired");
+	if (deadline >= 0 && t >= deadline)
+		deadline = -1, signal_init(SIGKILL);
 }
 
 // watch runs until the init is dead and gives its wait status.
@@ -371,47 +373,41 @@ static int watch(int sigfd)
 			greet();
 		struct signalfd_siginfo s;
 		if (p[SIGNAL].revents && read(sigfd, &s, sizeof s) == sizeof s)
-			stop(k.stop_secs);
+			stop(k.stop_secs, "asked");
 		int status;
 		if (p[PIDFD].revents && waitpid(k.init, &status, WNOHANG) == k.init)
 			return status;
 	}
 }
 
-static void next(const char *name, int status)
+static void next(int status)
 {
 	char text[16];
 	snprintf(text, sizeof text, "%d", status);
-	int payload = k.grace_ms == 0; // which is run once
-	int reboot = WIFSIGNALED(status) && WTERMSIG(status) == SIGHUP && stops == 0 && !payload;
+	int reboot = WIFSIGNALED(status) && WTERMSIG(status) == SIGHUP && stops == 0 && k.grace_ms != 0; // a payload is run once
 	for (struct client *c = clients; c < clients + CLIENTS; c++)
 		if (reboot || c->kill >= 0)
 			shut(&c->fd);
 	int *done[] = { &k.pidfd, &k.pty, &k.slave, &k.listener, &k.notify, &k.logdir };
 	for (size_t i = 0; i < sizeof done / sizeof *done; i++)
 		shut(done[i]); // what the undo has no use for would only leak into it
-	if (reboot) {
-		shut(&k.report);
-		unsetenv("CROFT_REPORT");
-		signal(SIGHUP, SIG_DFL), signal(SIGPIPE, SIG_DFL); // what is ignored stays so in the next machine
-	}
+	if (reboot)
+		shut(&k.report), unsetenv("CROFT_REPORT");
 	unlinkat(k.rundir, "ready", 0);
 	shut(&k.rundir);
-	sigset_t none;
-	sigemptyset(&none);
-	sigprocmask(SIG_SETMASK, &none, NULL);
-	execl("/proc/self/exe", "croft", reboot ? "supervise" : "undo", name, reboot ? NULL : text, NULL);
+	become(reboot ? "supervise" : "undo", reboot ? NULL : text, cause);
 }
 
 static int keep(int argc, char **argv)
 {
 	int *field[] = { &k.init, &k.pidfd, &k.pty, &k.slave, &k.listener, &k.notify, &k.logdir, &k.rundir, &k.report,
-		&k.hostns, &k.stop_signal, &k.stop_secs, &k.grace_ms, &k.echo, &k.asked };
+		&k.hostns, &k.stop_signal, &k.stop_secs, &k.life_secs, &k.grace_ms, &k.echo, &k.asked };
 	enum { FIRST = 3, COUNT = sizeof field / sizeof *field };
 	if (argc != FIRST + COUNT)
 		return 2;
 	for (int i = 0; i < COUNT; i++)
 		*field[i] = atoi(argv[FIRST + i]);
+	machine = argv[2];
 	for (int i = 0; i < CLIENTS; i++)
 		clients[i].fd = clients[i].kill = -1;
 	// In the starter's mount namespace we would pin every mount that the host had when it was made.
@@ -422,22 +418,24 @@ static int keep(int argc, char **argv)
 	sigemptyset(&set);
 	sigaddset(&set, SIGTERM), sigaddset(&set, SIGINT), sigaddset(&set, SIGQUIT); // the last is ctrl-\ in a terminal
 	sigprocmask(SIG_BLOCK, &set, NULL);
-	signal(SIGPIPE, SIG_IGN);
-	signal(SIGHUP, SIG_IGN);
+	signal(SIGPIPE, SIG_IGN), signal(SIGHUP, SIG_IGN);
 	int sigfd = signalfd(-1, &set, SFD_CLOEXEC);
-	if (k.pty >= 0)
-		fcntl(k.pty, F_SETFL, O_NONBLOCK); // a guest that does not read its console must not hold us up
+	fcntl(k.pty, F_SETFL, O_NONBLOCK); // a guest that does not read its console must not hold us up
 	open_logs();
 	born = now_ms();
 	if (k.grace_ms >= 0)
 		ready_at = born + k.grace_ms;
+	if (k.life_secs > 0)
+		expiry = born + (int64_t)k.life_secs * 1000;
+	if (k.grace_ms == -2)
+		helper("await");
 	if (k.asked)
-		stop(k.stop_secs);
+		stop(k.stop_secs, "asked");
 	int status = watch(sigfd);
 	while (k.pty >= 0 && console()) // what the dead guest left in it
 		;
 	shut(&sigfd);
-	next(argv[2], status);
+	next(status);
 	return 125;
 }
 

@@ -24,4 +24,5 @@ struct keeper_hello {
 #define KEEPER_UNBIND 'U'
 #define KEEPER_WATCH 'X'  // with a descriptor of cgroup.kill: written when this connection ends
 #define KEEPER_DONE 'D'   // no longer
+#define KEEPER_READY 'Y'  // the machine is up: for an init that does not tell by itself
 #endif

@@ -46,6 +46,9 @@ func TestKeeper(t *testing.T) {
 		{"stop in time or be killed", keeperStopTimeout},
 		{"stop before the init listens", keeperStopEarly},
 		{"kill", keeperKill},
+		{"end of its life", keeperLife},
+		{"a stop that is no signal", keeperAsks},
+		{"readiness that others find out", keeperAwaits},
 		{"signals", keeperSignals},
 		{"bind", keeperBind},
 		{"watch", keeperWatch},
@@ -88,8 +91,9 @@ type ward struct {
 	*testing.T
 	exe string
 	// how it is started
-	secs, grace, echo int
-	deaf              bool // no notify socket
+	secs, life, grace, echo int
+	asks                    bool // no signal: croft ask
+	deaf                    bool // no notify socket
 
 	cmd     *exec.Cmd
 	control *os.File // to the init
@@ -103,7 +107,7 @@ type ward struct {
 
 func (k *ward) start() {
 	k.Helper()
-	if !k.deaf {
+	if !k.deaf && k.grace == 0 {
 		k.grace = -1 // it tells when it is up
 	}
 	k.dir = k.TempDir()
@@ -127,7 +131,11 @@ func (k *ward) start() {
 	try(k.T, err)
 	k.report, k.control = report, os.NewFile(uintptr(fds[0]), "control")
 	number := func(n int) string { return strconv.Itoa(n) }
-	k.cmd = exec.Command(k.exe, "start", "web", number(int(unix.SIGUSR1)), number(k.secs), number(k.grace), number(k.echo), number(1-flag(k.deaf)))
+	signal := unix.SIGUSR1
+	if k.asks {
+		signal = 0
+	}
+	k.cmd = exec.Command(k.exe, "start", "web", number(int(signal)), number(k.secs), number(k.life), number(k.grace), number(k.echo), number(1-flag(k.deaf)))
 	k.cmd.ExtraFiles = []*os.File{os.NewFile(uintptr(fds[1]), "control"), listener, notify, logs, run, theirs, claim}
 	k.cmd.Env = append(os.Environ(), "KEEPER_TEST_OUT="+k.path("out"), "KEEPER_TEST_HOLD="+k.path("hold"), "CROFT_REPORT=8",
 		"NOTIFY_SOCKET="+k.path("run/notify"), "ASAN_OPTIONS=detect_leaks=0:exitcode=99")
@@ -301,7 +309,7 @@ func keeperStatus(k *ward) {
 			k.start()
 			k.order(end)
 			lines := k.ended()
-			if got, want := lines[0], fmt.Sprintf("undo web %d", want); got != want {
+			if got, want := lines[0], fmt.Sprintf("undo web %d self", want); got != want {
 				t.Errorf("then it executed %q, want %q", got, want)
 			}
 			checkHeritage(t, lines, "8")
@@ -390,7 +398,7 @@ func keeperHello(k *ward) {
 		k.Errorf("the init's parent is %d, the keeper %d", parent, k.cmd.Process.Pid)
 	}
 	try(k.T, unix.PidfdSendSignal(int(c.Init.Fd()), unix.SIGKILL, nil, 0))
-	k.endsWith("undo web 9")
+	k.endsWith("undo web 9 self")
 }
 
 func childOf(pid int) (parent int) {
@@ -475,7 +483,7 @@ func keeperLastWords(k *ward) {
 	k.start()
 	k.tell("print 3000")
 	k.order("exit 0")
-	k.endsWith("undo web 0")
+	k.endsWith("undo web 0 self")
 	if n := len(k.log()); n != 3000 {
 		k.Errorf("%d bytes of 3000 are in the log", n)
 	}
@@ -519,7 +527,7 @@ func keeperEcho(k *ward) {
 	k.start()
 	k.tell("say loud\n")
 	k.order("exit 0")
-	k.endsWith("undo web 0")
+	k.endsWith("undo web 0 self")
 	if got := k.stdout.String(); got != "loud\n" {
 		k.Errorf("stdout has %q", got)
 	}
@@ -617,7 +625,7 @@ func keeperStop(k *ward) {
 	k.tell("trap 5")
 	c := k.connect()
 	try(k.T, c.Stop(100*time.Second))
-	k.endsWith("undo web 1280")
+	k.endsWith("undo web 1280 asked")
 }
 
 func keeperStopTwice(k *ward) {
@@ -631,7 +639,7 @@ func keeperStopTwice(k *ward) {
 		k.Error("the greeting does not tell that it is stopping")
 	}
 	try(k.T, c.Stop(100*time.Second))
-	k.endsWith("undo web 9")
+	k.endsWith("undo web 9 asked")
 }
 
 type greeting struct{ magic, version, init, stopping uint32 }
@@ -655,7 +663,7 @@ func keeperStopTimeout(k *ward) {
 	c := k.connect()
 	began := time.Now()
 	try(k.T, c.Stop(time.Second))
-	k.endsWith("undo web 9")
+	k.endsWith("undo web 9 asked")
 	if took := time.Since(began); took < 900*time.Millisecond {
 		k.Errorf("it was killed after %v", took)
 	}
@@ -668,7 +676,7 @@ func keeperStopEarly(k *ward) {
 	try(k.T, c.Stop(100*time.Second))
 	k.settled()
 	k.tell("trap 6")
-	k.endsWith("undo web 1536")
+	k.endsWith("undo web 1536 asked")
 }
 
 func keeperKill(k *ward) {
@@ -676,7 +684,70 @@ func keeperKill(k *ward) {
 	k.tell("trap -1")
 	c := k.connect()
 	try(k.T, c.Kill())
-	k.endsWith("undo web 9")
+	k.endsWith("undo web 9 asked")
+}
+
+// At the end of its life it is stopped like by anybody, and killed when it does not obey.
+func keeperLife(k *ward) {
+	for obeys, want := range map[string]string{"trap 5": "undo web 1280 expired", "trap -1": "undo web 9 expired"} {
+		k.Run(obeys, func(t *testing.T) {
+			k := &ward{T: t, exe: k.exe, secs: 1, life: 1}
+			k.start()
+			k.tell(obeys)
+			k.endsWith(want)
+		})
+	}
+}
+
+// An init that no signal stops is asked by croft, once for each stop, in a process that has nothing of the keeper's.
+func keeperAsks(k *ward) {
+	k.asks, k.secs = true, 1
+	k.start()
+	k.tell("trap -1")
+	c := k.connect()
+	try(k.T, c.Stop(time.Second))
+	k.helped("ask")
+	if n := k.tell("stops"); n != 0 {
+		k.Errorf("the init got %d signals", n)
+	}
+	k.endsWith("undo web 9 asked")
+}
+
+// helped waits for a helper of the keeper and looks at what it was given.
+func (k *ward) helped(verb string) {
+	k.Helper()
+	var said []byte
+	k.until("croft "+verb, func() (ok bool) {
+		said, _ = os.ReadFile(k.path("out-" + verb))
+		return len(said) > 0
+	})
+	lines := strings.Split(strings.TrimSpace(string(said)), "\n")
+	if want := verb + " web"; lines[0] != want {
+		k.Errorf("it executed %q, want %q", lines[0], want)
+	}
+	for _, l := range lines[1:] {
+		if strings.HasPrefix(l, "fd ") || strings.HasPrefix(l, "SigBlk") && !strings.HasSuffix(l, "\t0000000000000000") {
+			k.Errorf("it has %q", l)
+		}
+	}
+	if lines[1] != "report none" {
+		k.Errorf("it has a %s", lines[1])
+	}
+}
+
+func keeperAwaits(k *ward) {
+	k.grace = -2
+	k.start()
+	k.helped("await")
+	if k.isReady() {
+		k.Error("it is ready before anybody said so")
+	}
+	c := k.connect()
+	try(k.T, c.Ready())
+	k.until("readiness", k.isReady)
+	k.reports("R\n")
+	k.order("exit 0")
+	k.endsWith("undo web 0 self")
 }
 
 // The signals of a terminal and of systemd stop the machine by its own rules; its hangup and a broken pipe do
@@ -691,11 +762,13 @@ func keeperSignals(k *ward) {
 			k.tell("trap 5")
 			k.connect().Close() // so that it is the keeper already
 			try(t, k.cmd.Process.Signal(sig))
+			cause := "asked"
 			if !stops {
+				cause = "self"
 				k.settled()
 				k.order("exit 5")
 			}
-			k.endsWith("undo web 1280")
+			k.endsWith("undo web 1280 " + cause)
 		})
 	}
 }
@@ -716,7 +789,7 @@ func keeperBind(k *ward) {
 	try(k.T, b.Bind())
 	k.settled()
 	b.Close()
-	k.endsWith("undo web 1280")
+	k.endsWith("undo web 1280 asked")
 }
 
 // What a client watches is killed with it, and not after it said that it is done.
@@ -752,7 +825,7 @@ func keeperEndOfConnection(k *ward) {
 	k.order("exit 0")
 	k.until("the successor", func() bool {
 		data, _ := os.ReadFile(k.path("out"))
-		return bytes.Contains(data, []byte("undo web 0\n"))
+		return bytes.Contains(data, []byte("undo web 0 self\n"))
 	})
 	p := []unix.PollFd{{Fd: int32(c.conn.Fd()), Events: unix.POLLIN}}
 	if n, _ := unix.Poll(p, 50); n != 0 {
@@ -763,7 +836,7 @@ func keeperEndOfConnection(k *ward) {
 	if n := k.receive(c.conn, buf[:]); n != 0 {
 		k.Errorf("%d bytes instead of the end", n)
 	}
-	k.endsWith("undo web 0")
+	k.endsWith("undo web 0 self")
 }
 
 // Without a notify socket it is ready after a while, or at once.
@@ -775,7 +848,7 @@ func keeperGrace(k *ward) {
 			k.until("readiness", k.isReady)
 			k.reports("R\n")
 			k.order("exit 0")
-			k.endsWith("undo web 0")
+			k.endsWith("undo web 0 self")
 			if k.isReady() {
 				t.Error("it is still ready")
 			}
@@ -844,7 +917,7 @@ func keeperReadyOnce(k *ward) {
 	k.until("readiness", k.isReady)
 	c := k.connect()
 	try(k.T, c.Kill())
-	k.endsWith("undo web 9")
+	k.endsWith("undo web 9 asked")
 	rest, _ := io.ReadAll(k.report)
 	if string(rest) != "R\n" {
 		k.Errorf("reported %.20q, %d bytes", rest, len(rest))
@@ -899,7 +972,7 @@ func keeperFlood(k *ward) {
 		k.Error("ready by the word of another process")
 	}
 	try(k.T, c.Stop(100*time.Second))
-	k.endsWith("undo web 1280")
+	k.endsWith("undo web 1280 asked")
 }
 
 // packet is one that no client of ours would send, or nearly one.
@@ -974,7 +1047,7 @@ func keeperFuzzToTheEnd(k *ward) {
 			k.start()
 			k.tell("trap -1")
 			k.fuzz(seed+10, 10000, func(byte) bool { return true })
-			k.endsWith("undo web 9")
+			k.endsWith("undo web 9 asked")
 		})
 	}
 }

@@ -225,7 +225,7 @@ func (l *launch) become(claim *state.Claim, hostns int, stop bool) error {
 	fields := []int{
 		l.container.pid, passOn(l.container.pidfd), passOn(l.container.pty), passOn(l.container.slave),
 		passOn(l.listener), passOn(l.notify), passOn(logs), passOn(run), passOn(l.report.file), hostns,
-		l.Instance.Facts.StopSignal, int(l.Instance.Spec.Timeouts.StopAfter() / time.Second), grace,
+		l.Instance.Facts.StopSignal, int(l.Instance.Spec.Timeouts.StopAfter() / time.Second), 0, grace,
 		flag(l.Foreground), flag(stop),
 	}
 	args := []string{"croft", "keeper", name}
@@ -354,9 +354,19 @@ func hintOf(err error) string {
 	return ""
 }
 
+// Cause is why a machine ended, as its keeper saw it.
+type Cause string
+
+// The causes, as in keeper.c.
+const (
+	CauseSelf    Cause = "self"    // the guest itself, by a crash too
+	CauseAsked   Cause = "asked"   // a stop or a kill was asked for
+	CauseExpired Cause = "expired" // its time was up
+)
+
 // Undo ends a machine whose init has died with the given wait status: the keeper executes it. It gives the status
 // that a foreground run exits with as an ExitStatus, nil for 0.
-func (e *Engine) Undo(name string, status unix.WaitStatus) error {
+func (e *Engine) Undo(name string, status unix.WaitStatus, _ Cause) error {
 	if fd, ok := inherited(envClaim); ok {
 		defer state.AdoptClaim(uintptr(fd)).Release()
 	}

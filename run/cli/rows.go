@@ -162,8 +162,8 @@ func hidden(a *app) []*man.Command {
 				return err
 			}
 		}},
-		{Name: "undo", Args: "NAME STATUS", Hidden: true, New: func(*pflag.FlagSet) man.Run {
-			return func(_ context.Context, args []string) error { return a.undo(args[0], args[1]) }
+		{Name: "undo", Args: "NAME STATUS CAUSE", Hidden: true, New: func(*pflag.FlagSet) man.Run {
+			return func(_ context.Context, args []string) error { return a.undo(args[0], args[1], args[2]) }
 		}},
 		{Name: "__manual", Args: "DIR", Hidden: true, New: func(*pflag.FlagSet) man.Run {
 			return func(_ context.Context, args []string) error { return a.manual(args[0]) }
@@ -171,7 +171,7 @@ func hidden(a *app) []*man.Command {
 	}
 }
 
-func (a *app) undo(name, status string) error {
+func (a *app) undo(name, status, cause string) error {
 	e, err := a.engine()
 	if err != nil {
 		return err
@@ -180,7 +180,7 @@ func (a *app) undo(name, status string) error {
 	if err != nil {
 		return man.Misused("%q is no wait status", status)
 	}
-	err = e.Undo(name, unix.WaitStatus(n))
+	err = e.Undo(name, unix.WaitStatus(n), run.Cause(cause))
 	var ended run.ExitStatus
 	if err == nil || errors.As(err, &ended) {
 		return err

@@ -156,7 +156,7 @@ static void init(const char *tty)
 	}
 }
 
-// start does what the starter does last: start NAME STOPSIGNAL STOPSECONDS GRACE ECHO NOTIFY
+// start does what the starter does last: start NAME STOPSIGNAL STOPSECONDS LIFE GRACE ECHO NOTIFY
 static int start(char **argv)
 {
 	int pty = posix_openpt(O_RDWR | O_NOCTTY);
@@ -172,8 +172,8 @@ static int start(char **argv)
 	int hostns = open("/proc/self/ns/mnt", O_RDONLY);
 	send(CONTROL, tty, strlen(tty), 0); // the first packet is the name of the console
 	close(CONTROL);
-	int number[] = { pid, pidfd, pty, slave, LISTENER, atoi(argv[5]) ? NOTIFY : -1, LOGDIR, RUNDIR, REPORT, hostns,
-		atoi(argv[1]), atoi(argv[2]), atoi(argv[3]), atoi(argv[4]), 0 };
+	int number[] = { pid, pidfd, pty, slave, LISTENER, atoi(argv[6]) ? NOTIFY : -1, LOGDIR, RUNDIR, REPORT, hostns,
+		atoi(argv[1]), atoi(argv[2]), atoi(argv[3]), atoi(argv[4]), atoi(argv[5]), 0 };
 	enum { COUNT = sizeof number / sizeof *number };
 	char text[COUNT][12], *args[COUNT + 4] = { "croft", "keeper", argv[0] };
 	for (int i = 0; i < COUNT; i++) {
@@ -187,7 +187,12 @@ static int start(char **argv)
 // end tells what the keeper left to its successor.
 static int end(int argc, char **argv)
 {
-	FILE *out = fopen(getenv("KEEPER_TEST_OUT"), "w"), *status = fopen("/proc/self/status", "r");
+	char path[4096], aside[4100];
+	snprintf(path, sizeof path, "%s", getenv("KEEPER_TEST_OUT"));
+	if (strncmp(argv[1], "a", 1) == 0) // ask, await
+		snprintf(path, sizeof path, "%s-%s", getenv("KEEPER_TEST_OUT"), argv[1]);
+	snprintf(aside, sizeof aside, "%s.new", path);
+	FILE *out = fopen(aside, "w"), *status = fopen("/proc/self/status", "r");
 	for (int i = 1; i < argc; i++)
 		fprintf(out, "%s%s", i > 1 ? " " : "", argv[i]);
 	fprintf(out, "\nreport %s\n", getenv("CROFT_REPORT") ? getenv("CROFT_REPORT") : "none");
@@ -205,6 +210,7 @@ static int end(int argc, char **argv)
 	}
 	closedir(d);
 	fclose(out);
+	rename(aside, path);
 	for (const char *hold = getenv("KEEPER_TEST_HOLD"); hold && access(hold, F_OK) == 0;)
 		usleep(1000);
 	return 0;
@@ -212,9 +218,11 @@ static int end(int argc, char **argv)
 
 int main(int argc, char **argv)
 {
+	if (argc == 3 && (strcmp(argv[1], "ask") == 0 || strcmp(argv[1], "await") == 0))
+		return end(argc, argv);
 	if (argc > 2 && (strcmp(argv[1], "undo") == 0 || strcmp(argv[1], "supervise") == 0))
 		return end(argc, argv);
-	if (argc == 8 && strcmp(argv[1], "start") == 0)
+	if (argc == 9 && strcmp(argv[1], "start") == 0)
 		return start(argv + 2);
 	return 99;
 }
