@@ -110,7 +110,7 @@ func TestProtocolIsThatOfTheHeader(t *testing.T) {
 	}
 	ours := map[string]int64{
 		"MAGIC": keeperMagic, "VERSION": keeperVersion, "ATTACH": askAttach, "INPUT": askInput, "SIZE": askSize, "STOP": askStop,
-		"KILL": askKill, "BIND": askBind, "UNBIND": askUnbind, "WATCH": askWatch, "DONE": askDone,
+		"KILL": askKill, "BIND": askBind, "UNBIND": askUnbind, "WATCH": askWatch, "DONE": askDone, "READY": askReady,
 	}
 	theirs := regexp.MustCompile(`(?m)^#define KEEPER_(\w+) (\S+)`).FindAllStringSubmatch(string(text), -1)
 	for _, d := range theirs {
