@@ -3,6 +3,8 @@
 #   build    the one static binary, ./croft
 #   check    what needs no root and takes seconds: format, vet, pure tests
 #   test     every test there is, as root: unit tests, scripts on real guests, real tasks
+#   soak     the fault tests at length: a thousand cycles, and moments of a new seed
+#   fuzz     every fuzz target for FUZZTIME
 #   demo     Debian from its mirror, booted, looked at and cleared away
 #   bench    croft against its peers, in one run
 #   manual   docs/man from the command table
@@ -23,7 +25,7 @@ NEED := root,nobody,cgroup2,overlay,loop,keyctl,cc,strace,guest:busybox,guest:tr
 BUILD_DEPS := gcc libc6-dev libseccomp-dev pkg-config
 TEST_DEPS  := $(BUILD_DEPS) mmdebstrap bzip2 xz-utils zstd util-linux e2fsprogs keyutils strace
 
-.PHONY: build check test demo bench manual lint deps test-deps wordsize
+.PHONY: build check test fuzz soak demo bench manual lint deps test-deps wordsize
 .NOTPARALLEL:
 
 build: deps wordsize
@@ -52,6 +54,19 @@ test: test-deps build
 	$(GO) test -tags "$(TAGS)" $$($(GO) list ./... | grep -v '^croft/integration')
 	cd integration && CROFT_BIN=$(abspath $(CROFT)) CROFT_TEST_NEED=$(NEED) $(GO) test -count=1 -timeout 50m
 	@echo "make test: everything passed"
+
+# What the fuzz targets have learnt stays in testdata/fuzz, to be committed when it is worth it.
+FUZZTIME ?= 60s
+
+fuzz: deps
+	@grep -rl '^func Fuzz' --include='*_test.go' . | while read -r file; do \
+		for target in $$(sed -n 's/^func \(Fuzz[A-Za-z]*\)(.*/\1/p' "$$file"); do \
+			echo "$$target" && $(GO) test -tags "$(TAGS)" -run '^$$' -fuzz "^$$target$$" -fuzztime $(FUZZTIME) "$$(dirname "$$file")" || exit 1; \
+		done; done
+
+soak: test-deps build
+	cd integration && CROFT_BIN=$(abspath $(CROFT)) CROFT_TEST_NEED=$(NEED) CROFT_TEST_CYCLES=1000 CROFT_TEST_SEED=$${CROFT_TEST_SEED:-$$(date +%s)} \
+		$(GO) test -count=1 -timeout 50m -run 'Scripts$$/^(soak|crowd|at_once|killed_.*|power_loss)$$'
 
 demo: test-deps build
 	CROFT=$(abspath $(CROFT)) integration/demo

@@ -1,6 +1,7 @@
 package integration
 
 import (
+	"cmp"
 	"flag"
 	"fmt"
 	"os"
@@ -28,7 +29,7 @@ func TestDebian(t *testing.T) {
 // TestTasks runs what real users do, from first command to last.
 func TestTasks(t *testing.T) { runScripts(t, "tasks") }
 
-// scriptLimit is how long a script may take before everything it started is killed.
+// scriptLimit is how long a script may take before everything it started is killed; ten times that for a soak.
 const scriptLimit = 3 * time.Minute
 
 // runScripts runs the scripts of a directory one after the other: the leak check looks at the whole host, so each must be alone.
@@ -77,7 +78,11 @@ func (s *serial) Run(name string, f func(testscript.T)) {
 		shared := filepath.Join(s.shop.dir, "shared")
 		before := look(place, shared)
 		start := time.Now()
-		watchdog := time.AfterFunc(scriptLimit, func() { killScript(t, place) })
+		limit := scriptLimit
+		if os.Getenv("CROFT_TEST_CYCLES") != "" {
+			limit *= 10
+		}
+		watchdog := time.AfterFunc(limit, func() { killScript(t, place, limit) })
 		defer func() {
 			watchdog.Stop()
 			if !t.Failed() { // one that stopped half way left its machines, of course
@@ -103,6 +108,10 @@ func keepWork() bool { return flag.Lookup("testwork").Value.String() == "true" }
 
 // setup gives each script its own binary (a link, so that /proc/PID/exe tells whose process it is), root, run directory and home.
 func (w *workshop) setup(env *testscript.Env) error {
+	here, err := os.Getwd()
+	if err != nil {
+		return err
+	}
 	bin := filepath.Join(env.WorkDir, ".bin")
 	for _, dir := range []string{bin, filepath.Join(env.WorkDir, ".home")} {
 		if err := os.Mkdir(dir, 0o755); err != nil {
@@ -123,6 +132,9 @@ func (w *workshop) setup(env *testscript.Env) error {
 	env.Setenv("TERM", "xterm")
 	env.Setenv("LANG", "C.UTF-8")
 	env.Setenv("SHARED", filepath.Join(w.dir, "shared"))
+	env.Setenv("FAULTS", filepath.Join(here, "testdata", "faults.sh"))
+	env.Setenv("SEED", cmp.Or(os.Getenv("CROFT_TEST_SEED"), "1"))
+	env.Setenv("CYCLES", os.Getenv("CROFT_TEST_CYCLES"))
 	env.Values[testKey{}] = env.T()
 	env.Values[jobsKey{}] = jobs{}
 	env.Defer(env.Values[jobsKey{}].(jobs).killAll)
@@ -142,8 +154,8 @@ func condition(fact string) (bool, error) {
 }
 
 // killScript ends every process that runs from the script's place or has it in its environment, so that what waits for them returns.
-func killScript(t *testing.T, place string) {
-	t.Errorf("still running after %v: killing what it started", scriptLimit)
+func killScript(t *testing.T, place string, limit time.Duration) {
+	t.Errorf("still running after %v: killing what it started", limit)
 	for _, p := range processes() {
 		if p.of([]string{place}) {
 			t.Logf("killing %s", p)
