@@ -29,10 +29,8 @@ func (e *Engine) Create(spec state.Spec) (*state.Instance, error) {
 	if err := spec.Check(); err != nil {
 		return nil, err
 	}
-	for _, m := range spec.Mounts {
-		if _, err := os.Stat(m.Source); err != nil {
-			return nil, fmt.Errorf("volume: %w", err)
-		}
+	if err := checkVolumes(&spec); err != nil {
+		return nil, err
 	}
 	img, err := e.Images.Get(spec.Image)
 	if err != nil {

@@ -251,6 +251,9 @@ func (a *app) kill() func(*pflag.FlagSet) man.Run {
 	}
 }
 
+// rtmin is SIGRTMIN of the C libraries; the kernel's two below serve their threads.
+const rtmin = 34
+
 // parseSignal reads TERM, SIGTERM, 15, RTMIN+3 and SIGRTMIN+3.
 func parseSignal(text string) (unix.Signal, error) {
 	name := strings.TrimPrefix(strings.ToUpper(text), "SIG")
@@ -258,7 +261,6 @@ func parseSignal(text string) (unix.Signal, error) {
 		return unix.Signal(n), nil
 	}
 	if rest, ok := strings.CutPrefix(name, "RTMIN"); ok {
-		const rtmin = 34 // of the C libraries; the kernel's two below serve their threads
 		n, err := strconv.Atoi(strings.TrimPrefix("0"+rest, "0+"))
 		if err == nil && n >= 0 && rtmin+n < 65 {
 			return unix.Signal(rtmin + n), nil

@@ -64,6 +64,24 @@ func machines(a *app) []*man.Command {
 			Examples: []man.Example{{Say: "Remove one, even if it runs", Do: "croft rm -f web"}, {Say: "Remove all that are stopped", Do: "croft rm --filter state=stopped"}}, See: []string{"stop", "image"},
 		},
 		{
+			Heading: "Settings", Name: "set", Args: "NAME [KEY=VALUE...]", Short: "Change the settings of a machine", New: a.set(), Long: setText,
+			Examples: []man.Example{
+				{Say: "With the flags of run", Do: "croft set -e LANG=C.UTF-8 --stop-timeout 5m web"},
+				{Say: "The same in keys and values", Do: "croft set web env.LANG=C.UTF-8 stop-timeout=5m"},
+				{Say: "As on another machine", Do: "croft get web env | xargs -d '\n' printf 'env=%s\n' | xargs -d '\n' croft set web2"},
+			}, See: []string{"get", "unset", "explain"},
+		},
+		{
+			Name: "get", Args: "NAME [KEY...]", Short: "Print settings of a machine", New: a.get(),
+			Long:     "Prints KEY=VALUE for every setting, or for the keys that are named, or of one key the value alone. A setting that was never made is empty; what that means stands in `croft help run`. Each line is one that `croft set` takes.",
+			Examples: []man.Example{{Say: "All", Do: "croft get web"}, {Say: "One variable of its environment", Do: "croft get web env.LANG"}}, See: []string{"set", "inspect"},
+		},
+		{
+			Name: "unset", Args: "NAME KEY...", Short: "Take settings of a machine back", New: a.unset(),
+			Long:     "Makes a setting what it is when nothing is said. KEY.ENTRY takes one entry out of a list: env.LANG, label.tier, volume./src. What is not set is left so, which is success.",
+			Examples: []man.Example{{Say: "One variable, and the whole list of labels", Do: "croft unset web env.LANG label"}}, See: []string{"set", "get"},
+		},
+		{
 			Heading: "In a machine", Name: "exec", Args: "NAME CMD [ARG...]", Short: "Run a command in a running machine", New: a.execVerb(), Long: execText,
 			Examples: []man.Example{
 				{Say: "Ask its init how it is", Do: "croft exec web systemctl status"},
@@ -105,6 +123,17 @@ func machines(a *app) []*man.Command {
 		{
 			Name: "info", Args: "NAME", Peers: []string{"status"}, Short: "Describe a machine to people", New: a.info(),
 			Long: "Prints state, image, ids, volumes and how it last ended.", Examples: []man.Example{{Say: "How it is", Do: "croft info web"}}, See: []string{"inspect", "logs"},
+		},
+		{
+			Name: "top", Aliases: []string{"stats"}, Args: "[NAME...]", Short: "Show what machines use, live", New: a.top(),
+			Long: "Shows processor, memory, tasks and disk traffic of the machines that run, the busiest first, anew every two seconds; q leaves. Without a terminal, or with --once, it prints one table and ends.\n\n" +
+				"The numbers are the kernel's, of the machine's cgroups. CPU is of one processor: two busy ones are 200%. MEMORY has in it what the kernel caches for the machine. READ and WRITTEN count from its start. What this host does not count is shown as -.",
+			Examples: []man.Example{{Say: "Watch all", Do: "croft top"}, {Say: "One sample for a program", Do: "croft top --once --format json"}}, See: []string{"list", "info"},
+		},
+		{
+			Name: "explain", Args: "NAME", Short: "Tell what a machine amounts to on this host", New: a.explain(),
+			Long:     "Prints the init, mounts, ids, namespaces, cgroups, capabilities and refused system calls that a machine is started with, and what stop does. For one that runs it is what it was started with, and which settings will be different at its next start.",
+			Examples: []man.Example{{Say: "All of it", Do: "croft explain web"}, {Say: "Its cgroups", Do: "croft explain --format '{{range .Cgroups}}{{.}} {{end}}' web"}}, See: []string{"set", "inspect", "security"},
 		},
 		{
 			Name: "wait", Args: "NAME...", Instead: []string{filterFlag}, Short: "Wait for machines", New: a.wait(),
@@ -205,6 +234,14 @@ func (a *app) lookup(kind string) []string {
 		return nil
 	}
 	switch kind {
+	case "KEY":
+		return keyNames()
+	case "KEY=VALUE":
+		var words []string
+		for _, k := range keyNames() {
+			words = append(words, k+"=")
+		}
+		return words
 	case "NAME":
 		names, _ := e.Dir.Names()
 		return names
@@ -241,6 +278,16 @@ The machine is kept when it stops, unless --rm was given: croft start NAME start
 Its own ids, files, processes and host name; of the host's files only what -v binds; as network the loopback alone, unless --network host gives it all of the host's.
 
 A directory bound with -v that a user of the host owns belongs to the machine's root, and what that root makes there belongs to the user. In one that root owns, ids are the same on both sides. SRC may be relative.`
+
+const setText = `Changes what was asked of a machine when it was made, in the words of ` + "`croft run`" + `: as flags, or as KEY=VALUE with the long name of a flag for KEY. What is not named stays. All of it is taken or, when one value is wrong, none.
+
+Of a list (env, label, volume) what is given takes the place of the entry that has its name and stands beside the others. KEY.ENTRY means one entry: env.LANG=C. An empty value is what unset does. LXD's environment.LANG is env.LANG, and user.NOTE is a label of that name, to be used as one likes.
+
+## A machine that runs
+Labels, rm and stop-timeout hold at once. The others are what the machine was started with, and hold from its next start; a line on stderr says so. croft explain tells what is waiting.
+
+## What stays as it was made
+The name (see croft rename), the image, the storage driver, and whether it boots.`
 
 const execText = `Runs CMD in a running machine with all of the machine's confinement on it. Stdin is always connected; a terminal is made when stdin and stdout are terminals.
 

@@ -1,0 +1,109 @@
+package cli
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"strings"
+	"time"
+
+	"croft/man"
+	"croft/run"
+	"croft/state"
+
+	"github.com/spf13/pflag"
+	"golang.org/x/sys/unix"
+)
+
+func (a *app) explain() func(*pflag.FlagSet) man.Run {
+	return func(fs *pflag.FlagSet) man.Run {
+		format := formatValue("table")
+		fs.Var(&format, "format", "print `table|json|yaml|TEMPLATE`")
+		return func(_ context.Context, args []string) error {
+			e, in, err := a.instance(args[0])
+			if err != nil {
+				return err
+			}
+			x, err := e.Explain(in)
+			if err != nil {
+				return fmt.Errorf("explain %s: %w", args[0], err)
+			}
+			for _, s := range pending(e, in) {
+				x.Later = append(x.Later, s.name)
+			}
+			if format != "table" {
+				return view[run.Explanation]{}.write(os.Stdout, string(format), []run.Explanation{x})
+			}
+			printFacts(explained(x, &in.Spec))
+			return nil
+		}
+	}
+}
+
+// printFacts prints lines of a word and what is to be said of it; an empty word goes on with the one before.
+func printFacts(lines [][2]string) {
+	for _, l := range lines {
+		head := l[0]
+		if head != "" {
+			head += ":"
+		}
+		fmt.Println(strings.TrimRight(fmt.Sprintf("%-13s %s", head, harmless(l[1])), " "))
+	}
+}
+
+// explained are the lines of an explanation; what waits for the next start is taken from wanted.
+func explained(x run.Explanation, wanted *state.Spec) [][2]string {
+	var out [][2]string
+	say := func(head string, texts ...string) {
+		for _, t := range texts {
+			out = append(out, [2]string{head, t})
+			head = ""
+		}
+	}
+	say("Machine", x.Name+map[bool]string{true: ", as it was started", false: ", as it would start now"}[x.Running])
+	for _, key := range x.Later {
+		s, _ := settingOf(key)
+		value := strings.Join(s.get(wanted), " ")
+		if value == "" {
+			value = "not set"
+		}
+		say("Next start", key+": "+value)
+	}
+	say("Unit", "none: its keeper is a process of its own (croft help units)")
+	say("Init", strings.Join(x.Init, " "))
+	say("Environment", x.Environment...)
+	say("Image", x.Image)
+	say("Root", x.Driver+" over the image's layers")
+	say("Layers", x.Layers...)
+	say("Written", x.Changes)
+	say("Made anew", x.Files...)
+	for i, m := range x.Mounts {
+		say([]string{"Mounts", ""}[min(i, 1)], fmt.Sprintf("%s %s of %s (%s)", m.Target, m.Type, m.Source, strings.Join(m.Options, ",")))
+	}
+	say("Ids", fmt.Sprintf("0-%d are %d-%d on the host", x.IDs.Size-1, x.IDs.Base, x.IDs.End()-1))
+	say("Namespaces", strings.Join(x.Namespaces, " "))
+	say("Network", map[string]string{state.NetworkNone: "loopback alone", state.NetworkHost: "the host's own"}[x.Network])
+	say("Cgroups", x.Cgroups...)
+	say("Limits", "none")
+	say("Capabilities", strings.Join(x.Capabilities, " "))
+	say("Refused", strings.Join(x.Refused, " "))
+	return append(out, [2]string{"Stop", stopText(x)})
+}
+
+// stopText says what stop does.
+func stopText(x run.Explanation) string {
+	text := fmt.Sprintf("%s asks its init for a clean end; what is left after %s is killed", signalText(x.StopSignal),
+		durationText(time.Duration(x.StopSeconds)*time.Second))
+	if x.Removed {
+		return text + "; then machine and record are removed"
+	}
+	return text + "; its files stay"
+}
+
+// signalText is what kill -s takes. The real-time ones have no names of their own.
+func signalText(n int) string {
+	if name := unix.SignalName(unix.Signal(n)); name != "" {
+		return name
+	}
+	return fmt.Sprintf("SIGRTMIN+%d", n-rtmin)
+}

@@ -1,0 +1,502 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path"
+	"slices"
+	"strconv"
+	"strings"
+
+	"croft/man"
+	"croft/run"
+	"croft/state"
+
+	"github.com/spf13/pflag"
+)
+
+// setting is one thing that can be said of a machine. It is called what run's flag is called, and its values are
+// written as that flag takes them: set, get, unset, edit, explain and completion follow from the table of them.
+type setting struct {
+	name  string
+	live  bool                      // holds at once for a machine that runs, and not from its next start
+	fixed string                    // not to be changed once the machine is made; the hint says what helps
+	entry func(value string) string // of a list: what an entry is called. nil: there is one value, or all change together
+	pairs bool                      // the entries are NAME=VALUE
+	field
+}
+
+// field is where a setting lies in a spec. No values are the default, and what was never said.
+type field struct {
+	get func(s *state.Spec) []string
+	put func(s *state.Spec, values []string) error // whole or not at all; what it puts is no part of what was there
+}
+
+// settings is the table, in the order of get and edit.
+func settings() []setting {
+	return []setting{
+		{name: "name", fixed: "croft rename OLD NEW", field: text(func(s *state.Spec) *string { return &s.Name })},
+		{name: "image", fixed: madeAnew, field: text(func(s *state.Spec) *string { return &s.Image })},
+		{name: "boot", fixed: madeAnew, field: mode(state.InitBoot)},
+		{name: "no-boot", fixed: madeAnew, field: mode(state.InitPayload)},
+		{name: "storage", fixed: madeAnew, field: text(func(s *state.Spec) *string { return &s.Root.Driver })},
+		{name: "hostname", field: text(func(s *state.Spec) *string { return &s.Hostname })},
+		{name: "env", entry: beforeEquals, pairs: true, field: field{
+			get: func(s *state.Spec) []string { return s.Env },
+			put: func(s *state.Spec, values []string) error {
+				s.Env = nil
+				return (&specFlags{env: values}).environment(s)
+			},
+		}},
+		{name: "volume", entry: targetOf, field: field{
+			get: volumes,
+			put: func(s *state.Spec, values []string) error {
+				s.Mounts = nil
+				return (&specFlags{volumes: values}).mounts(s)
+			},
+		}},
+		{name: "network", field: field{
+			get: func(s *state.Spec) (all []string) {
+				for _, n := range s.NICs {
+					all = append(all, n.Network)
+				}
+				return all
+			},
+			put: func(s *state.Spec, values []string) error {
+				s.NICs = nil
+				return (&specFlags{networks: values}).attachments(s)
+			},
+		}},
+		{name: "label", live: true, entry: beforeEquals, pairs: true, field: field{
+			get: func(s *state.Spec) []string { return pairsOf(s.Labels) },
+			put: func(s *state.Spec, values []string) error {
+				s.Labels = nil
+				return (&specFlags{labels: values}).labelled(s)
+			},
+		}},
+		{name: "rm", live: true, field: yes(func(s *state.Spec) *bool { return &s.Remove })},
+		{name: "stop-timeout", live: true, field: wholeSeconds(func(s *state.Spec) *int { return &s.Timeouts.Stop })},
+		{name: "ready-timeout", field: wholeSeconds(func(s *state.Spec) *int { return &s.Timeouts.Ready })},
+	}
+}
+
+const madeAnew = "croft create, for another machine with it"
+
+// text is a field of words; the empty one is none.
+func text(at func(*state.Spec) *string) field {
+	return field{
+		get: func(s *state.Spec) []string { return some(*at(s)) },
+		put: func(s *state.Spec, values []string) error {
+			*at(s) = last(values)
+			return nil
+		},
+	}
+}
+
+// yes is a switch.
+func yes(at func(*state.Spec) *bool) field {
+	return field{
+		get: func(s *state.Spec) []string {
+			if !*at(s) {
+				return nil
+			}
+			return []string{"true"}
+		},
+		put: func(s *state.Spec, values []string) (err error) {
+			*at(s) = false
+			if len(values) > 0 {
+				if *at(s), err = strconv.ParseBool(last(values)); err != nil {
+					return errors.New("is neither true nor false")
+				}
+			}
+			return nil
+		},
+	}
+}
+
+// wholeSeconds is a time as state keeps it.
+func wholeSeconds(at func(*state.Spec) *int) field {
+	return field{
+		get: func(s *state.Spec) []string { return some((*secondsValue)(at(s)).String()) },
+		put: func(s *state.Spec, values []string) error {
+			*at(s) = 0
+			if len(values) == 0 {
+				return nil
+			}
+			return (*secondsValue)(at(s)).Set(last(values))
+		},
+	}
+}
+
+// mode is one of the two switches that choose PID 1.
+func mode(word string) field {
+	return field{get: func(s *state.Spec) []string {
+		if s.Init.Mode != word {
+			return nil
+		}
+		return []string{"true"}
+	}}
+}
+
+func some(value string) []string {
+	if value == "" {
+		return nil
+	}
+	return []string{value}
+}
+
+func last(values []string) string {
+	if len(values) == 0 {
+		return ""
+	}
+	return values[len(values)-1]
+}
+
+// volumes writes the binds as -v takes them.
+func volumes(s *state.Spec) (all []string) {
+	for _, m := range s.Mounts {
+		v := m.Source + ":" + m.Target
+		if m.ReadOnly {
+			v += ":ro"
+		}
+		all = append(all, v)
+	}
+	return all
+}
+
+func pairsOf(m map[string]string) (all []string) {
+	for k, v := range m {
+		all = append(all, k+"="+v)
+	}
+	slices.Sort(all)
+	return all
+}
+
+func beforeEquals(value string) string {
+	name, _, _ := strings.Cut(value, "=")
+	return name
+}
+
+// targetOf is where in the machine a volume lies.
+func targetOf(value string) string {
+	if parts := strings.Split(value, ":"); len(parts) > 1 {
+		return path.Clean(parts[1])
+	}
+	return value
+}
+
+// named is a setting as a word calls it: the whole, or with KEY.ENTRY one entry of a list.
+type named struct {
+	setting
+	word, one string
+}
+
+// settingOf finds what word calls. LXD's names are understood where croft has the thing: environment.A is env.A, and
+// user.A is the label of that name.
+func settingOf(word string) (named, error) {
+	key, one, dotted := strings.Cut(word, ".")
+	switch {
+	case dotted && key == "environment":
+		key = "env"
+	case dotted && key == "user":
+		key, one = "label", word
+	}
+	var names []string
+	for _, s := range settings() {
+		if s.name == key && (!dotted || s.entry != nil && one != "") {
+			return named{s, word, one}, nil
+		}
+		names = append(names, s.name)
+	}
+	err := &man.Misuse{Say: fmt.Sprintf("no such key %q", word)}
+	if near := man.Nearest(key, names); near != "" {
+		err.Hint = near
+	}
+	return named{}, err
+}
+
+// values are those that are meant: all, or those of the one entry.
+func (n named) values(s *state.Spec) []string {
+	all := n.get(s)
+	if n.one == "" {
+		return all
+	}
+	var out []string
+	for _, v := range all {
+		if n.entry(v) == n.one {
+			if n.pairs {
+				_, v, _ = strings.Cut(v, "=")
+			}
+			out = append(out, v)
+		}
+	}
+	return out
+}
+
+// set gives s the values. In a list they take the place of entries of the same name and stand beside the others; an
+// empty value is what unset does.
+func (n named) set(s *state.Spec, values []string) error {
+	if n.fixed != "" {
+		if slices.Equal(values, n.get(s)) {
+			return nil
+		}
+		return state.Hint(man.Misused("%s cannot be changed any more", n.name), n.fixed)
+	}
+	var now []string
+	if n.entry != nil {
+		now = slices.Clone(n.get(s))
+	}
+	for _, v := range values {
+		switch {
+		case n.one != "" && n.pairs:
+			now = n.with(now, n.one, n.one+"="+v)
+		case n.one != "" && v != "" && n.entry(v) != n.one:
+			return man.Misused("%s: %s is not at %s", n.word, v, n.one)
+		case v == "" && n.one != "":
+			now = n.without(now, n.one)
+		case v == "":
+			now = nil
+		case n.entry == nil:
+			now = append(now, v)
+		default:
+			now = n.with(now, n.entry(v), v)
+		}
+	}
+	if err := n.put(s, now); err != nil {
+		return man.Misused("%s %s: %v", n.word, strings.Join(values, " "), err)
+	}
+	return nil
+}
+
+func (n named) with(list []string, name, value string) []string {
+	for i, v := range list {
+		if n.entry(v) == name {
+			list[i] = value
+			return list
+		}
+	}
+	return append(list, value)
+}
+
+func (n named) without(list []string, name string) []string {
+	return slices.DeleteFunc(list, func(v string) bool { return n.entry(v) == name })
+}
+
+// unset takes the setting, or the one entry, back to what it is when nothing is said.
+func (n named) unset(s *state.Spec) error {
+	switch {
+	case n.fixed != "":
+		return n.set(s, nil)
+	case n.one == "":
+		return n.put(s, nil)
+	}
+	return n.put(s, n.without(slices.Clone(n.get(s)), n.one))
+}
+
+// assignment is what a command line says of one key.
+type assignment struct {
+	named
+	values []string
+}
+
+func (a *app) set() func(*pflag.FlagSet) man.Run {
+	return func(fs *pflag.FlagSet) man.Run {
+		var flags specFlags
+		flags.bind(fs)
+		fs.Bool("rm", false, "remove it when it stops")
+		for _, s := range settings() {
+			if f := fs.Lookup(s.name); f != nil && s.fixed != "" {
+				f.Hidden = true // understood, and answered with what helps
+			}
+		}
+		return func(_ context.Context, args []string) error {
+			said, err := assignments(fs, flags.envFiles, args[1:])
+			if err != nil {
+				return err
+			}
+			if len(said) == 0 {
+				return man.Misused("nothing to set: a flag or KEY=VALUE is missing")
+			}
+			return a.reconfigure("set", args[0], flags.quiet, func(s *state.Spec) error {
+				for _, x := range said {
+					if err := x.set(s, x.values); err != nil {
+						return err
+					}
+				}
+				return nil
+			})
+		}
+	}
+}
+
+// assignments are those of the flags that were given, and after them those of the operands.
+func assignments(fs *pflag.FlagSet, envFiles, operands []string) ([]assignment, error) {
+	var all []assignment
+	lines, err := environment(envFiles, nil)
+	if err != nil {
+		return nil, err
+	}
+	for _, s := range settings() {
+		var values []string
+		if s.name == "env" {
+			values = lines
+		}
+		if f := fs.Lookup(s.name); f != nil && f.Changed {
+			if list, ok := f.Value.(pflag.SliceValue); ok {
+				values = append(values, list.GetSlice()...)
+			} else {
+				values = append(values, f.Value.String())
+			}
+		}
+		if values != nil {
+			all = append(all, assignment{named{setting: s, word: "--" + s.name}, values})
+		}
+	}
+	for _, o := range operands {
+		key, value, ok := strings.Cut(o, "=")
+		if !ok {
+			return nil, man.Misused("%q is not KEY=VALUE", o)
+		}
+		n, err := settingOf(key)
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, assignment{n, []string{value}})
+	}
+	return all, nil
+}
+
+// reconfigure changes a machine's spec and says what a running one will only have from its next start.
+func (a *app) reconfigure(verb, name string, quiet bool, change func(*state.Spec) error) error {
+	e, err := a.engine()
+	if err != nil {
+		return err
+	}
+	before, after, err := e.Reconfigure(name, change)
+	var misuse *man.Misuse
+	switch {
+	case errors.As(err, &misuse), errors.Is(err, state.ErrNotExist):
+		return err
+	case err != nil:
+		return fmt.Errorf("%s %s: %w", verb, name, err)
+	}
+	if later := waiting(e, before, after); len(later) > 0 && !quiet {
+		fmt.Fprintf(os.Stderr, "%s is running: %s will hold from its next start\n", name, strings.Join(later, ", "))
+	}
+	return nil
+}
+
+// waiting names the settings that were changed just now and that the running machine does not have yet.
+func waiting(e *run.Engine, before, after *state.Instance) (names []string) {
+	for _, s := range pending(e, after) {
+		if !slices.Equal(s.get(&before.Spec), s.get(&after.Spec)) {
+			names = append(names, s.name)
+		}
+	}
+	return names
+}
+
+// pending are the settings that a running machine will only have from its next start.
+func pending(e *run.Engine, in *state.Instance) (all []setting) {
+	if held, err := e.Dir.Claimed(in.Spec.Name); in.Applied == nil || err != nil || !held {
+		return nil
+	}
+	for _, s := range settings() {
+		if !s.live && !slices.Equal(s.get(&in.Applied.Spec), s.get(&in.Spec)) {
+			all = append(all, s)
+		}
+	}
+	return all
+}
+
+func (a *app) unset() func(*pflag.FlagSet) man.Run {
+	return func(fs *pflag.FlagSet) man.Run {
+		quiet := fs.BoolP("quiet", "q", false, "no notes on stderr, only errors")
+		return func(_ context.Context, args []string) error {
+			var keys []named
+			for _, word := range args[1:] {
+				n, err := settingOf(word)
+				if err != nil {
+					return err
+				}
+				keys = append(keys, n)
+			}
+			return a.reconfigure("unset", args[0], *quiet, func(s *state.Spec) error {
+				for _, n := range keys {
+					if err := n.unset(s); err != nil {
+						return err
+					}
+				}
+				return nil
+			})
+		}
+	}
+}
+
+// keyValue is one line of get; its JSON names are a promise (docs/json.md).
+type keyValue struct {
+	Key   string `json:"key"`
+	Value string `json:"value"`
+}
+
+func (a *app) get() func(*pflag.FlagSet) man.Run {
+	return func(fs *pflag.FlagSet) man.Run {
+		format := formatValue("table")
+		fs.Var(&format, "format", "print `table|json|yaml|csv|TEMPLATE`")
+		return func(_ context.Context, args []string) error {
+			var keys []named
+			for _, word := range args[1:] {
+				n, err := settingOf(word)
+				if err != nil {
+					return err
+				}
+				keys = append(keys, n)
+			}
+			_, in, err := a.instance(args[0])
+			if err != nil {
+				return err
+			}
+			if len(keys) == 0 {
+				for _, s := range settings() {
+					keys = append(keys, named{setting: s, word: s.name})
+				}
+			}
+			rows := keyValues(&in.Spec, keys)
+			if format != "table" {
+				return view[keyValue]{}.write(os.Stdout, string(format), rows)
+			}
+			for _, r := range rows {
+				if len(args) != 2 {
+					fmt.Print(harmless(r.Key) + "=")
+				}
+				fmt.Println(harmless(r.Value))
+			}
+			return nil
+		}
+	}
+}
+
+// keyValues has one row for each value, and one for a key without any.
+func keyValues(s *state.Spec, keys []named) []keyValue {
+	rows := []keyValue{}
+	for _, n := range keys {
+		values := n.values(s)
+		if len(values) == 0 {
+			values = []string{""}
+		}
+		for _, v := range values {
+			rows = append(rows, keyValue{n.word, v})
+		}
+	}
+	return rows
+}
+
+// keyNames are what completion offers for a key.
+func keyNames() (names []string) {
+	for _, s := range settings() {
+		names = append(names, s.name)
+	}
+	return names
+}

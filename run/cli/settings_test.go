@@ -1,0 +1,131 @@
+package cli
+
+import (
+	"errors"
+	"reflect"
+	"slices"
+	"testing"
+
+	"croft/man"
+	"croft/state"
+
+	"github.com/spf13/pflag"
+)
+
+// Flags and keys are the same words: what can be said when a machine is made can be read and changed afterwards.
+func TestSettingsAreFlags(t *testing.T) {
+	fs := pflag.NewFlagSet("", pflag.ContinueOnError)
+	new(specFlags).bind(fs)
+	words := []string{"image", "rm"} // an operand, and a flag of run and create apart
+	fs.VisitAll(func(f *pflag.Flag) { words = append(words, f.Name) })
+	words = slices.DeleteFunc(words, func(w string) bool { return w == "env-file" || w == "quiet" }) // of this command, not of the machine
+	slices.Sort(words)
+	keys := keyNames()
+	slices.Sort(keys)
+	if !slices.Equal(words, keys) {
+		t.Errorf("flags %q\nkeys  %q", words, keys)
+	}
+}
+
+func full() state.Spec {
+	return state.Spec{
+		Name: "web", Image: "debian/13", Hostname: "tower", Env: []string{"A=1", "B=x=y"}, Root: state.Root{Driver: "dir"},
+		NICs: []state.NIC{{Network: "host"}}, Mounts: []state.Mount{{Source: "/srv", Target: "/srv"}, {Source: "/etc/a", Target: "/b", ReadOnly: true}},
+		Labels: map[string]string{"tier": "front", "user.note": "a b"}, Remove: true, Timeouts: state.Timeouts{Stop: 90, Ready: 61},
+	}
+}
+
+// What get tells, put takes, and it is the same again; none is what was never said.
+func TestSettingsRoundTrip(t *testing.T) {
+	was, empty := full(), state.Spec{Name: "web", Image: "debian/13", Root: state.Root{Driver: "dir"}}
+	is := empty
+	for _, s := range settings() {
+		if s.fixed != "" {
+			continue
+		}
+		if err := s.put(&is, s.get(&was)); err != nil {
+			t.Errorf("%s: %v", s.name, err)
+		}
+		if len(s.get(&was)) == 0 {
+			t.Errorf("%s is not in the example", s.name)
+		}
+	}
+	if !reflect.DeepEqual(is, was) {
+		t.Errorf("%+v\nis not\n%+v", is, was)
+	}
+	for _, s := range settings() {
+		if s.fixed == "" {
+			s.put(&is, nil)
+		}
+	}
+	if !reflect.DeepEqual(is, empty) {
+		t.Errorf("unset all of it leaves %+v", is)
+	}
+}
+
+func TestSet(t *testing.T) {
+	for _, c := range []struct {
+		word  string
+		value []string
+		key   string
+		want  []string
+	}{
+		{"env", []string{"A=2"}, "env", []string{"A=2", "B=x=y"}},
+		{"env", []string{"C=", "A=3"}, "env", []string{"A=3", "B=x=y", "C="}},
+		{"env.B", []string{"1"}, "env", []string{"A=1", "B=1"}},
+		{"environment.C", []string{"c"}, "env", []string{"A=1", "B=x=y", "C=c"}},
+		{"environment.A", nil, "env.A", []string{"1"}},
+		{"env", []string{"", "Z=1"}, "env", []string{"Z=1"}},
+		{"user.note", []string{"new"}, "label", []string{"tier=front", "user.note=new"}},
+		{"volume", []string{"/tmp:/srv:ro"}, "volume", []string{"/tmp:/srv:ro", "/etc/a:/b:ro"}},
+		{"volume./b", []string{"/x:/b/"}, "volume./b", []string{"/x:/b/"}},
+		{"volume./b", []string{""}, "volume", []string{"/srv:/srv"}},
+		{"network", []string{"none"}, "network", nil},
+		{"hostname", []string{"a", "b"}, "hostname", []string{"b"}},
+		{"hostname", []string{"", "b"}, "hostname", []string{"b"}},
+		{"rm", []string{"false"}, "rm", nil},
+		{"stop-timeout", []string{"1m"}, "stop-timeout", []string{"1m"}},
+		{"stop-timeout", []string{""}, "stop-timeout", nil},
+		{"name", []string{"web"}, "name", []string{"web"}},
+	} {
+		s := full()
+		n, err := settingOf(c.word)
+		if err == nil {
+			err = n.set(&s, c.value)
+		}
+		if err != nil {
+			t.Errorf("%s %q: %v", c.word, c.value, err)
+			continue
+		}
+		if n, _ = settingOf(c.key); !slices.Equal(n.values(&s), c.want) {
+			t.Errorf("%s %q: %s is %q, not %q", c.word, c.value, c.key, n.values(&s), c.want)
+		}
+		if other := full(); len(s.Env) == 2 && &other.Env[0] == &s.Env[0] {
+			t.Error("the old spec was changed")
+		}
+	}
+}
+
+func TestSetRefuses(t *testing.T) {
+	for word, value := range map[string]string{
+		"name": "other", "image": "other", "storage": "overlay", "boot": "true", "rm": "perhaps", "stop-timeout": "soon",
+		"volume": "/only", "volume./b": "/x:/c",
+	} {
+		s := full()
+		n, err := settingOf(word)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var misuse *man.Misuse
+		if err := n.set(&s, []string{value}); !errors.As(err, &misuse) {
+			t.Errorf("%s=%s: %v", word, value, err)
+		}
+	}
+	for word, hint := range map[string]string{"hostnme": "hostname", "environment": "", "hostname.x": "hostname", "env.": "env", "volumes": "volume", "": ""} {
+		_, err := settingOf(word)
+		var misuse *man.Misuse
+		if !errors.As(err, &misuse) || misuse.Hint != hint {
+			t.Errorf("%q: %v, hint %q", word, err, hintOf(err))
+		}
+	}
+}

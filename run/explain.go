@@ -1,0 +1,92 @@
+package run
+
+import (
+	"maps"
+	"slices"
+
+	"croft/state"
+)
+
+// Explanation is what a machine amounts to on this host: the plan of its start, in words for people and programs. Its
+// JSON names are a promise (docs/json.md).
+type Explanation struct {
+	Name         string           `json:"name"`
+	Running      bool             `json:"running"` // then it is the machine as it was started
+	Init         []string         `json:"init"`
+	Environment  []string         `json:"environment"`
+	Image        string           `json:"image"` // fingerprint
+	Driver       string           `json:"driver"`
+	Layers       []string         `json:"layers"`  // directories, lowest first
+	Changes      string           `json:"changes"` // directory of what the machine writes
+	Files        []string         `json:"generated_files"`
+	Mounts       []ExplainedMount `json:"mounts"`
+	IDs          state.Range      `json:"ids"`
+	Namespaces   []string         `json:"namespaces"`
+	Network      string           `json:"network"`
+	Cgroups      []string         `json:"cgroups"`
+	Capabilities []string         `json:"capabilities"`
+	Refused      []string         `json:"refused_syscalls"`
+	StopSignal   int              `json:"stop_signal"`
+	StopSeconds  int              `json:"stop_seconds"`
+	Removed      bool             `json:"removed_when_stopped"`
+	Later        []string         `json:"at_next_start"` // settings that differ from those in force
+}
+
+// ExplainedMount is a mount that the machine finds when it starts.
+type ExplainedMount struct {
+	Target  string   `json:"target"`
+	Type    string   `json:"type"`
+	Source  string   `json:"source"`
+	Options []string `json:"options"`
+}
+
+// Explain tells what in amounts to: as it was started when it runs, else as it would be.
+func (e *Engine) Explain(in *state.Instance) (Explanation, error) {
+	held, err := e.Dir.Claimed(in.Spec.Name)
+	if err != nil {
+		return Explanation{}, err
+	}
+	running := held && in.Applied != nil
+	as := *in
+	if running {
+		as.Spec, as.Facts = in.Applied.Spec, in.Applied.Facts
+	}
+	h, err := look(&as)
+	if err != nil {
+		return Explanation{}, err
+	}
+	layers, err := e.layers(&as)
+	if err != nil {
+		return Explanation{}, err
+	}
+	x := NewPlan(e.Dir, &as, layers, h, false).explain()
+	if x.Running = running; running {
+		x.Cgroups = in.Applied.Cgroups // in the foreground it lies elsewhere
+	}
+	// These are read when the machine stops, and not as they were when it was started.
+	x.StopSeconds, x.Removed = int(in.Spec.Timeouts.StopAfter().Seconds()), in.Spec.Remove
+	return x, nil
+}
+
+// explain writes the plan down for people. It is pure.
+func (p *Plan) explain() Explanation {
+	in, oci := p.Instance, p.OCI()
+	x := Explanation{
+		Name: in.Spec.Name, Init: in.Facts.Init.Args, Environment: oci.Process.Env, Image: in.Facts.Fingerprint,
+		Driver: in.Facts.Driver, Layers: p.Root.Layers, Changes: p.Root.Dir,
+		IDs: in.Facts.Range, Network: state.NetworkNone, Cgroups: p.Cgroups,
+		Capabilities: oci.Process.Capabilities.Bounding, Refused: refused[:], StopSignal: in.Facts.StopSignal,
+		StopSeconds: int(in.Spec.Timeouts.StopAfter().Seconds()), Removed: in.Spec.Remove,
+		Files: slices.Sorted(maps.Keys(p.Files)), Namespaces: []string{"user"}, Mounts: []ExplainedMount{}, Later: []string{},
+	}
+	if in.Spec.HostNetwork() {
+		x.Network = state.NetworkHost
+	}
+	for _, n := range oci.Linux.Namespaces {
+		x.Namespaces = append(x.Namespaces, string(n.Type))
+	}
+	for _, m := range oci.Mounts {
+		x.Mounts = append(x.Mounts, ExplainedMount{m.Destination, m.Type, m.Source, m.Options})
+	}
+	return x
+}

@@ -1,0 +1,35 @@
+package run
+
+import (
+	"fmt"
+	"os"
+
+	"croft/state"
+)
+
+// Reconfigure changes what was asked of an instance, and gives its record before and after. When change fails, or the
+// whole of the new spec is not valid, nothing is written. What runs is not touched: that is as it was started.
+func (e *Engine) Reconfigure(name string, change func(*state.Spec) error) (before, after *state.Instance, err error) {
+	after, err = e.Dir.Edit(name, func(in *state.Instance) error {
+		was := *in
+		before = &was
+		if err := change(&in.Spec); err != nil {
+			return err
+		}
+		if err := in.Spec.Check(); err != nil {
+			return err
+		}
+		return checkVolumes(&in.Spec)
+	})
+	return before, after, err
+}
+
+// checkVolumes wants the host to have what is to be bound.
+func checkVolumes(s *state.Spec) error {
+	for _, m := range s.Mounts {
+		if _, err := os.Stat(m.Source); err != nil {
+			return fmt.Errorf("volume: %w", err)
+		}
+	}
+	return nil
+}
