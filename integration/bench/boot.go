@@ -25,14 +25,21 @@ func measureBoot(b *bench) error {
 	if err != nil {
 		return err
 	}
-	version, err := b.output(command{args: []string{"systemd-nspawn", "--version"}})
+	peer, err := b.nspawnVersion()
 	if err != nil {
 		return err
 	}
-	peer := "systemd-nspawn " + strings.Trim(strings.Fields(version)[2], "()")
 	b.compare("boot of Debian 13: start to is-system-running", ours, peer, theirs, 1)
 	b.note("boot: croft start itself, which waits for READY=1, took %s", ready.ms())
 	return nil
+}
+
+func (b *bench) nspawnVersion() (string, error) {
+	version, err := b.output(command{args: []string{"systemd-nspawn", "--version"}})
+	if err != nil {
+		return "", err
+	}
+	return "systemd-nspawn " + strings.Trim(strings.Fields(version)[2], "()"), nil
 }
 
 func (b *bench) croftBoot(name string, up, ready *samples) error {
@@ -124,13 +131,18 @@ type nspawn struct {
 	release io.WriteCloser
 }
 
-func (b *bench) nspawnBoot(name, tree string, up *samples) error {
+func (b *bench) newNspawn(name string) *nspawn {
 	s := &nspawn{dir: filepath.Join(b.work, "nspawn", name)}
 	for _, root := range hierarchies() {
 		if base := filepath.Base(root); base == "unified" || base == "systemd" || base == "cgroup" {
 			s.cgroups = append(s.cgroups, filepath.Join(root, b.place, "nspawn-"+name))
 		}
 	}
+	return s
+}
+
+func (b *bench) nspawnBoot(name, tree string, up *samples) error {
+	s := b.newNspawn(name)
 	defer s.remove()
 	if err := s.prepare(b, tree, name); err != nil {
 		return err
@@ -145,7 +157,7 @@ func (b *bench) nspawnBoot(name, tree string, up *samples) error {
 	if err != nil {
 		return fmt.Errorf("systemd-nspawn: %w", err)
 	}
-	return s.stop()
+	return s.end(syscall.SIGKILL)
 }
 
 // prepare makes the root as croft does, an overlay over a tree that is already shifted, and starts the process up to its exec.
@@ -201,12 +213,13 @@ func (s *nspawn) join() error {
 	return nil
 }
 
-func (s *nspawn) stop() error {
+// end sends the guest's init a signal and waits for nspawn, which ends when all of the guest has.
+func (s *nspawn) end(sig syscall.Signal) error {
 	leader, err := strconv.Atoi(initIn(s.cgroups[0]))
 	if err != nil {
 		return fmt.Errorf("systemd-nspawn: the init is gone: %w", err)
 	}
-	if err := syscall.Kill(leader, syscall.SIGKILL); err != nil {
+	if err := syscall.Kill(leader, sig); err != nil {
 		return err
 	}
 	s.cmd.Wait() // says how the guest ended: by our signal

@@ -50,7 +50,7 @@ func (c *croft) images() error {
 	if err := c.image("busybox"); err != nil {
 		return err
 	}
-	if c.b.wants("boot") {
+	if c.b.boots() {
 		return c.image("trixie")
 	}
 	return nil

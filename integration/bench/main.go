@@ -17,10 +17,21 @@ type options struct {
 	only   string
 	strict bool
 	keep   bool
+	many   int
 }
 
 func (o options) wants(test string) bool {
 	return o.only == "" || strings.Contains(","+o.only+",", ","+test+",")
+}
+
+// boots says whether a wanted test boots a Debian.
+func (o options) boots() bool {
+	for _, test := range []string{"boot", "stop", "parallel", "delete", "many"} {
+		if o.wants(test) {
+			return true
+		}
+	}
+	return false
 }
 
 // tests is the order in which they run.
@@ -33,8 +44,13 @@ var tests = []struct {
 	{"life", "create, start, first exec; exec in a running guest", measureLife},
 	{"run", "run --rm of true", measureRun},
 	{"boot", "boot of Debian to is-system-running", measureBoot},
+	{"stop", "clean stop of Debian", measureStop},
+	{"parallel", "eight starts side by side", measureParallel},
 	{"memory", "memory of ten machines", measureMemory},
 	{"image", "launches of a small and of a large image", measureImage},
+	{"list", "list of many stopped machines", measureList},
+	{"delete", "delete of a stopped machine", measureDelete},
+	{"many", "many Debians at once, on the host's sysctls as they are", measureMany},
 }
 
 func main() {
@@ -43,6 +59,7 @@ func main() {
 	flag.StringVar(&o.only, "only", "", "comma-separated `tests` instead of all: "+names())
 	flag.BoolVar(&o.strict, "strict", false, "exit with 1 when a bar is missed")
 	flag.BoolVar(&o.keep, "keep", false, "keep the work directory with the log of all commands")
+	flag.IntVar(&o.many, "many", 200, "most machines at once in the test many")
 	flag.Parse()
 	missed, err := perform(o)
 	if err != nil {

@@ -31,7 +31,7 @@ const (
 
 // prepare makes what takes long and outlives a run: packages, runc of our version, guests, the peers' trees.
 func prepare(o options) error {
-	if _, err := tool("integration/install-deps", "runc", "systemd-container"); err != nil {
+	if _, err := tool("integration/install-deps", "runc", "systemd-container", "lxc"); err != nil {
 		return err
 	}
 	if err := buildRunc(); err != nil {
@@ -40,7 +40,7 @@ func prepare(o options) error {
 	if _, err := shiftedTree("busybox"); err != nil {
 		return err
 	}
-	if o.wants("boot") {
+	if o.boots() {
 		if _, err := shiftedTree("trixie"); err != nil {
 			return err
 		}
