@@ -39,6 +39,21 @@ func Pick(pool state.Range, size uint32, taken []state.Range) (state.Range, erro
 	return state.Range{Base: uint32(at), Size: size}, nil
 }
 
+// Room counts the ranges that Pick can still give, one after the other.
+func Room(pool state.Range, size uint32, taken []state.Range) int {
+	behind := state.Range{Base: uint32(pool.End()), Size: 1}
+	taken = append([]state.Range{behind}, taken...)
+	sort.Slice(taken, func(i, j int) bool { return taken[i].Base < taken[j].Base })
+	room, at := 0, align(uint64(pool.Base))
+	for _, t := range taken {
+		for end := min(uint64(t.Base), pool.End()); at+uint64(size) <= end; at = align(at + uint64(size)) {
+			room++
+		}
+		at = max(at, align(t.End()))
+	}
+	return room
+}
+
 func align(id uint64) uint64 { return (id + Size - 1) &^ (Size - 1) }
 
 // Foreign are the ids of this host that belong to somebody else: subordinate ids, users and groups, and the

@@ -171,3 +171,27 @@ func TestNspawn(t *testing.T) {
 		t.Errorf("missing: %v", got)
 	}
 }
+
+func TestRoomIsWhatPickCanGive(t *testing.T) {
+	pool := state.Range{Base: 100000, Size: 10 * Size}
+	for _, taken := range [][]state.Range{
+		nil,
+		{{Base: 1000, Size: 50}},
+		{{Base: 131072, Size: 1}},
+		{{Base: 200000, Size: 3 * Size}, {Base: 150000, Size: 60000}},
+		{{Base: 0, Size: 1 << 31}},
+		{{Base: uint32(pool.End()) - 1, Size: Size}},
+	} {
+		want := 0
+		for given := taken; ; want++ {
+			r, err := Pick(pool, Size, given)
+			if err != nil {
+				break
+			}
+			given = append(given[:len(given):len(given)], r)
+		}
+		if got := Room(pool, Size, taken); got != want {
+			t.Errorf("%v: room for %d, and %d could be picked", taken, got, want)
+		}
+	}
+}

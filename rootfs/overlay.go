@@ -156,52 +156,50 @@ var errNoFdLayers = errors.New("layers by descriptor")
 
 // mountByFd hands the trees to overlayfs as descriptors: no path of the host shows in the guest's mountinfo.
 func (t trees) mountByFd(at string) error {
-	fs, err := unix.Fsopen("overlay", unix.FSOPEN_CLOEXEC)
+	mnt, err := t.mountDetached()
 	if err != nil {
-		return fmt.Errorf("fsopen(overlay): %w", err)
-	}
-	defer unix.Close(fs)
-	last := len(t) - 1
-	for _, lower := range t[:last] {
-		if err := unix.FsconfigSetFd(fs, "lowerdir+", int(lower.Fd())); err != nil {
-			return fmt.Errorf("%w: fsconfig(lowerdir+): %w", errNoFdLayers, err)
-		}
-	}
-	for option, dir := range map[string]string{"upperdir": "fs", "workdir": "work"} {
-		fd, err := unix.Openat(int(t[last].Fd()), dir, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
-		if err != nil {
-			return &os.PathError{Op: "open", Path: dir, Err: err}
-		}
-		err = unix.FsconfigSetFd(fs, option, fd)
-		unix.Close(fd)
-		if err != nil {
-			return fmt.Errorf("%w: fsconfig(%s): %w", errNoFdLayers, option, err)
-		}
-	}
-	return createAndMove(fs, at)
-}
-
-func createAndMove(fs int, at string) error {
-	for _, o := range overlayOptions {
-		if err := unix.FsconfigSetString(fs, o[0], o[1]); err != nil {
-			return fmt.Errorf("fsconfig(%s=%s): %w", o[0], o[1], err)
-		}
-	}
-	if err := unix.FsconfigCreate(fs); err != nil {
-		if errors.Is(err, unix.EINVAL) { // kernels before 6.15 refuse detached trees only here
-			return fmt.Errorf("%w: fsconfig(create): %w", errNoFdLayers, err)
-		}
-		return fmt.Errorf("fsconfig(create): %w", err)
-	}
-	mnt, err := unix.Fsmount(fs, unix.FSMOUNT_CLOEXEC, 0)
-	if err != nil {
-		return fmt.Errorf("fsmount: %w", err)
+		return err
 	}
 	defer unix.Close(mnt)
 	if err := unix.MoveMount(mnt, "", unix.AT_FDCWD, at, unix.MOVE_MOUNT_F_EMPTY_PATH); err != nil {
 		return &os.PathError{Op: "move_mount", Path: at, Err: err}
 	}
 	return nil
+}
+
+// mountDetached gives the overlay as a mount that is attached nowhere.
+func (t trees) mountDetached() (mnt int, err error) {
+	fs, err := unix.Fsopen("overlay", unix.FSOPEN_CLOEXEC)
+	if err != nil {
+		return -1, fmt.Errorf("fsopen(overlay): %w", err)
+	}
+	defer unix.Close(fs)
+	last := len(t) - 1
+	for _, lower := range t[:last] {
+		if err := unix.FsconfigSetFd(fs, "lowerdir+", int(lower.Fd())); err != nil {
+			return -1, fmt.Errorf("%w: fsconfig(lowerdir+): %w", errNoFdLayers, err)
+		}
+	}
+	for option, dir := range map[string]string{"upperdir": "fs", "workdir": "work"} {
+		fd, err := unix.Openat(int(t[last].Fd()), dir, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+		if err != nil {
+			return -1, &os.PathError{Op: "open", Path: dir, Err: err}
+		}
+		err = unix.FsconfigSetFd(fs, option, fd)
+		unix.Close(fd)
+		if err != nil {
+			return -1, fmt.Errorf("%w: fsconfig(%s): %w", errNoFdLayers, option, err)
+		}
+	}
+	for _, o := range overlayOptions {
+		if err := unix.FsconfigSetString(fs, o[0], o[1]); err != nil {
+			return -1, fmt.Errorf("fsconfig(%s=%s): %w", o[0], o[1], err)
+		}
+	}
+	if mnt, err = createMount(fs); errors.Is(err, unix.EINVAL) { // kernels before 6.15 refuse detached trees only here
+		return -1, fmt.Errorf("%w: %w", errNoFdLayers, err)
+	}
+	return mnt, err
 }
 
 // mountByPath gives each tree a mount point below scratch: the way of kernels before 6.15, with mount(2) because

@@ -207,10 +207,13 @@ type limit struct {
 	unix.Rlimit
 }
 
+// machineFiles is how many files each process of a machine may open at most: systemd's number.
+const machineFiles = 524288
+
 // limits are a machine's own, whatever the caller's are. A limit that this host does not let us raise stays
 // where it is.
 func limits() []limit {
-	files := unix.Rlimit{Cur: 1024, Max: 524288} // systemd's
+	files := unix.Rlimit{Cur: 1024, Max: machineFiles}
 	var now unix.Rlimit
 	if unix.Getrlimit(unix.RLIMIT_NOFILE, &now) == nil && now.Max < files.Max {
 		if unix.Setrlimit(unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: now.Cur, Max: files.Max}) != nil {

@@ -281,6 +281,10 @@ func (e *Engine) Repair(ctx context.Context) (did []string, err error) {
 		did = append(did, what...)
 	}
 	swept, err := e.sweep()
+	if did = append(did, swept...); err != nil {
+		return did, err
+	}
+	swept, err = e.sweepTrial(ctx)
 	return append(did, swept...), err
 }
 

@@ -11,18 +11,18 @@
 #include "payload.h"
 
 #if defined(__x86_64__)
-#define START "mov %rsp, %rdi\n and $-16, %rsp\n call croft_payload_main\n"
+#define START(main) "mov %rsp, %rdi\n and $-16, %rsp\n call " main "\n"
 #define SYSCALL(n, a, b, c, d) \
 	({ long ret; register long r10 __asm__("r10") = d; \
 	   __asm__ volatile("syscall" : "=a"(ret) : "a"(n), "D"(a), "S"(b), "d"(c), "r"(r10) : "rcx", "r11", "memory"); ret; })
 #elif defined(__aarch64__)
-#define START "mov x0, sp\n bl croft_payload_main\n"
+#define START(main) "mov x0, sp\n bl " main "\n"
 #define SYSCALL(n, a, b, c, d) \
 	({ register long x8 __asm__("x8") = n; register long x0 __asm__("x0") = a; register long x1 __asm__("x1") = b; \
 	   register long x2 __asm__("x2") = c; register long x3 __asm__("x3") = d; \
 	   __asm__ volatile("svc 0" : "+r"(x0) : "r"(x8), "r"(x1), "r"(x2), "r"(x3) : "memory"); x0; })
 #elif defined(__riscv) && __riscv_xlen == 64
-#define START "mv a0, sp\n jal croft_payload_main\n"
+#define START(main) "mv a0, sp\n jal " main "\n"
 #define SYSCALL(n, a, b, c, d) \
 	({ register long a7 __asm__("a7") = n; register long a0 __asm__("a0") = a; register long a1 __asm__("a1") = b; \
 	   register long a2 __asm__("a2") = c; register long a3 __asm__("a3") = d; \
@@ -33,7 +33,7 @@
 
 __asm__(".pushsection croft_payload_text, \"ax\", @progbits\n"
 	".globl croft_payload_entry\n"
-	"croft_payload_entry:\n" START
+	"croft_payload_entry:\n" START("croft_payload_main")
 	".popsection");
 
 #define INLINE static inline __attribute__((always_inline))
@@ -148,19 +148,36 @@ void croft_payload_main(long *sp)
 	}
 }
 
+// The command of a machine made of croft alone (trial.go): with an operand it succeeds at once, without one it rests
+// until a signal ends it.
+__asm__(".pushsection croft_payload_text, \"ax\", @progbits\n"
+	".globl croft_trial_entry\n"
+	"croft_trial_entry:\n" START("croft_trial_main")
+	".popsection");
+
+__attribute__((section("croft_payload_text"), used, noreturn, noinline))
+void croft_trial_main(const long *sp)
+{
+	while (sp[0] > 1)
+		SYSCALL(SYS_exit_group, 0, 0, 0, 0);
+	for (;;)
+		SYSCALL(SYS_ppoll, 0, 0, 0, 0);
+}
+
+extern const char croft_trial_entry[];
 extern const char __start_croft_payload_text[], __stop_croft_payload_text[], croft_payload_entry[];
 
 struct payload croft_payload(void)
 {
 	return (struct payload){ __start_croft_payload_text, (size_t)(__stop_croft_payload_text - __start_croft_payload_text),
-		(size_t)(croft_payload_entry - __start_croft_payload_text) };
+		(size_t)(croft_payload_entry - __start_croft_payload_text), (size_t)(croft_trial_entry - __start_croft_payload_text) };
 }
 
 #else
 
 struct payload croft_payload(void)
 {
-	return (struct payload){ 0, 0, 0 };
+	return (struct payload){ 0, 0, 0, 0 };
 }
 
 #endif

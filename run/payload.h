@@ -9,6 +9,7 @@ struct payload {
 	const void *code;
 	size_t size;  // 0: not for this architecture
 	size_t entry; // offset of its first instruction
+	size_t trial; // the same of the command of a trial machine
 };
 
 struct payload croft_payload(void);

@@ -23,6 +23,9 @@ func AdoptClaim(fd uintptr) *Claim {
 	return &Claim{os.NewFile(fd, "claim")}
 }
 
+// ClaimFile claims the file at path for something that is no instance, creating it; ErrRunning when somebody has it.
+func ClaimFile(path string) (*Claim, error) { return claim(path) }
+
 // claim locks the file at path for this process and its heirs; ErrRunning when someone else holds it.
 func claim(path string) (*Claim, error) {
 	for {

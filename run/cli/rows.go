@@ -144,7 +144,16 @@ func machines(a *app) []*man.Command {
 		{
 			Name: "repair", Short: "Bring records and world together after a crash", New: a.repair(),
 			Long:     "Ends machines whose keeper was killed, clears what interrupted commands left, and prints what it did. Machines that run are not touched. Every command does for its own machine what repair does for all.",
-			Examples: []man.Example{{Say: "After a crash of the host, or of croft", Do: "croft repair"}}, See: []string{"list", "files"},
+			Examples: []man.Example{{Say: "After a crash of the host, or of croft", Do: "croft repair"}}, See: []string{"list", "files", "doctor"},
+		},
+		{
+			Name: "doctor", Peers: []string{"check", "checkconfig"}, Short: "Tell what this host can do and what it lacks", New: a.doctor(), Long: doctorText,
+			Examples: []man.Example{
+				{Say: "What is missing here, and what helps", Do: "croft doctor"},
+				{Say: "Whether a machine really starts, and how fast", Do: "croft doctor --try"},
+				{Say: "What is not well, for a program", Do: `croft doctor --format '{{if ne .Status "ok"}}{{.ID}}: {{.Remedy}}{{end}}'`},
+			}, See: []string{"repair", "run"},
+			Exit: []man.Entry{{Term: "0", Text: "machines can start here"}, {Term: "1", Text: "they cannot: at least one problem"}},
 		},
 	}
 }
@@ -294,5 +303,13 @@ const execText = `Runs CMD in a running machine with all of the machine's confin
 When croft is killed, or gets a signal, all that CMD has started ends with it. What CMD leaves running in the background when it ends by itself stays.
 
 CMD gets the environment that the machine was made with by -e, and that of exec's own -e; nothing else of the caller's. It is looked for in the machine's PATH. For pipes, redirections and variables of the machine's, run a shell: sh -c '...'.`
+
+const doctorText = `Looks at everything of this host that machines depend on: kernel, filesystem of the store, cgroups, ids, limits. Each is found out by using it, in a place that nobody sees and that is gone afterwards.
+
+What is well is told in a few lines. Each other thing has lines of its own: what was found, what is missing without it, and what would help. A ` + "`problem`" + ` keeps machines from starting; a ` + "`note`" + ` does not. Without root some things cannot be found out, and it says how many.
+
+With --try it then makes a machine of nothing but croft itself, in the store that machines use, starts it, runs a program in it, stops it and removes it, and tells on stderr how long each took. It needs no image. A trial that was killed is cleared away by the next one, or by croft repair.
+
+With --format it prints every fact, by an id that stays the same.`
 
 const listText = `Lists machines, running and stopped. The state is asked of the kernel at that moment: ` + "`running`" + `, ` + "`stopped`" + `, ` + "`orphaned`" + ` (its keeper was killed and its processes live on) or ` + "`damaged`" + ` (its record cannot be read).`

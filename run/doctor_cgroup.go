@@ -1,0 +1,188 @@
+package run
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+func cgroupProbes() []probe {
+	return []probe{
+		{"cgroup.layout", true, false, cgroupLayout, "", "mount -t cgroup2 cgroup2 /sys/fs/cgroup"},
+		{"cgroup.make", true, true, cgroupMake, "", "mount -o remount,rw /sys/fs/cgroup; in a container: start it with --privileged"},
+		{"cgroup.controllers", false, false, cgroupControllers, "limits of those kinds", "boot without cgroup_disable="},
+		{"cgroup.clone", false, true, cgroupClone, "croft exec", "a kernel from 5.7 on"},
+		{"cgroup.kill", false, true, cgroupKill, "what a command leaves is killed one by one", "a kernel from 5.14 on"},
+		{"cgroup.freeze", false, true, cgroupFreezer, "croft pause", "a kernel from 5.2 on, or mount -t cgroup -o freezer freezer /sys/fs/cgroup/freezer"},
+		{"cgroup.devices", true, true, cgroupDevices, "", "a kernel with CONFIG_CGROUP_BPF"},
+	}
+}
+
+// tree tells where this host's hierarchies are: the unified one, and those of v1 by their controllers.
+func tree() (v2 string, v1 map[string]string, err error) {
+	roots, _, err := hierarchies()
+	if err != nil {
+		return "", nil, err
+	}
+	var fs unix.Statfs_t
+	if unix.Statfs(roots[0], &fs) != nil || fs.Type != unix.CGROUP2_SUPER_MAGIC {
+		return "", nil, errors.New("no cgroup v2 hierarchy is mounted: machines cannot be given one")
+	}
+	if v1, err = cgroupMounts(); err != nil {
+		return "", nil, err
+	}
+	delete(v1, "")
+	if roots[0] == unified {
+		v1 = nil
+	}
+	return roots[0], v1, nil
+}
+
+func cgroupLayout(*examination) (string, error) {
+	v2, v1, err := tree()
+	switch {
+	case err != nil:
+		return "", err
+	case len(v1) == 0:
+		return "cgroup v2 at " + v2, nil
+	}
+	return fmt.Sprintf("hybrid cgroups: v2 at %s, limits by %d v1 hierarchies", v2, len(v1)), nil
+}
+
+// inCgroup makes a cgroup in the hierarchy at root for a moment.
+func inCgroup(root string, use func(dir string) error) error {
+	dir := filepath.Join(root, fmt.Sprintf("croft-doctor-%d", os.Getpid()))
+	if err := os.Mkdir(dir, 0o755); err != nil {
+		return err
+	}
+	defer removeCgroup(dir)
+	return use(dir)
+}
+
+func cgroupMake(*examination) (string, error) {
+	roots, _, err := hierarchies()
+	if err != nil {
+		return "", blocked{"cgroup.layout"}
+	}
+	for _, root := range roots {
+		err := inCgroup(root, func(dir string) error {
+			_, err := os.Stat(filepath.Join(dir, "cgroup.procs"))
+			return err
+		})
+		if err != nil {
+			return "", err
+		}
+	}
+	return "writable", nil
+}
+
+// wanted are the controllers that limits of machines need, by their v2 names.
+var wanted = [...]struct{ v2, v1 string }{{"cpu", "cpu"}, {"cpuset", "cpuset"}, {"io", "blkio"}, {"memory", "memory"}, {"pids", "pids"}}
+
+func cgroupControllers(*examination) (string, error) {
+	v2, v1, err := tree()
+	if err != nil {
+		return "", blocked{"cgroup.layout"}
+	}
+	text, err := os.ReadFile(filepath.Join(v2, "cgroup.controllers"))
+	if err != nil {
+		return "", err
+	}
+	have := strings.Fields(string(text))
+	for names := range v1 {
+		have = append(have, strings.Split(names, ",")...)
+	}
+	var found, missing []string
+	for _, w := range wanted {
+		if slices.Contains(have, w.v2) || slices.Contains(have, w.v1) {
+			found = append(found, w.v2)
+		} else {
+			missing = append(missing, w.v2)
+		}
+	}
+	if missing != nil {
+		return "", fmt.Errorf("no controller for %s", strings.Join(missing, ", "))
+	}
+	return "controllers " + strings.Join(found, " "), nil
+}
+
+// onUnified uses a cgroup in the v2 hierarchy.
+func onUnified(use func(dir string) error) error {
+	v2, _, err := tree()
+	if err != nil {
+		return blocked{"cgroup.layout"}
+	}
+	if err := inCgroup(v2, use); errors.Is(err, unix.EROFS) || errors.Is(err, unix.EACCES) || errors.Is(err, unix.EPERM) {
+		return blocked{"cgroup.make"}
+	} else {
+		return err
+	}
+}
+
+// cgroupClone starts a process in a cgroup, which is how a command gets into a machine.
+func cgroupClone(*examination) (string, error) {
+	err := onUnified(func(dir string) error {
+		f, err := os.Open(dir)
+		if err != nil {
+			return err
+		}
+		defer f.Close()
+		cmd := exec.Command("/proc/self/exe", "version")
+		cmd.SysProcAttr = &syscall.SysProcAttr{UseCgroupFD: true, CgroupFD: int(f.Fd())}
+		if err := cmd.Run(); err != nil {
+			return fmt.Errorf("clone3(CLONE_INTO_CGROUP): %w", err)
+		}
+		return nil
+	})
+	return "processes born in them", err
+}
+
+func cgroupKill(*examination) (string, error) {
+	err := onUnified(func(dir string) error {
+		return os.WriteFile(filepath.Join(dir, "cgroup.kill"), []byte("1"), 0)
+	})
+	return "killed as a whole", err
+}
+
+func cgroupFreezer(*examination) (string, error) {
+	err := onUnified(func(dir string) error {
+		return os.WriteFile(filepath.Join(dir, "cgroup.freeze"), []byte("1"), 0)
+	})
+	if err == nil {
+		return "frozen", nil
+	}
+	if _, v1, e := tree(); e == nil && v1["freezer"] != "" {
+		return "frozen by v1", nil
+	}
+	return "", err
+}
+
+// cgroupDevices loads the kind of program that says which devices a machine may use; where v1 has a hierarchy for
+// that, it is enough that one is there.
+func cgroupDevices(*examination) (string, error) {
+	if _, v1, err := tree(); err == nil && v1["devices"] != "" {
+		return "devices by v1", nil
+	}
+	program := [...]uint64{0x1_00_00_00_b7, 0x95} // r0 = 1; exit: every device is allowed
+	license := []byte("GPL\x00")
+	attr := struct {
+		kind, count       uint32
+		program, license  uint64
+		logLevel, logSize uint32
+		log               uint64
+	}{15 /* BPF_PROG_TYPE_CGROUP_DEVICE */, 2, uint64(uintptr(unsafe.Pointer(&program))), uint64(uintptr(unsafe.Pointer(&license[0]))), 0, 0, 0}
+	fd, _, e := unix.Syscall(unix.SYS_BPF, unix.BPF_PROG_LOAD, uintptr(unsafe.Pointer(&attr)), unsafe.Sizeof(attr))
+	if e != 0 {
+		return "", fmt.Errorf("bpf(BPF_PROG_LOAD): %w", e)
+	}
+	unix.Close(int(fd))
+	return "devices by BPF", nil
+}
