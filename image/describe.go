@@ -13,7 +13,7 @@ import (
 	"croft/state"
 )
 
-// describe reads from an unpacked tree what machine it is for and what it calls itself. Nothing in the tree is trusted:
+// describe reads from a tree what machine it is for and what it calls itself. Nothing in the tree is trusted:
 // every path is resolved inside it, only regular files are opened, and of each only the beginning is read.
 func describe(tree string) (Image, error) {
 	root, err := os.OpenFile(tree, unix.O_PATH|unix.O_DIRECTORY, 0)
@@ -52,8 +52,6 @@ func checkRootfs(root *os.File) error {
 	switch {
 	case has("etc"), has("usr"), has("bin"):
 		return nil
-	case has("metadata.yaml"):
-		return fmt.Errorf("an LXD or Incus image %w", state.ErrUnsupported)
 	case has("oci-layout"):
 		return fmt.Errorf("an OCI archive %w", state.ErrUnsupported)
 	case has("manifest.json"):

@@ -1,7 +1,7 @@
-// Package image keeps the images of one croft root: unpacked layers named by what they contain, one record per image,
-// and the aliases that people call them by. It takes images in from archives and directories.
+// Package image keeps the images of one croft root: layers named by what they contain, one record per image, and the
+// aliases that people call them by. It takes images in from archives, directories and files that hold a filesystem.
 //
-// It never mounts anything, never knows instances (who uses an image is asked of the caller) and never changes a layer
+// It never mounts anything itself, never knows instances (who uses an image is asked of the caller) and never changes a layer
 // once it is published: running machines share it.
 package image
 
@@ -22,34 +22,43 @@ import (
 // schema is the version of image.json that this build writes. It reads older ones and refuses newer ones.
 const schema = 1
 
-// KindRootfs is an image made from one root filesystem archive or directory.
-const KindRootfs = "rootfs"
+// What an image was made of.
+const (
+	KindRootfs   = "rootfs" // an archive of a root filesystem, or a directory
+	KindSquashfs = "squashfs"
+	KindEROFS    = "erofs"
+	KindLXD      = "lxd" // LXD's and Incus's unified and split images
+)
 
 // Image is one image in the store. The record is written once, at import; the aliases live apart from it.
 type Image struct {
 	Schema       int       `json:"schema"`
-	Fingerprint  string    `json:"fingerprint"` // hex sha256 of the uncompressed archive
+	Fingerprint  string    `json:"fingerprint"` // a hex sha256: of a rootfs uncompressed, of all other kinds as it came
 	Kind         string    `json:"kind"`
 	Architecture string    `json:"architecture,omitempty"` // as `uname -m` says it; empty when no program told
 	OS           string    `json:"os,omitempty"`           // ID of os-release
 	Release      string    `json:"release,omitempty"`      // VERSION_ID or VERSION_CODENAME of os-release
 	Description  string    `json:"description,omitempty"`  // PRETTY_NAME of os-release
-	Size         int64     `json:"size"`                   // bytes of the unpacked files
-	Created      time.Time `json:"created"`                // the time of the root directory in the archive
+	Size         int64     `json:"size"`                   // of its layers
+	Created      time.Time `json:"created"`                // LXD's creation date, else the time of the root directory
 	Imported     time.Time `json:"imported"`
 	Layers       []Layer   `json:"layers"` // lowest first
+
+	Expires    *time.Time        `json:"expires,omitempty"`    // LXD's expiry date
+	Properties map[string]string `json:"properties,omitempty"` // LXD's: os, release, variant, serial and others
 
 	Aliases []string `json:"-"` // sorted
 	Damaged string   `json:"-"` // why the record cannot be used; empty when it can
 }
 
-// Layer is one unpacked filesystem tree, shared by all images that have it.
+// Layer is one filesystem, shared by all images that have it: an unpacked tree or a file.
 type Layer struct {
-	Digest string `json:"digest"` // "sha256:" and the hex sha256 of the uncompressed tar (the OCI diff id)
-	Size   int64  `json:"size"`   // bytes of the unpacked files
+	Digest string `json:"digest"`           // "sha256:" and the hex sha256 of the uncompressed tar (the OCI diff id) or file
+	Size   int64  `json:"size"`             // bytes of the unpacked files, or of the file
+	Format string `json:"format,omitempty"` // of a file: squashfs or erofs; empty for a tree
 }
 
-// hex is the layer's directory name.
+// hex is the layer's name in the store.
 func (l Layer) hex() string { return strings.TrimPrefix(l.Digest, "sha256:") }
 
 // Host tells the architecture of this machine, as `uname -m` does in a process of the machine's native personality.

@@ -4,6 +4,7 @@ import (
 	"archive/tar"
 	"bytes"
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -197,7 +198,7 @@ func TestImportOneContentOneImage(t *testing.T) {
 	if img.OS != "debian" || img.Release != "13" || img.Description != `Debian "GNU"[31m 13` || img.Architecture != "x86_64" || img.Kind != KindRootfs {
 		t.Errorf("described as %+v", img)
 	}
-	if _, err := os.Stat(filepath.Join(s.LayerDir(img.Layers[0]), "usr/bin/env")); err != nil {
+	if _, err := os.Stat(filepath.Join(s.LayerPath(img.Layers[0]), "usr/bin/env")); err != nil {
 		t.Error(err)
 	}
 }
@@ -229,9 +230,12 @@ func TestImportRefuses(t *testing.T) {
 		{"gzipped text", compressed(t, []byte("hello"))["gzip"], "neither a tar nor a compressed tar", state.ErrInvalid},
 		{"no root", tarOf(t, "README", "x"), "import standard input: holds no root filesystem", state.ErrInvalid},
 		{"end only", make([]byte, 10240), "holds no root filesystem", state.ErrInvalid},
-		{"squashfs", append([]byte("hsqs"), make([]byte, 5000)...), "a squashfs image is not supported", state.ErrUnsupported},
-		{"erofs", append(append(make([]byte, 1024), "\xe2\xe1\xf5\xe0"...), make([]byte, 5000)...), "an EROFS image is not supported", state.ErrUnsupported},
-		{"lxd", tarOf(t, "metadata.yaml", "x", "rootfs/etc/hostname", "x"), "an LXD or Incus image is not supported", state.ErrUnsupported},
+		{"squashfs", append([]byte("hsqs"), make([]byte, 5000)...), "squashfs is damaged: it says that it has no bytes", state.ErrInvalid},
+		{"short squashfs", []byte("hsqs and no more"), "squashfs is truncated", state.ErrInvalid},
+		{"lying squashfs", squashfsHead(5001), "squashfs is truncated: it says that it has 5001 bytes, and has 5000", state.ErrInvalid},
+		{"erofs", append(append(make([]byte, 1024), "\xe2\xe1\xf5\xe0"...), make([]byte, 5000)...), "erofs is damaged: it says that it has no bytes", state.ErrInvalid},
+		{"lying erofs", erofsHead(12, 2), "erofs is truncated: it says that it has 8192 bytes, and has 5000", state.ErrInvalid},
+		{"boundless erofs", erofsHead(255, 1), "erofs is truncated", state.ErrInvalid},
 		{"oci", tarOf(t, "oci-layout", "x", "index.json", "x"), "an OCI archive is not supported", state.ErrUnsupported},
 		{"docker", tarOf(t, "manifest.json", "x", "blobs/x", "x"), "a docker archive is not supported", state.ErrUnsupported},
 		{"trailing garbage", append(rootfsTar(t, ""), "garbage"...), "archive is corrupt: data after its end", state.ErrInvalid},
@@ -245,6 +249,22 @@ func TestImportRefuses(t *testing.T) {
 			clean(t, s, 0, 0)
 		})
 	}
+}
+
+// squashfsHead is 5000 bytes that begin as a squashfs does, and say that they are so many.
+func squashfsHead(claimed uint64) []byte {
+	b := append([]byte("hsqs"), make([]byte, 4996)...)
+	binary.LittleEndian.PutUint64(b[40:], claimed)
+	return b
+}
+
+// erofsHead is 5000 bytes that begin as an EROFS does, of so many blocks.
+func erofsHead(blockBits byte, blocks uint32) []byte {
+	b := make([]byte, 5000)
+	copy(b[1024:], "\xe2\xe1\xf5\xe0")
+	b[1024+12] = blockBits
+	binary.LittleEndian.PutUint32(b[1024+36:], blocks)
+	return b
 }
 
 func TestImportTruncated(t *testing.T) {

@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"croft/state"
@@ -15,7 +16,8 @@ import (
 // ImportOptions say what to import and what to call it.
 type ImportOptions struct {
 	Source  string    // a file, a directory, or "-" for Stdin; what it holds is told by content, never by name
-	Stdin   io.Reader // read when Source is "-"
+	Rootfs  string    // the root filesystem, as Source may be, when Source is the metadata of an LXD or Incus image
+	Stdin   io.Reader // read for "-"
 	Aliases []string
 	Reuse   bool // take aliases away from the images that have them
 
@@ -23,7 +25,7 @@ type ImportOptions struct {
 	// called from another goroutine, one call at a time, and not after Import returns but for a source that blocks.
 	Progress func(done, total int64)
 
-	MaxBytes   int64 // most bytes of the uncompressed archive, counted as they arrive; 0 is no limit
+	MaxBytes   int64 // most bytes of the uncompressed archive or of the filesystem's file, counted as they arrive; 0 is no limit
 	MaxEntries int64 // most entries of the archive; 0 is no limit
 }
 
@@ -31,36 +33,53 @@ type ImportOptions struct {
 // aliases: content decides, not the compression it came in. Until all of it is on disk nothing of it can be seen, and
 // an import that ends early leaves nothing but a directory that the next one deletes.
 func (s *Store) Import(ctx context.Context, o ImportOptions) (Image, error) {
-	img, err := s.take(ctx, o)
-	if err != nil {
-		name := o.Source
-		if name == "-" {
-			name = "standard input"
-		}
-		return Image{}, fmt.Errorf("import %s: %w", name, err)
+	if err := s.checkAliases(o); err != nil { // before an hour's work, and again after it
+		return Image{}, importError(o.Source, err)
 	}
-	return img, nil
-}
-
-func (s *Store) take(ctx context.Context, o ImportOptions) (Image, error) {
-	if err := s.checkAliases(o); err != nil {
-		return Image{}, err // before an hour's work, and again after it
-	}
-	src, err := s.open(ctx, o)
-	if err != nil {
-		return Image{}, err
-	}
-	defer src.Close()
 	work, err := s.newWork()
 	if err != nil {
-		return Image{}, err
+		return Image{}, importError(o.Source, err)
 	}
 	defer work.remove()
-	img, err := s.fill(ctx, work.tree, src, o)
+	var came *arrival
+	if o.Rootfs == "" {
+		came, err = s.importOne(ctx, work, o)
+	} else {
+		came, err = s.importPair(ctx, work, o)
+	}
 	if err != nil {
 		return Image{}, err
 	}
-	return s.keep(ctx, work.tree, img, o)
+	img, err := s.keep(ctx, came, o)
+	return img, importError(o.Source, err)
+}
+
+// importError says what could not be imported; nil stays nil.
+func importError(source string, err error) error {
+	if err == nil {
+		return nil
+	}
+	if source == "-" {
+		source = "standard input"
+	}
+	return fmt.Errorf("import %s: %w", source, err)
+}
+
+// arrival is what has come, complete and on disk, but not yet in its place.
+type arrival struct {
+	image    Image
+	layer    string // the tree or the file that becomes the image's layer
+	metadata string // the directory with LXD's metadata.yaml and templates; "" when there is none
+}
+
+func (s *Store) importOne(ctx context.Context, w *work, o ImportOptions) (*arrival, error) {
+	src, err := s.open(ctx, o, o.Source)
+	if err != nil {
+		return nil, importError(o.Source, err)
+	}
+	defer src.Close()
+	came, err := s.fill(ctx, w, src, o)
+	return came, importError(o.Source, err)
 }
 
 func (s *Store) checkAliases(o ImportOptions) error {
@@ -77,36 +96,67 @@ func (s *Store) checkAliases(o ImportOptions) error {
 	return nil
 }
 
-// fill unpacks src into tree and describes what came.
-func (s *Store) fill(ctx context.Context, tree string, src *source, o ImportOptions) (Image, error) {
+// fill takes what src holds into w and describes it.
+func (s *Store) fill(ctx context.Context, w *work, src *source, o ImportOptions) (*arrival, error) {
+	head, err := src.peek()
+	if err != nil {
+		return nil, err
+	}
+	var came *arrival
+	if kind := filesystem(head); kind != "" {
+		came, err = s.fillFile(ctx, w, src, kind, o)
+	} else {
+		came, err = s.fillTree(ctx, w, src, o)
+	}
+	if err != nil {
+		return nil, err
+	}
+	came.image.Schema, came.image.Imported = schema, time.Now().UTC().Truncate(time.Second)
+	return came, syncTree(w.dir)
+}
+
+// fillTree unpacks the archive in src: a root filesystem, or LXD's unified image around one.
+func (s *Store) fillTree(ctx context.Context, w *work, src *source, o ImportOptions) (*arrival, error) {
+	digest, size, err := s.unpackSource(ctx, src, w.tree, o)
+	if err != nil {
+		return nil, err
+	}
+	layer := Layer{Digest: "sha256:" + digest, Size: size}
+	if isLXD(w.tree) {
+		return w.unified(layer, src.fingerprint(digest))
+	}
+	img, err := describe(w.tree)
+	if err != nil {
+		return nil, err
+	}
+	img.Kind, img.Fingerprint, img.Size, img.Layers = KindRootfs, digest, size, []Layer{layer}
+	return &arrival{image: img, layer: w.tree}, nil
+}
+
+// unpackSource unpacks the archive in src and gives the digest of it uncompressed and the bytes of its files.
+func (s *Store) unpackSource(ctx context.Context, src *source, tree string, o ImportOptions) (digest string, size int64, err error) {
 	in, err := src.decompress(ctx, o.MaxBytes)
 	if err != nil {
-		return Image{}, err
+		return "", 0, err
 	}
 	defer in.stop()
-	bytes, entries, err := s.Unpack(ctx, in, tree)
+	size, entries, err := s.Unpack(ctx, in, tree)
 	if err == nil {
 		err = in.drain()
 	}
 	if err != nil {
-		return Image{}, in.cause(err)
+		return "", 0, in.cause(err)
 	}
 	if o.MaxEntries > 0 && entries > o.MaxEntries {
-		return Image{}, fmt.Errorf("an archive of more than %d entries %w", o.MaxEntries, state.ErrInvalid)
+		return "", 0, fmt.Errorf("an archive of more than %d entries %w", o.MaxEntries, state.ErrInvalid)
 	}
-	img, err := describe(tree)
-	if err != nil {
-		return Image{}, err
-	}
-	img.Schema, img.Kind, img.Fingerprint = schema, KindRootfs, in.digest
-	img.Size, img.Imported = bytes, time.Now().UTC().Truncate(time.Second)
-	img.Layers = []Layer{{Digest: "sha256:" + in.digest, Size: bytes}}
-	return img, syncTree(tree)
+	return in.digest, size, nil
 }
 
-// keep moves the finished tree to its place and publishes the image. The tree stays where it is, to be deleted, when
-// the layer is in the store already: by an earlier import, or by another that was faster.
-func (s *Store) keep(ctx context.Context, tree string, img Image, o ImportOptions) (Image, error) {
+// keep moves what has come to its place and publishes the image. The layer stays where it is, to be deleted, when it is
+// in the store already: by an earlier import, or by another that was faster.
+func (s *Store) keep(ctx context.Context, came *arrival, o ImportOptions) (Image, error) {
+	img := came.image
 	err := s.locked(func() error {
 		if err := ctx.Err(); err != nil {
 			return err
@@ -120,10 +170,11 @@ func (s *Store) keep(ctx context.Context, tree string, img Image, o ImportOption
 				return err
 			}
 		}
-		if err := s.adopt(tree, img.Layers[0]); err != nil {
+		if img.Layers[0], err = s.adopt(came.layer, img.Layers[0]); err != nil {
 			return err
 		}
-		if err := s.publish(img); err != nil {
+		img.Size = img.Layers[0].Size
+		if err := s.publish(img, came.metadata); err != nil {
 			return err
 		}
 		return s.addAliases(img.Fingerprint, o.Aliases, o.Reuse)
@@ -134,22 +185,42 @@ func (s *Store) keep(ctx context.Context, tree string, img Image, o ImportOption
 	return s.Get(img.Fingerprint)
 }
 
-func (s *Store) adopt(tree string, l Layer) error {
-	home := s.LayerDir(l)
+// adopt moves a layer to its place, and gives it as it is there: an earlier import may have unpacked what now is a file.
+func (s *Store) adopt(from string, l Layer) (Layer, error) {
+	home := s.LayerPath(l)
 	if exists(home) {
-		return nil
+		return s.recorded(l)
 	}
-	if err := os.Rename(tree, home); err != nil {
-		return err
+	if err := os.Rename(from, home); err != nil {
+		return l, err
 	}
-	return state.SyncDir(filepath.Dir(home))
+	return l, state.SyncDir(filepath.Dir(home))
+}
+
+// recorded gives l as the image has it that brought it.
+func (s *Store) recorded(l Layer) (Layer, error) {
+	all, err := s.fingerprints()
+	if err != nil {
+		return l, err
+	}
+	for _, fingerprint := range all {
+		img, err := s.load(fingerprint)
+		if err != nil {
+			continue // damaged: the next may have it
+		}
+		if i := slices.IndexFunc(img.Layers, func(has Layer) bool { return has.Digest == l.Digest }); i >= 0 {
+			return img.Layers[i], nil
+		}
+	}
+	return l, nil
 }
 
 // work is the place where one import unpacks: a directory closed to everybody, for its tree has set-user-id programs
 // and world-writable directories of an archive that nobody has looked at, and the lock that shows we live.
 type work struct {
-	dir, tree string
-	lock      *os.File
+	dir  string
+	tree string // where archives are unpacked: an empty directory
+	lock *os.File
 }
 
 // newWork makes a place to unpack in. It deletes what dead imports left: now is when the space is needed.

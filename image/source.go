@@ -5,9 +5,12 @@ import (
 	"bytes"
 	"compress/bzip2"
 	"context"
+	"crypto/sha256"
 	"encoding/binary"
+	"encoding/hex"
 	"errors"
 	"fmt"
+	"hash"
 	"hash/crc32"
 	"io"
 	"os"
@@ -29,8 +32,10 @@ type source struct {
 	done     int64
 	total    int64 // 0 where nobody knows
 	progress func(done, total int64)
-	err      error  // why the source itself could not be read on
-	tail     []byte // its last bytes so far
+	err      error         // why the source itself could not be read on
+	tail     []byte        // its last bytes so far
+	raw      *bufio.Reader // reads this source
+	sum      hash.Hash     // of all of it as it came; nil while nobody wants that
 }
 
 // Read looks for an end of the context at each call, so that ^C ends an import in the middle of a file.
@@ -54,24 +59,25 @@ func (s *source) Read(p []byte) (int, error) {
 
 func (s *source) Close() error { return s.close() }
 
-// open finds out what o.Source is: standard input, a directory, which is packed as it is read, or a file.
-func (s *Store) open(ctx context.Context, o ImportOptions) (*source, error) {
+// open finds out what name is: standard input, a directory, which is packed as it is read, or a file.
+func (s *Store) open(ctx context.Context, o ImportOptions, name string) (*source, error) {
 	src := &source{ctx: ctx, progress: o.Progress, close: func() error { return nil }}
-	if o.Source == "-" {
+	src.raw = bufio.NewReaderSize(src, 256<<10)
+	if name == "-" {
 		src.r = o.Stdin
 		return src, nil
 	}
-	if strings.HasPrefix(o.Source, "https://") || strings.HasPrefix(o.Source, "http://") {
+	if strings.HasPrefix(name, "https://") || strings.HasPrefix(name, "http://") {
 		return nil, fmt.Errorf("a URL %w", state.ErrUnsupported)
 	}
-	f, err := os.Open(o.Source)
+	f, err := os.Open(name)
 	if err != nil {
 		return nil, errors.Unwrap(err) // the caller names the file
 	}
 	info, err := f.Stat()
 	if err == nil && info.IsDir() {
 		f.Close()
-		return src, s.openDir(src, o.Source)
+		return src, s.openDir(src, name)
 	}
 	if err == nil && info.Mode().IsRegular() {
 		src.total = info.Size()
@@ -121,22 +127,37 @@ func (s *Store) checkOutside(dir string) error {
 // 128 MiB, `--long=31` 2 GiB.
 const maxWindow = 256 << 20
 
-// decompress tells the source's kind by its first bytes and starts reading it as a plain tar.
-func (s *source) decompress(ctx context.Context, limit int64) (*ahead, error) {
-	raw := bufio.NewReaderSize(s, 256<<10)
-	head, err := raw.Peek(2048)
+// peek gives the first bytes, which tell what it is; no bytes are an error.
+func (s *source) peek() ([]byte, error) {
+	head, err := s.raw.Peek(2048)
 	if s.err != nil {
 		return nil, s.err
 	}
 	if len(head) == 0 {
 		return nil, &sentence{"is empty", errors.Join(state.ErrInvalid, err)}
 	}
-	if kind := filesystem(head); kind != "" {
-		return nil, fmt.Errorf("%s image %w", kind, state.ErrUnsupported)
+	return head, nil
+}
+
+// decompress tells the source's kind by its first bytes and starts reading it as a plain tar.
+func (s *source) decompress(ctx context.Context, limit int64) (*ahead, error) {
+	head, err := s.peek()
+	if err != nil {
+		return nil, err
 	}
+	sum := s.sum
+	if sum == nil {
+		sum = sha256.New()
+	}
+	raw := io.TeeReader(s.raw, sum)
 	plain, err := s.decoder(head, raw)
 	if err != nil {
 		return nil, s.diagnose(err)
+	}
+	if plain == raw && s.sum == nil {
+		plain = s.raw // what it is as it came is what it is uncompressed, and that will be summed up anyway
+	} else {
+		s.sum = sum
 	}
 	tar := bufio.NewReaderSize(plain, 512)
 	if head, err = tar.Peek(512); err != nil && err != io.EOF {
@@ -150,6 +171,15 @@ func (s *source) decompress(ctx context.Context, limit int64) (*ahead, error) {
 		return nil, &sentence{"is no archive of a root filesystem: neither a tar nor a compressed tar", state.ErrInvalid}
 	}
 	return readAhead(ctx, tar, s.diagnose, limit), nil
+}
+
+// fingerprint is the digest of the source as it came, all of which has been read: a decoder ends where its source does.
+// plain is the digest of the source uncompressed.
+func (s *source) fingerprint(plain string) string {
+	if s.sum == nil {
+		return plain
+	}
+	return hex.EncodeToString(s.sum.Sum(nil))
 }
 
 // decoder undoes the compression that the first bytes show; what shows none is read as it is.
@@ -198,17 +228,6 @@ func endsXZ(tail []byte) bool {
 	}
 	f := tail[len(tail)-12:]
 	return string(f[10:]) == "YZ" && binary.LittleEndian.Uint32(f) == crc32.ChecksumIEEE(f[4:10])
-}
-
-// filesystem tells images of whole filesystems.
-func filesystem(head []byte) string {
-	switch {
-	case bytes.HasPrefix(head, []byte("hsqs")):
-		return "a squashfs"
-	case len(head) >= 1028 && string(head[1024:1028]) == "\xe2\xe1\xf5\xe0":
-		return "an EROFS"
-	}
-	return ""
 }
 
 // isTar checks the first header's checksum, which every tar since 1979 has; an archive may begin with its end.

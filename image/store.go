@@ -28,7 +28,8 @@ const (
 // Store is the images of one croft root:
 //
 //	Dir/FINGERPRINT/image.json   the record of an image, written last and never changed
-//	Dir/layers/HEX/              an unpacked layer
+//	               /metadata.yaml templates/   of an LXD or Incus image, as they came: nobody has checked them
+//	Dir/layers/HEX               a layer: an unpacked tree, or the file of a squashfs or EROFS
 //	Dir/aliases.json             alias -> fingerprint
 //	Dir/.lock                    held for every change, for moments only; readers never wait
 //
@@ -40,10 +41,14 @@ type Store struct {
 	// are rootfs's. How much may be unpacked at most is Unpack's to enforce while it streams.
 	Unpack func(ctx context.Context, r io.Reader, dir string) (bytes, entries int64, err error)
 	Pack   func(ctx context.Context, dir string, w io.Writer) error
+
+	// Mount mounts the filesystem in a file where nobody sees it, until root is closed; root's Name is a path to it.
+	// asLayer says whether machines can have the file as it is; otherwise it has to be unpacked. It is rootfs's, too.
+	Mount func(file string) (root *os.File, asLayer bool, err error)
 }
 
-// LayerDir is where the layer's tree lies. It is shared and read-only to everybody.
-func (s *Store) LayerDir(l Layer) string { return filepath.Join(s.Dir, layersName, l.hex()) }
+// LayerPath is where the layer lies: a directory, or the file of a filesystem. It is shared and read-only to everybody.
+func (s *Store) LayerPath(l Layer) string { return filepath.Join(s.Dir, layersName, l.hex()) }
 
 // Get finds the image that ref calls: an alias, a fingerprint, or the first six or more digits of one. None is
 // ErrNotExist, with a hint at what was probably meant.
@@ -247,9 +252,9 @@ func (s *Store) usedLayers() (map[string]bool, error) {
 	return used, nil
 }
 
-// publish makes the image visible: first its layers' names exist, then its record, then its aliases. The store is
-// locked.
-func (s *Store) publish(img Image) error {
+// publish makes the image visible: first its layers' names exist, then its record, then its aliases. What metadata holds
+// of LXD's lies beside the record. The store is locked.
+func (s *Store) publish(img Image, metadata string) error {
 	if _, err := s.load(img.Fingerprint); err == nil {
 		return nil // imported before
 	}
@@ -263,6 +268,9 @@ func (s *Store) publish(img Image) error {
 	}
 	defer os.RemoveAll(dir)
 	if err := os.Chmod(dir, 0o755); err != nil {
+		return err
+	}
+	if err := moveMetadata(metadata, dir); err != nil {
 		return err
 	}
 	if err := state.Replace(filepath.Join(dir, recordName), append(data, '\n'), 0o644); err != nil {

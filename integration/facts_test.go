@@ -19,6 +19,8 @@ var facts = map[string]func() error{
 	"overlay":  probeOverlay,
 	"apparmor": probeAppArmor,
 	"loop":     func() error { return try("losetup", "-f") },
+	"squashfs": func() error { return try("mksquashfs", "-version") },
+	"erofs":    func() error { return try("mkfs.erofs", "--help") },
 	"nft":      func() error { return try("nft", "list", "ruleset") },
 	"cc":       func() error { return try("gcc", "--version") },
 	"keyctl":   func() error { return try("keyctl", "session", "-", "keyctl", "show", "@s") },

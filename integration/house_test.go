@@ -29,7 +29,7 @@ var house = []struct {
 	{"croft/state", "", "golang.org/x/sys"},
 	{"croft/idmap", "croft/state", "golang.org/x/sys"},
 	{"croft/image", "croft/state",
-		"golang.org/x/sys github.com/klauspost/compress github.com/ulikunitz/xz github.com/containers/image/v5"},
+		"golang.org/x/sys github.com/klauspost/compress github.com/ulikunitz/xz github.com/containers/image/v5 go.yaml.in/yaml/v3"},
 	{"croft/rootfs", "croft/state croft/idmap", "golang.org/x/sys github.com/cyphar/filepath-securejoin"},
 	{"croft/netsetup", "croft/state", "golang.org/x/sys github.com/vishvananda/netlink github.com/google/nftables"},
 	{"croft/run", "croft/state croft/idmap croft/image croft/rootfs croft/netsetup",

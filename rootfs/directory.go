@@ -29,9 +29,14 @@ func (Directory) Create(r Root) error {
 	if err := os.Mkdir(aside, 0o755); err != nil {
 		return err
 	}
-	for _, layer := range r.Layers {
-		if err := copyLayer(layer, aside); err != nil {
-			return fmt.Errorf("copy %s: %w", layer, err)
+	view, err := OpenView(r.Layers)
+	if err != nil {
+		return err
+	}
+	defer view.Close()
+	for i, dir := range view.Dirs {
+		if err := copyLayer(dir, aside); err != nil {
+			return fmt.Errorf("copy %s: %w", r.Layers[i], err)
 		}
 	}
 	return os.Rename(aside, copyOf(r))

@@ -59,7 +59,7 @@ var overlayOptions = [...][2]string{{"redirect_dir", "nofollow"}, {"metacopy", "
 // PathMode, set in the environment to "path", takes the way of kernels before 6.15 for a test of it.
 const PathMode = "CROFT_OVERLAY"
 
-// Mount clones each layer and the upper, shifts the clones with userns and mounts the overlay of them.
+// Mount detaches each layer and the upper, shifts them with userns and mounts the overlay of them.
 func (o Overlay) Mount(r Root, userns *os.File, at string) error {
 	if err := o.Unmount(at); err != nil { // twice over one upper is undefined
 		return err
@@ -115,7 +115,7 @@ func ownerOf(userns *os.File) (int, error) {
 	return int(uid), nil
 }
 
-// trees are detached, shifted clones of directories; the last one is the upper. Closing one dissolves it, so
+// trees are detached, shifted mounts of layers and directories; the last one is the upper. Closing one dissolves it, so
 // they must stay open until the overlay exists.
 type trees []*os.File
 
@@ -138,17 +138,38 @@ func cloneTrees(dirs []string, userns *os.File) (trees, error) {
 	return all, nil
 }
 
-func cloneTree(dir string, userns *os.File) (*os.File, error) {
-	fd, err := unix.OpenTree(unix.AT_FDCWD, dir, unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC|unix.AT_NO_AUTOMOUNT)
+// cloneTree gives a detached mount of a layer or directory, shifted with userns.
+func cloneTree(layer string, userns *os.File) (*os.File, error) {
+	tree, err := detach(layer)
 	if err != nil {
-		return nil, &os.PathError{Op: "open_tree", Path: dir, Err: err}
+		return nil, err
 	}
+	if err := shift(tree, userns); err != nil {
+		tree.Close()
+		return nil, &os.PathError{Op: "mount_setattr", Path: layer, Err: err}
+	}
+	return tree, nil
+}
+
+func detach(layer string) (*os.File, error) {
+	file, err := isFile(layer)
+	if err != nil {
+		return nil, err
+	}
+	if file {
+		return mountFile(layer)
+	}
+	fd, err := unix.OpenTree(unix.AT_FDCWD, layer, unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC|unix.AT_NO_AUTOMOUNT)
+	if err != nil {
+		return nil, &os.PathError{Op: "open_tree", Path: layer, Err: err}
+	}
+	return os.NewFile(uintptr(fd), layer), nil
+}
+
+// shift has the detached tree show its files' ids as userns sees them.
+func shift(tree, userns *os.File) error {
 	attr := unix.MountAttr{Attr_set: unix.MOUNT_ATTR_IDMAP, Userns_fd: uint64(userns.Fd())}
-	if err := unix.MountSetattr(fd, "", unix.AT_EMPTY_PATH, &attr); err != nil {
-		unix.Close(fd)
-		return nil, &os.PathError{Op: "mount_setattr", Path: dir, Err: err}
-	}
-	return os.NewFile(uintptr(fd), dir), nil
+	return unix.MountSetattr(int(tree.Fd()), "", unix.AT_EMPTY_PATH, &attr)
 }
 
 // errNoFdLayers means that this kernel does not take layers as descriptors.

@@ -1,7 +1,7 @@
 // Package rootfs makes the root filesystem of a machine out of image layers and what the machine changed.
 //
 // Ownership on disk stays as the image has it: ids are shifted by mounts, and nothing is ever chowned. This
-// package knows layers as directories and instances as a place on disk; it never fetches, starts or decides.
+// package knows layers as directories or files and instances as a place on disk; it never fetches, starts or decides.
 package rootfs
 
 import (
@@ -19,7 +19,7 @@ import (
 // Root is one machine's root filesystem: where it is kept and what lies below it.
 type Root struct {
 	Dir    string   // its own directory: upper, work, generated files
-	Layers []string // directories of the image, lowest first
+	Layers []string // of the image, lowest first: directories, or files that hold a filesystem
 }
 
 // Guest is the directory of the files that croft generates for the machine. It lies over the image and

@@ -68,11 +68,17 @@ func (e *Engine) decide(in *state.Instance, img image.Image) (err error) {
 			return err
 		}
 	}
-	dirs, err := e.layers(in)
+	layers, err := e.layers(in)
 	if err != nil {
 		return err
 	}
-	if err := decideInit(in, dirs); err != nil {
+	view, err := rootfs.OpenView(layers)
+	if err != nil {
+		return fmt.Errorf("image %s: %w", in.Spec.Image, err)
+	}
+	err = decideInit(in, view.Dirs)
+	view.Close()
+	if err != nil {
 		return err
 	}
 	f.Range, err = e.reserve(in)
@@ -101,17 +107,17 @@ func decideInit(in *state.Instance, layers []string) error {
 	return nil
 }
 
-// layers are the directories of the instance's image, lowest first.
+// layers are the directories and files of the instance's image, lowest first. To look into them there is rootfs.OpenView.
 func (e *Engine) layers(in *state.Instance) ([]string, error) {
-	var dirs []string
+	var paths []string
 	for _, digest := range in.Facts.Layers {
-		dir := e.Images.LayerDir(image.Layer{Digest: digest})
-		if _, err := os.Stat(dir); err != nil {
+		path := e.Images.LayerPath(image.Layer{Digest: digest})
+		if _, err := os.Stat(path); err != nil {
 			return nil, fmt.Errorf("image %.12s: layer is missing: %w", in.Facts.Fingerprint, err)
 		}
-		dirs = append(dirs, dir)
+		paths = append(paths, path)
 	}
-	return dirs, nil
+	return paths, nil
 }
 
 func (e *Engine) owner(in *state.Instance) state.Owner {

@@ -39,7 +39,7 @@ type (
 )
 
 func images(dir *state.Dir) *image.Store {
-	return &image.Store{Dir: dir.Images(), Unpack: unpack, Pack: rootfs.Pack}
+	return &image.Store{Dir: dir.Images(), Unpack: unpack, Pack: rootfs.Pack, Mount: rootfs.MountFile}
 }
 
 // Privileged says whether this process may do what machines need.

@@ -28,13 +28,24 @@ type picture struct {
 	Created      time.Time `json:"created"`
 	Imported     time.Time `json:"imported"`
 	UsedBy       []string  `json:"used_by"`
-	Error        string    `json:"error,omitempty"`
+	Layers       []layer   `json:"layers"`
+
+	Expires    *time.Time        `json:"expires,omitempty"`
+	Properties map[string]string `json:"properties,omitempty"`
+	Error      string            `json:"error,omitempty"`
+}
+
+type layer struct {
+	Digest string `json:"digest"`
+	Size   int64  `json:"size"`
+	Format string `json:"format"`
 }
 
 func pictureView() view[picture] {
 	return view[picture]{
 		{Head: "ALIAS", Cell: func(p picture) string { return first(p.Aliases) }},
 		{Head: "FINGERPRINT", Cell: func(p picture) string { return p.Fingerprint[:12] }},
+		{Head: "KIND", Cell: func(p picture) string { return p.Kind }},
 		{Head: "ARCH", Cell: func(p picture) string { return p.Architecture }},
 		{Head: "SIZE", Cell: func(p picture) string { return sizeText(p.Size) }},
 		{Head: "IMPORTED", Cell: func(p picture) string { return durationText(time.Since(p.Imported)) + " ago" }},
@@ -61,7 +72,13 @@ func pictureOf(i run.Image, users []string) picture {
 	p := picture{
 		Fingerprint: i.Fingerprint, Aliases: i.Aliases, Kind: i.Kind, Architecture: i.Architecture, OS: i.OS,
 		Release: i.Release, Description: i.Description, Size: i.Size, Created: i.Created, Imported: i.Imported,
-		UsedBy: users, Error: i.Damaged,
+		UsedBy: users, Layers: []layer{}, Expires: i.Expires, Properties: i.Properties, Error: i.Damaged,
+	}
+	for _, l := range i.Layers {
+		if l.Format == "" {
+			l.Format = "tree"
+		}
+		p.Layers = append(p.Layers, layer(l))
 	}
 	if p.Aliases == nil {
 		p.Aliases = []string{}
@@ -85,14 +102,21 @@ func (a *app) imageImport() func(*pflag.FlagSet) man.Run {
 			if err != nil {
 				return err
 			}
-			if args[0] == "-" && isTerminal(os.Stdin) {
+			rootfs := ""
+			if len(args) == 2 {
+				rootfs = args[1]
+			}
+			if (args[0] == "-" || rootfs == "-") && isTerminal(os.Stdin) {
 				return man.Misused("an archive is expected on stdin, and that is a terminal")
+			}
+			if args[0] == "-" && rootfs == "-" {
+				return man.Misused("stdin can be one of the two, not both")
 			}
 			ctx, cancel := signal.NotifyContext(ctx, syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP)
 			defer cancel()
 			bar := stderrProgress(*quiet)
 			img, err := e.Images.Import(ctx, run.ImportOptions{
-				Source: args[0], Stdin: os.Stdin, Aliases: aliases, Reuse: *reuse, MaxBytes: limit,
+				Source: args[0], Rootfs: rootfs, Stdin: os.Stdin, Aliases: aliases, Reuse: *reuse, MaxBytes: limit,
 				Progress: func(done, total int64) { bar.report("import "+args[0], done, total) },
 			})
 			bar.end(err == nil)

@@ -166,11 +166,12 @@ func images(a *app) []*man.Command {
 		See:  []string{"images", "run"},
 		Sub: []*man.Command{
 			{
-				Name: "import", Args: "FILE|DIR|-", Short: "Import an image", New: a.imageImport(),
-				Long: "Takes a tar archive of a root filesystem, plain or compressed with gzip, xz, zstd or bzip2, or a directory, and prints the fingerprint of the image. What it is is told by its content. The same content is one image, however it is compressed.",
+				Name: "import", Args: "FILE|DIR|- [ROOTFS]", Short: "Import an image", New: a.imageImport(),
+				Long: "Takes a root filesystem and prints the fingerprint of the image made of it. It may be a tar archive, plain or compressed with gzip, xz, zstd or bzip2; a directory; a squashfs or EROFS; an LXD or Incus image in one file; or in two, the metadata and then ROOTFS. What it is is told by its content.\n\nA squashfs or EROFS is not unpacked: machines run on it as it is, and share what is read of it. Where the kernel cannot shift the ids of that filesystem it is unpacked once, here.",
 				Examples: []man.Example{
 					{Say: "Debian from its mirror", Do: "mmdebstrap --include=systemd-sysv,dbus trixie - | croft image import --alias debian/13 -"},
 					{Say: "An archive, in place of the image that has the name now", Do: "croft image import --alias debian/13 --reuse rootfs.tar.xz"},
+					{Say: "An image of LXD or Incus in two files", Do: "croft image import --alias alpine/edge incus.tar.xz rootfs.squashfs"},
 				},
 			},
 			{Name: "list", Aliases: []string{"ls"}, Short: "List images", New: a.imageList(), Long: "Lists the images, those with an alias first.", Examples: []man.Example{{Say: "What there is", Do: "croft image list"}}},

@@ -30,10 +30,10 @@ const imagesText = `An image is a root filesystem that any number of machines sh
 ## Names
 An image is called by an alias or by its fingerprint, of which six digits are enough. An alias may have slashes, as in ` + "`debian/13`" + `; a colon stands behind the name of a remote and so is refused. ` + "`croft image alias`" + ` adds a name. ` + "`croft image rm`" + ` takes a name away and, with the last one, the image.
 
-The fingerprint is the sha256 of the uncompressed archive: the same archive is the same image, however it is compressed, and importing it again only adds names.
+The fingerprint of an archive is the sha256 of it uncompressed: the same archive is the same image, however it is compressed, and importing it again only adds names. That of a squashfs or EROFS is the sha256 of the file; that of an LXD or Incus image is the one that LXD and Incus know it by.
 
 ## Where they come from
-` + "`croft image import`" + ` takes a tar archive of a root filesystem, plain or compressed with gzip, xz, zstd or bzip2, from a file or, called "-", from stdin; or a directory. What it gets is told by its content.
+` + "`croft image import`" + ` takes a tar archive of a root filesystem, plain or compressed with gzip, xz, zstd or bzip2, from a file or, called "-", from stdin; a directory; a squashfs or EROFS; or an image of LXD or Incus. What it gets is told by its content.
 
 From nothing but a Debian mirror:
 
@@ -43,6 +43,14 @@ From a machine or tree that is there:
 
     tar -C TREE --numeric-owner --xattrs -cf - . | croft image import --alias mine -
     croft image import --alias mine TREE
+
+From the files that LXD and Incus download, the metadata first:
+
+    croft image import --alias alpine/edge incus.tar.xz rootfs.squashfs
+
+A squashfs or EROFS is kept as it is and mounted by each machine, all on one loop device, so that what one machine has read of it is in memory for all. It takes the disk space of the file, and is read a little slower than files that are unpacked. Where the kernel cannot shift the ids of that filesystem it is unpacked when it is imported. The kernel reads such a file with all its rights: import those of people you trust, and have others unpacked: ` + "`unsquashfs`" + `.
+
+The templates of an LXD or Incus image are kept and not applied.
 
 Owners, modes, hard links, device nodes, file capabilities and other extended attributes are kept. An import that is interrupted leaves nothing that can be seen, and what it left on disk is removed by the next import or by ` + "`croft repair`" + `.
 
@@ -58,7 +66,7 @@ Below /var/lib/croft, or CROFT_ROOT, or --root:
 - ` + "`instances/NAME/console.log`" + ` is what its console printed, ` + "`console.log.1`" + ` what it printed before; each has 1 MiB at most.
 - ` + "`instances/NAME/claim`" + ` is locked while the machine runs; ` + "`lock`" + ` while its record is written.
 - ` + "`roots/NAME/`" + ` is what the machine changed: ` + "`upper/fs`" + ` with the driver overlay, a whole copy in ` + "`fs`" + ` with the driver dir.
-- ` + "`images/FINGERPRINT/image.json`" + `, ` + "`images/layers/DIGEST/`" + ` and ` + "`images/aliases.json`" + ` are the images.
+- ` + "`images/FINGERPRINT/image.json`" + `, ` + "`images/layers/DIGEST`" + ` and ` + "`images/aliases.json`" + ` are the images; a layer is an unpacked tree, or a squashfs or EROFS as it came.
 
 Owners on disk are the machine's own: its root's files belong to 0, its user 1000's to 1000. Ids are shifted when a machine is mounted and never on disk. That is why these directories are open to root alone.
 
@@ -91,6 +99,7 @@ const environmentText = `## Read by croft
 - ` + "`NO_COLOR`" + `, when not empty, keeps help from being bold.
 - ` + "`COLUMNS`" + ` is the width of help where that is not a terminal.
 - ` + "`CROFT_OVERLAY=path`" + ` mounts root filesystems in the way of kernels before 6.15: for tests.
+- ` + "`CROFT_LAYERS=unpack`" + ` has ` + "`croft image import`" + ` unpack a squashfs or EROFS: for tests.
 
 Other variables whose names begin with CROFT_ are croft's own, from one of its processes to the next.
 
