@@ -88,7 +88,7 @@ func accounts(file string) []state.Range {
 	var all []state.Range
 	eachLine(file, func(fields []string) {
 		if len(fields) > 2 {
-			if id, err := strconv.ParseUint(fields[2], 10, 32); err == nil && id >= uint64(Pool.Base) {
+			if id, err := strconv.ParseUint(fields[2], 10, 32); err == nil && id >= Size { // below it nobody gets ranges
 				all = append(all, state.Range{Base: uint32(id), Size: 1})
 			}
 		}

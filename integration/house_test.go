@@ -40,7 +40,7 @@ var house = []struct {
 			"github.com/moby/sys/user github.com/seccomp/libseccomp-golang github.com/sirupsen/logrus"},
 	{"croft/man", "", "github.com/spf13/pflag"},
 	{"croft/run/cli", "croft/state croft/run croft/man",
-		"golang.org/x/sys golang.org/x/term github.com/spf13/pflag go.yaml.in/yaml/v3"},
+		"golang.org/x/sys golang.org/x/term github.com/spf13/pflag go.yaml.in/yaml/v3 github.com/pelletier/go-toml/v2"},
 	{"croft", "croft/run croft/run/cli", ""},
 }
 

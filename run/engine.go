@@ -145,7 +145,7 @@ func (e *Engine) reserve(in *state.Instance) (state.Range, error) {
 	taken = append(taken, idmap.Foreign()...)
 	ids := had
 	if had.Size == 0 || overlaps(had, taken) {
-		if ids, err = idmap.Pick(idmap.Pool, idmap.Size, taken); err != nil {
+		if ids, err = idmap.Pick(e.Pool, idmap.Size, taken); err != nil {
 			return state.Range{}, err
 		}
 	}

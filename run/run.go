@@ -6,8 +6,10 @@
 package run
 
 import (
+	"fmt"
 	"os"
 
+	"croft/idmap"
 	"croft/image"
 	"croft/rootfs"
 	"croft/state"
@@ -20,6 +22,7 @@ var Version = "dev" // a variable only because the linker can set nothing else
 type Engine struct {
 	Dir    *state.Dir
 	Images *image.Store
+	Pool   state.Range       // machines get their ids out of it
 	Log    func(line string) // takes what a start logs; nil: nobody reads it
 }
 
@@ -29,7 +32,19 @@ func Open(root, runDir string) (*Engine, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Engine{Dir: dir, Images: images(dir)}, nil
+	return &Engine{Dir: dir, Images: images(dir), Pool: inheritPool()}, nil
+}
+
+// DefaultPool is where machines get their ids unless it is said otherwise.
+func DefaultPool() state.Range { return idmap.Pool }
+
+// inheritPool is the pool of whoever started this process of a machine.
+func inheritPool() state.Range {
+	var r state.Range
+	if _, err := fmt.Sscanf(os.Getenv(envPool), "%d+%d", &r.Base, &r.Size); err != nil {
+		return DefaultPool()
+	}
+	return r
 }
 
 // Image and ImportOptions are the store's: faces know the engine and not what stands below it.

@@ -27,6 +27,7 @@ import (
 const (
 	envRoot   = "CROFT_ROOT"
 	envRun    = "CROFT_RUN"
+	envPool   = "CROFT_ID_POOL"
 	envClaim  = "CROFT_CLAIM"  // descriptor of the claim
 	envReport = "CROFT_REPORT" // descriptor of the pipe to whoever asked for the start
 	envFront  = "CROFT_FOREGROUND"
@@ -270,6 +271,9 @@ func flag(b bool) int {
 // environ is what the processes of a machine run with: nothing of the caller's but where things are.
 func (e *Engine) environ() []string {
 	env := []string{"PATH=" + os.Getenv("PATH"), envRoot + "=" + e.Dir.Root, envRun + "=" + e.Dir.Run}
+	if e.Pool != DefaultPool() {
+		env = append(env, fmt.Sprintf("%s=%d+%d", envPool, e.Pool.Base, e.Pool.Size))
+	}
 	for _, name := range []string{rootfs.PathMode, EnvLog, EnvTimings} {
 		if v := os.Getenv(name); v != "" {
 			env = append(env, name+"="+v)

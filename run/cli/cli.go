@@ -48,6 +48,8 @@ func Main(args []string) int {
 // app is what the commands of one invocation share: the global flags, and the engine once it is opened.
 type app struct {
 	root, run string
+	origin    map[string]string // of root and run: the flag or variable that said it; none where neither did
+	host      hostSettings      // once they are read
 	log       string
 	inner     bool // the exit code belongs to what runs inside
 	opened    *run.Engine
@@ -64,8 +66,13 @@ func (a *app) globals(fs *pflag.FlagSet) {
 
 // environment gives the flags that were not used the values of the environment.
 func (a *app) environment(fs *pflag.FlagSet) {
+	a.origin = map[string]string{}
 	for flag, name := range map[string]string{"root": "CROFT_ROOT", "run": "CROFT_RUN"} {
-		if v := os.Getenv(name); v != "" && !fs.Changed(flag) {
+		switch v := os.Getenv(name); {
+		case fs.Changed(flag):
+			a.origin[flag] = "--" + flag
+		case v != "":
+			a.origin[flag] = name
 			_ = fs.Set(flag, v) // a string takes any
 		}
 	}
@@ -82,6 +89,19 @@ func (a *app) engine() (*run.Engine, error) {
 	if !run.Privileged() {
 		return nil, state.Hint(errors.New("needs root"), "sudo croft "+strings.Join(os.Args[1:], " "))
 	}
+	if _, err := a.configure(); err != nil {
+		return nil, err
+	}
+	e, err := a.open()
+	if err == nil && a.host.IDPool.Size != 0 {
+		e.Pool = a.host.IDPool.Range
+	}
+	return e, err
+}
+
+// open opens the engine without a look at the host's settings. The processes of a machine do so: they were told all
+// they need, and a slip in a file must not keep a machine from being undone.
+func (a *app) open() (*run.Engine, error) {
 	e, err := run.Open(a.root, a.run)
 	if err == nil {
 		e.Log = func(line string) { fmt.Fprintln(os.Stderr, line) }

@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -28,6 +29,8 @@ func (a *app) createMachine(flags *specFlags, image string, cmd []string) (*stat
 		if err != nil {
 			return nil, err
 		}
+		spec.Timeouts.Stop = cmp.Or(spec.Timeouts.Stop, int(a.host.StopTimeout))
+		spec.Timeouts.Ready = cmp.Or(spec.Timeouts.Ready, int(a.host.ReadyTimeout))
 		in, err := e.Create(spec)
 		if errors.Is(err, state.ErrExist) && flags.Name == "" && try < 100 {
 			continue

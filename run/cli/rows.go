@@ -184,13 +184,29 @@ func images(a *app) []*man.Command {
 	}}
 }
 
+// theHost are the commands about croft itself on this host.
+func theHost(a *app) []*man.Command {
+	return []*man.Command{
+		{
+			Heading: "The host", Name: "config", Short: "Look at the settings of the host", See: []string{"environment", "files"},
+			Long: "/etc/croft/croft.toml says what holds for all of croft on this host. Flags come before variables of the environment, these before the file, and the file before the defaults.\n\n" +
+				"    root = \"/srv/croft\"            # as --root\n    run = \"/run/croft\"             # as --run\n    id-pool = \"524288-1879048191\"  # where new machines get their ids\n    stop-timeout = \"100s\"          # of new machines, as --stop-timeout\n    ready-timeout = \"2m\"           # of new machines, as --ready-timeout",
+			Sub: []*man.Command{{
+				Name: "show", Short: "Print each setting and where it comes from", New: a.configShow(),
+				Long:     "Prints the settings in force, each with its origin: a flag, a variable, the file or `default`.",
+				Examples: []man.Example{{Say: "Where are the machines kept?", Do: "croft config show"}},
+			}},
+		},
+	}
+}
+
 // hidden are the words that croft says to itself: they work and appear nowhere.
 func hidden(a *app) []*man.Command {
 	return []*man.Command{
 		{Name: "supervise", Args: "NAME", Hidden: true, New: func(*pflag.FlagSet) man.Run {
 			return func(_ context.Context, args []string) error {
 				run.Hurry()
-				e, err := a.engine()
+				e, err := a.open()
 				if err == nil {
 					err = e.Supervise(args[0])
 				}
@@ -211,7 +227,7 @@ func hidden(a *app) []*man.Command {
 }
 
 func (a *app) undo(name, status, cause string) error {
-	e, err := a.engine()
+	e, err := a.open()
 	if err != nil {
 		return err
 	}

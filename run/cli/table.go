@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"slices"
 
 	"croft/man"
 	"croft/run"
@@ -25,14 +26,16 @@ func (a *app) program() *man.Program {
 
 		Environment: []man.Entry{
 			{Term: "CROFT_ROOT, CROFT_RUN", Text: "the directories of --root and --run"},
+			{Term: envConfig, Text: "a file in place of " + configFile},
 			{Term: "NO_COLOR", Text: "when not empty: no bold in help"},
 		},
 		Files: []man.Entry{
+			{Term: configFile, Text: "settings of the host: croft-config(1)"},
 			{Term: run.DefaultRoot, Text: "images, machines and what they changed"},
 			{Term: run.DefaultRun, Text: "what a reboot may take"},
 			{Term: "/run/croft-host", Text: "which machine of this host has which ids"},
 		},
-		Commands: append(append(machines(a), images(a)...), hidden(a)...),
+		Commands: slices.Concat(machines(a), images(a), theHost(a), hidden(a)),
 	}
 	help := p.HelpCommand()
 	help.Heading = "Help"

@@ -1,0 +1,190 @@
+package cli
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"math"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"croft/man"
+	"croft/run"
+	"croft/state"
+
+	"github.com/pelletier/go-toml/v2"
+	"github.com/spf13/pflag"
+)
+
+// Where the settings of the host stand.
+const (
+	configFile = "/etc/croft/croft.toml"
+	envConfig  = "CROFT_CONFIG" // another file instead
+)
+
+// hostSettings are what that file can say; what it does not say is zero.
+type hostSettings struct {
+	Root         absolutePath `toml:"root"`
+	Run          absolutePath `toml:"run"`
+	IDPool       idPool       `toml:"id-pool"`
+	StopTimeout  wholeTime    `toml:"stop-timeout"`
+	ReadyTimeout wholeTime    `toml:"ready-timeout"`
+}
+
+// Types of its values. What is wrong with one is said together with the line that it stands in.
+type (
+	absolutePath struct{ string }
+	wholeTime    int // in seconds
+	idPool       struct{ state.Range }
+)
+
+func (p *absolutePath) UnmarshalText(text []byte) error {
+	if p.string = string(text); !filepath.IsAbs(p.string) {
+		return fmt.Errorf("%q is not an absolute path", text)
+	}
+	return nil
+}
+
+func (t *wholeTime) UnmarshalText(text []byte) error {
+	if err := (*secondsValue)(t).Set(string(text)); err != nil {
+		return fmt.Errorf("%q %w", text, err)
+	}
+	return nil
+}
+
+func (p *idPool) UnmarshalText(text []byte) error {
+	var first, end uint32
+	_, err := fmt.Sscanf(string(text)+"\n", "%d-%d\n", &first, &end)
+	if err != nil || first < smallestID || end == math.MaxUint32 || end < first || end-first < smallestID-1 {
+		return fmt.Errorf("%q is no range of 65536 ids or more above 65535, like %q", text, idText(run.DefaultPool()))
+	}
+	p.Range = state.Range{Base: first, Size: end - first + 1}
+	return nil
+}
+
+// smallestID is where the ids end that a host gives to its own users and services.
+const smallestID = 1 << 16
+
+func idText(r state.Range) string { return fmt.Sprintf("%d-%d", r.Base, r.End()-1) }
+
+// readHostSettings reads the file that is to be read; none at the usual place says nothing.
+func readHostSettings() (path string, s hostSettings, err error) {
+	path = cmp.Or(os.Getenv(envConfig), configFile)
+	text, err := os.ReadFile(path)
+	if errors.Is(err, fs.ErrNotExist) && path == configFile {
+		return path, s, nil
+	}
+	if err != nil {
+		return path, s, fmt.Errorf("config: %w", err)
+	}
+	d := toml.NewDecoder(bytes.NewReader(text)).DisallowUnknownFields()
+	if err := d.Decode(&s); err != nil {
+		return path, s, configError(path, err)
+	}
+	return path, s, nil
+}
+
+// configError says in one sentence what is wrong, and where.
+func configError(path string, err error) error {
+	var unknown *toml.StrictMissingError
+	var wrong *toml.DecodeError
+	switch {
+	case errors.As(err, &unknown):
+		line, _ := unknown.Errors[0].Position()
+		key := strings.Join(unknown.Errors[0].Key(), ".")
+		err := fmt.Errorf("%s:%d: no such key %q", path, line, key)
+		if near := man.Nearest(key, configKeys()); near != "" {
+			return state.Hint(err, near)
+		}
+		return state.Hint(err, "croft config show lists them")
+	case errors.As(err, &wrong):
+		line, _ := wrong.Position()
+		at := fmt.Sprintf("%s:%d: ", path, line)
+		if key := wrong.Key(); len(key) > 0 {
+			at += strings.Join(key, ".") + ": "
+		}
+		text := strings.TrimPrefix(wrong.Error(), "toml: ")
+		if strings.HasPrefix(text, "cannot decode") { // into a type of ours, whose name says nothing to a reader
+			text = "is to be a string, in quotes"
+		}
+		return errors.New(at + text)
+	}
+	return fmt.Errorf("%s: %w", path, err)
+}
+
+// hostSetting is one row of config show; its JSON names are a promise (docs/json.md).
+type hostSetting struct {
+	Key    string `json:"key"`
+	Value  string `json:"value"`
+	Origin string `json:"origin"`
+}
+
+// hostRows are the settings in force and where each comes from, in the order of the file's fields.
+func (a *app) hostRows(path string, s hostSettings) []hostSetting {
+	seconds := func(n wholeTime, otherwise time.Duration) string {
+		return durationText(cmp.Or(time.Duration(n)*time.Second, otherwise))
+	}
+	from := func(said bool) string {
+		if said {
+			return path
+		}
+		return "default"
+	}
+	pool := s.IDPool.Range
+	if pool.Size == 0 {
+		pool = run.DefaultPool()
+	}
+	return []hostSetting{
+		{"root", a.root, cmp.Or(a.origin["root"], from(s.Root.string != ""))},
+		{"run", a.run, cmp.Or(a.origin["run"], from(s.Run.string != ""))},
+		{"id-pool", idText(pool), from(s.IDPool.Size != 0)},
+		{"stop-timeout", seconds(s.StopTimeout, state.DefaultStop), from(s.StopTimeout != 0)},
+		{"ready-timeout", seconds(s.ReadyTimeout, state.DefaultReady), from(s.ReadyTimeout != 0)},
+	}
+}
+
+func configKeys() (keys []string) {
+	for _, r := range (&app{}).hostRows("", hostSettings{}) {
+		keys = append(keys, r.Key)
+	}
+	return keys
+}
+
+// configure takes in the host's settings, below what flags and environment say.
+func (a *app) configure() (path string, err error) {
+	path, s, err := readHostSettings()
+	if err != nil {
+		return path, err
+	}
+	a.host = s
+	if a.origin["root"] == "" {
+		a.root = cmp.Or(s.Root.string, a.root)
+	}
+	if a.origin["run"] == "" {
+		a.run = cmp.Or(s.Run.string, a.run)
+	}
+	return path, nil
+}
+
+func (a *app) configShow() func(*pflag.FlagSet) man.Run {
+	return func(fs *pflag.FlagSet) man.Run {
+		format := formatValue("table")
+		fs.Var(&format, "format", "print `table|json|yaml|csv|TEMPLATE`")
+		return func(context.Context, []string) error {
+			path, err := a.configure()
+			if err != nil {
+				return err
+			}
+			return view[hostSetting]{
+				{Head: "KEY", Cell: func(r hostSetting) string { return r.Key }},
+				{Head: "VALUE", Cell: func(r hostSetting) string { return r.Value }},
+				{Head: "ORIGIN", Cell: func(r hostSetting) string { return r.Origin }},
+			}.write(os.Stdout, string(format), a.hostRows(path, a.host))
+		}
+	}
+}
