@@ -38,6 +38,7 @@ import (
 //	signal SIG NAME|PID...            send a signal
 //	reap [-t D] NAME N[|N]|any        wait for its end (10s) with status N; its output is stdout and stderr then
 //	pty [-status N] [-size WxH] FILE CMD ARG...   under a terminal, talked to by FILE (pty_test.go); what it showed is stdout
+//	build VAR VERSION [COMMIT]        $VAR is a croft that says it is VERSION, made of COMMIT or else of this tree
 //	owns N [VAR]                      N processes run from this script's croft binary (within 5s); their pids are in $VAR
 var commands = map[string]func(ts *testscript.TestScript, neg bool, args []string){
 	"need":    cmdNeed,
@@ -54,6 +55,7 @@ var commands = map[string]func(ts *testscript.TestScript, neg bool, args []strin
 	"signal":  cmdSignal,
 	"reap":    cmdReap,
 	"pty":     cmdPty,
+	"build":   cmdBuild,
 	"owns":    cmdOwns,
 }
 
@@ -371,6 +373,22 @@ func cmdReap(ts *testscript.TestScript, neg bool, args []string) {
 	if got := fmt.Sprint(statusOf(ts, err)); want != "any" && !slices.Contains(strings.Split(want, "|"), got) {
 		ts.Fatalf("%s ended with status %s, not %s", name, got, want)
 	}
+}
+
+func cmdBuild(ts *testscript.TestScript, neg bool, args []string) {
+	usage(ts, !neg && (len(args) == 2 || len(args) == 3), "build VAR VERSION [COMMIT]")
+	tree := ".."
+	if len(args) == 3 {
+		tree = filepath.Join(ts.Getenv("WORK"), ".tree-"+args[0])
+		ts.Check(os.Mkdir(tree, 0o755))
+		if err := try("sh", "-c", `git -C .. archive "$1" | tar -xC "$2" && test -e "$2/Makefile"`, "sh", args[2], tree); err != nil {
+			ts.Logf("no commit %s here, this tree stands in for it: %v", args[2], err)
+			tree = ".."
+		}
+	}
+	binary := filepath.Join(ts.Getenv("WORK"), ".bin", "croft-"+args[1])
+	ts.Check(try("make", "-s", "-C", tree, "build", "CROFT="+binary, "VERSION="+args[1]))
+	ts.Setenv(args[0], binary)
 }
 
 func cmdOwns(ts *testscript.TestScript, neg bool, args []string) {
