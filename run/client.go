@@ -17,7 +17,7 @@ import (
 // Keeper is a connection to the keeper of a running machine (protocol: keeper.h).
 type Keeper struct {
 	conn *os.File
-	Init *os.File // pidfd of the machine's init
+	Init *os.File // pidfd of the machine's init; nil between two runs of it
 	PID  int      // of the same, as this host sees it
 }
 
@@ -38,8 +38,19 @@ const (
 )
 
 // Connect connects to the keeper of in. While the machine is starting it waits for one. ErrNotRunning when
-// nobody holds the instance; an orphan has no keeper either.
+// nobody holds the instance, or when whoever does waits to start it again; an orphan has no keeper either.
 func (e *Engine) Connect(ctx context.Context, in *state.Instance) (*Keeper, error) {
+	k, err := e.reach(ctx, in)
+	if err == nil && k.Init == nil {
+		k.Close()
+		name := in.Spec.Name
+		return nil, state.Hint(fmt.Errorf("%s: waits for its restart: %w", name, state.ErrNotRunning), "croft wait --for ready "+name)
+	}
+	return k, err
+}
+
+// reach connects to whoever can end the machine: its keeper, or who waits to start it again (restart.go).
+func (e *Engine) reach(ctx context.Context, in *state.Instance) (*Keeper, error) {
 	name := in.Spec.Name
 	for began := time.Now(); ; {
 		conn, err := dial(e.Dir.RunOf(name), socketName, unix.SOCK_SEQPACKET)
@@ -95,18 +106,19 @@ func hello(conn *os.File) (*Keeper, error) {
 	if err != nil {
 		return nil, err
 	}
-	if n < 16 || pidfd == nil || binary.NativeEndian.Uint32(buf[:]) != keeperMagic {
+	pid := int(int32(binary.NativeEndian.Uint32(buf[8:])))
+	if n < 16 || (pidfd == nil) != (pid == 0) || binary.NativeEndian.Uint32(buf[:]) != keeperMagic {
 		return nil, fmt.Errorf("keeper: unknown greeting: %w", state.ErrInvalid)
 	}
 	if v := binary.NativeEndian.Uint32(buf[4:]); v > keeperVersion {
 		return nil, fmt.Errorf("keeper: speaks version %d, this croft %d: %w", v, keeperVersion, state.ErrUnsupported)
 	}
-	return &Keeper{conn, pidfd, int(int32(binary.NativeEndian.Uint32(buf[8:])))}, nil
+	return &Keeper{conn, pidfd, pid}, nil
 }
 
 // Close ends the connection; what was bound to it ends too.
 func (k *Keeper) Close() error {
-	k.Init.Close()
+	k.Init.Close() // nil is fine
 	return k.conn.Close()
 }
 

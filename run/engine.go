@@ -263,6 +263,9 @@ func (e *Engine) remove(in *state.Instance) error {
 	if err := driver.Remove(rootfs.Root{Dir: e.Dir.RootOf(in.Spec.Name)}); err != nil {
 		return err
 	}
+	if err := os.RemoveAll(e.Dir.RunOf(in.Spec.Name)); err != nil { // there if a wait for a restart was killed
+		return err
+	}
 	if err := e.Dir.Remove(in.Spec.Name); err != nil {
 		return err
 	}
@@ -304,15 +307,27 @@ func (e *Engine) repairOne(name string) ([]string, error) {
 	}
 	defer claim.Release()
 	in, err := e.Dir.Get(name)
-	if err != nil || in.Applied == nil {
+	if err != nil {
 		return nil, err
+	}
+	if in.Applied == nil {
+		return e.repairStopped(name)
 	}
 	what := name + ": cleared what a crash had left"
 	if in.Applied.Populated() {
 		what = name + ": was orphaned, killed"
 	}
-	err = e.finish(name, state.Exit{Time: time.Now().UTC(), Reason: state.ExitLost, Code: 1})
+	err = e.finish(name, state.Exit{Time: time.Now().UTC(), Reason: state.ExitLost, Code: 1}, 0)
 	return []string{what}, err
+}
+
+// repairStopped clears what is left of one that was killed while it waited for its restart.
+func (e *Engine) repairStopped(name string) ([]string, error) {
+	dir := e.Dir.RunOf(name)
+	if !exists(dir) {
+		return nil, nil
+	}
+	return []string{name + ": removed " + dir}, os.RemoveAll(dir)
 }
 
 // sweep removes what belongs to no record: interrupted creations, roots and run directories without one.

@@ -42,6 +42,9 @@ type ExitStatus int
 
 func (s ExitStatus) Error() string { return fmt.Sprintf("exit status %d", int(s)) }
 
+// StatusTimeout is that of what ran out of its time, as timeout(1) has it.
+const StatusTimeout = 124
+
 // The statuses that a shell gives for a command that it could not run.
 const (
 	StatusNotExecutable ExitStatus = 126
@@ -61,6 +64,9 @@ func (e *Engine) Exec(ctx context.Context, in *state.Instance, x Exec) (ExitStat
 	}
 	if in.Applied == nil {
 		return 0, e.notRunning(in)
+	}
+	if err := Awake(in); err != nil {
+		return 0, err
 	}
 	cell, err := newCell(in.Applied.Cgroups)
 	if err != nil {

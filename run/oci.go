@@ -2,6 +2,9 @@ package run
 
 import (
 	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
 
 	"croft/state"
 
@@ -66,8 +69,52 @@ func (p *Plan) mounts() []specs.Mount {
 			specs.Mount{Destination: "/run", Type: "tmpfs", Source: "tmpfs", Options: []string{"nosuid", "nodev", "mode=755"}},
 			specs.Mount{Destination: "/run/host", Type: "bind", Source: p.HostFiles(), Options: []string{"bind", "ro", "nosuid", "nodev", "noexec"}})
 	}
+	return append(m, p.asked()...)
+}
+
+// asked are the mounts that the machine's spec wants, and those that a read-only root needs, parents before what
+// lies in them.
+func (p *Plan) asked() []specs.Mount {
+	var m []specs.Mount
 	for _, v := range p.Instance.Spec.Mounts {
 		m = append(m, p.volume(v))
+	}
+	for _, t := range p.Instance.Spec.Tmpfs {
+		m = append(m, tmpfs(t))
+	}
+	if p.Instance.Spec.Root.ReadOnly {
+		for _, t := range p.writable() {
+			if !slices.ContainsFunc(m, func(other specs.Mount) bool { return other.Destination == t.Target }) {
+				m = append(m, tmpfs(t))
+			}
+		}
+	}
+	slices.SortStableFunc(m, func(a, b specs.Mount) int {
+		return strings.Count(a.Destination, "/") - strings.Count(b.Destination, "/")
+	})
+	return m
+}
+
+// writable are the directories that programs need to write to while they run. An init has its /run anyway.
+func (p *Plan) writable() []state.Tmpfs {
+	all := []state.Tmpfs{{Target: "/tmp"}, {Target: "/var/tmp"}}
+	if !p.Boot {
+		all = append(all, state.Tmpfs{Target: "/run", Mode: "755"})
+	}
+	if p.Notify { // systemd: its logind does not start where it cannot make its directory
+		all = append(all, state.Tmpfs{Target: "/var/lib/systemd", Mode: "755"})
+	}
+	return all
+}
+
+func tmpfs(t state.Tmpfs) specs.Mount {
+	mode := t.Mode
+	if mode == "" {
+		mode = "1777"
+	}
+	m := specs.Mount{Destination: filepath.Clean(t.Target), Type: "tmpfs", Source: "tmpfs", Options: []string{"nosuid", "nodev", "mode=" + mode}}
+	if t.Size > 0 {
+		m.Options = append(m.Options, "size="+strconv.FormatInt(t.Size, 10))
 	}
 	return m
 }

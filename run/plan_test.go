@@ -41,6 +41,15 @@ func plans() map[string]*Plan {
 		in.Spec.Mounts = []state.Mount{{Source: "/srv", Target: "/srv"}, {Source: "/home/joe/src", Target: "/src/", ReadOnly: true}}
 		h.owners = map[string]Owner{"/srv": {0, 0}, "/home/joe/src": {1000, 1001}}
 	})
+	add("memory", DefaultRoot, false, func(in *state.Instance, h *host) {
+		in.Spec.Root = state.Root{ReadOnly: true}
+		in.Spec.Tmpfs = []state.Tmpfs{{Target: "/src/out", Size: 1 << 20, Mode: "700"}, {Target: "/tmp", Mode: "755"}}
+		in.Spec.Mounts = []state.Mount{{Source: "/home/joe/src", Target: "/src"}, {Source: "/srv", Target: "/tmp/x"}}
+	})
+	add("payload-read-only", DefaultRoot, false, func(in *state.Instance, h *host) {
+		payload(in, h)
+		in.Spec.Root = state.Root{ReadOnly: true}
+	})
 	add("other-root", "/srv/croft", false, func(*state.Instance, *host) {})
 	return all
 }

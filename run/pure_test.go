@@ -104,12 +104,46 @@ func exited(code int) unix.WaitStatus  { return unix.WaitStatus(code << 8) }
 func signalled(s int) unix.WaitStatus  { return unix.WaitStatus(s) }
 func coreDumped(s int) unix.WaitStatus { return unix.WaitStatus(s | 0x80) }
 
+// An end in time is a matter of the clock, whatever the guest made of it.
+func TestExitOfExpired(t *testing.T) {
+	in := &state.Instance{Facts: state.Facts{Init: state.Init{Mode: state.InitBoot}}}
+	for _, status := range []unix.WaitStatus{exited(0), signalled(2), signalled(9)} {
+		if got := exitOf(in, status, CauseExpired); got.Reason != state.ExitTimeout || got.Code != StatusTimeout {
+			t.Errorf("%v: %+v", status, got)
+		}
+	}
+}
+
+func TestPauseBefore(t *testing.T) {
+	for n, want := range map[int]time.Duration{
+		1: 100 * time.Millisecond, 2: 200 * time.Millisecond, 7: 6400 * time.Millisecond, 8: 10 * time.Second, 9: 10 * time.Second, 65536: 10 * time.Second,
+	} {
+		if got := pauseBefore(n); got != want {
+			t.Errorf("before restart %d: %v, want %v", n, got, want)
+		}
+	}
+}
+
+func TestInARow(t *testing.T) {
+	began := time.Unix(1e9, 0)
+	in := &state.Instance{Restarts: 3, Applied: &state.Applied{Started: began}}
+	if got := inARow(in, began.Add(steady-time.Second)); got != 4 {
+		t.Errorf("a short run: %d", got)
+	}
+	if got := inARow(in, began.Add(steady)); got != 1 {
+		t.Errorf("a steady run: %d", got)
+	}
+	if got := inARow(&state.Instance{Restarts: 3}, began); got != 4 {
+		t.Errorf("a start that never was: %d", got)
+	}
+}
+
 // All wait statuses that there are.
 func TestExitOf(t *testing.T) {
 	for _, mode := range []string{state.InitBoot, state.InitPayload} {
 		in := &state.Instance{Facts: state.Facts{Init: state.Init{Mode: mode}}}
 		for code := range 256 {
-			if got, want := exitOf(in, exited(code)), (state.Exit{Reason: state.ExitExited, Code: code}); got != want {
+			if got, want := exitOf(in, exited(code), CauseSelf), (state.Exit{Reason: state.ExitExited, Code: code}); got != want {
 				t.Errorf("%s: exit %d: %+v", mode, code, got)
 			}
 		}
@@ -121,10 +155,10 @@ func TestExitOf(t *testing.T) {
 			if sig == int(unix.SIGINT) || sig == int(unix.SIGHUP) {
 				want = state.Exit{Reason: state.ExitPoweroff}
 			}
-			if got := exitOf(in, signalled(sig)); got != want {
+			if got := exitOf(in, signalled(sig), CauseAsked); got != want {
 				t.Errorf("%s: signal %d: %+v, want %+v", mode, sig, got, want)
 			}
-			if got := exitOf(in, coreDumped(sig)); got != want {
+			if got := exitOf(in, coreDumped(sig), CauseAsked); got != want {
 				t.Errorf("%s: signal %d with a core: %+v, want %+v", mode, sig, got, want)
 			}
 		}

@@ -33,6 +33,7 @@ type Started struct {
 	pipe    *os.File
 	lines   *bufio.Scanner
 	code    int
+	reason  string            // of its end
 	log     func(line string) // nil: nobody reads it
 	words   string            // the last lines of its console, once it has ended
 }
@@ -88,7 +89,9 @@ func (s *Started) until(ctx context.Context, mark string) error {
 				s.log(rest)
 			}
 		case "X":
-			s.code, _ = strconv.Atoi(rest)
+			code, reason, _ := strings.Cut(rest, " ")
+			s.code, _ = strconv.Atoi(code)
+			s.reason = reason
 		case "W":
 			s.words, _ = strconv.Unquote(rest)
 		}
@@ -159,6 +162,9 @@ func (s *Started) Ready(ctx context.Context, e *Engine, limit time.Duration) err
 	return err
 }
 
+// Expired says whether the machine has ended because its time was up.
+func (s *Started) Expired() bool { return s.reason == state.ExitTimeout }
+
 // Wait waits until the machine has ended and all is undone, and gives its exit code.
 func (s *Started) Wait(ctx context.Context) (int, error) {
 	err := s.until(ctx, "")
@@ -186,12 +192,15 @@ func (s *Started) lastWords(e *Engine) string {
 	return text + "; its last lines: " + words
 }
 
-// startOnHost starts cmd in the host's mount namespace, from which this process may have gone (mounts.c): the
-// machine must not keep the namespace of a caller that it outlives.
-func startOnHost(cmd *exec.Cmd) error {
+// startOnHost starts cmd in the host's mount namespace: the machine must not keep the namespace of a caller that it
+// outlives.
+func startOnHost(cmd *exec.Cmd) error { return onHost(cmd.Start) }
+
+// onHost runs do on a thread in the host's mount namespace, from which this process may have gone (mounts.c).
+func onHost(do func() error) error {
 	hostns, err := hostMounts()
 	if err != nil {
-		return cmd.Start() // we never left it
+		return do() // we never left it
 	}
 	result := make(chan error)
 	go func() {
@@ -201,7 +210,7 @@ func startOnHost(cmd *exec.Cmd) error {
 			err = unix.Setns(hostns, unix.CLONE_NEWNS)
 		}
 		if err == nil {
-			err = cmd.Start() // forks from this thread
+			err = do() // what forks or executes does it from this thread
 		}
 		result <- err
 	}()

@@ -6,12 +6,15 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 	"time"
 
 	"croft/idmap"
 	"croft/rootfs"
 	"croft/state"
 
+	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 )
 
@@ -90,13 +93,40 @@ func mountRoot(_ context.Context, l *launch) error {
 			return err
 		}
 	}
+	spec := l.Instance.Spec.Root
+	if spec.Ephemeral {
+		if err := driver.Remove(l.Root); err != nil {
+			return err
+		}
+	}
 	if err := driver.Create(l.Root); err != nil {
 		return err
 	}
 	if err := rootfs.WriteGuest(l.Root, l.Files); err != nil {
 		return err
 	}
-	return driver.Mount(l.Root, l.userns, RootMount())
+	if err := driver.Mount(l.Root, l.userns, RootMount()); err != nil {
+		return err
+	}
+	if spec.ReadOnly {
+		return rootfs.Seal(RootMount(), l.userns, l.mountPoints())
+	}
+	return nil
+}
+
+// mountPoints are those in the root itself, and not in what is mounted there.
+func (l *launch) mountPoints() []rootfs.Point {
+	all := l.mounts()
+	var points []rootfs.Point
+	for _, m := range all {
+		if slices.ContainsFunc(all, func(other specs.Mount) bool { return strings.HasPrefix(m.Destination, other.Destination+"/") }) {
+			continue
+		}
+		st, err := os.Stat(m.Source)
+		file := m.Type == "bind" && err == nil && !st.IsDir()
+		points = append(points, rootfs.Point{Path: m.Destination, File: file})
+	}
+	return points
 }
 
 // clearRoot finds mounts only after a start that failed: otherwise they went with the namespaces.

@@ -11,9 +11,14 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Stop ends a machine by its own rules within limit, then by force, and returns when all is undone.
-// ErrNotRunning when it does not run. An orphan can only be killed.
+// Stop ends a machine by its own rules within limit, then by force, and returns when all is undone. A paused one is
+// resumed for that. ErrNotRunning when it does not run. An orphan can only be killed.
 func (e *Engine) Stop(ctx context.Context, in *state.Instance, limit time.Duration) error {
+	if in.Applied != nil && in.Applied.Frozen() {
+		if err := e.Resume(ctx, in); err != nil && !errors.Is(err, state.ErrNotRunning) {
+			return err
+		}
+	}
 	return e.end(ctx, in, func(k *Keeper) error { return k.Stop(limit) })
 }
 
@@ -34,18 +39,26 @@ func (e *Engine) Kill(ctx context.Context, in *state.Instance, sig unix.Signal) 
 }
 
 func (e *Engine) end(ctx context.Context, in *state.Instance, ask func(*Keeper) error) error {
-	k, err := e.Connect(ctx, in)
+	k, err := e.reach(ctx, in)
 	if errors.Is(err, state.ErrNotRunning) {
 		return e.endOrphan(in, err)
 	}
-	if err != nil {
-		return err
+	for err == nil {
+		if err = ask(k); err == nil || errors.Is(err, unix.EPIPE) {
+			err = k.Wait(ctx)
+		}
+		k.Close()
+		// A machine that ended by itself at that moment has not heard us, and its policy may start it again.
+		now, _ := e.Dir.Get(in.Spec.Name)
+		if err != nil || now == nil || now.UUID != in.UUID || now.Restarts == 0 {
+			return err
+		}
+		k, err = e.reach(ctx, now)
 	}
-	defer k.Close()
-	if err := ask(k); err != nil && !errors.Is(err, unix.EPIPE) {
-		return err
+	if errors.Is(err, state.ErrNotRunning) {
+		return nil
 	}
-	return k.Wait(ctx)
+	return err
 }
 
 // endOrphan kills what is left of a machine whose keeper is dead; notRunning when nothing is.

@@ -60,7 +60,7 @@ func (e *Engine) supervise(name string, report *report) error {
 	if err != nil {
 		return err
 	}
-	claim, err := e.claim(name)
+	claim, heir, err := e.claim(name)
 	if err != nil {
 		return err
 	}
@@ -72,19 +72,20 @@ func (e *Engine) supervise(name string, report *report) error {
 	ctx, cancel := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
 	defer cancel()
 	signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE) // whoever reads our stderr may go; ignored, the guest would inherit it
-	l, err := e.prepare(in, report)
+	l, err := e.prepare(in, heir, report)
 	if err == nil {
 		err = l.up(ctx)
 	}
 	if err == nil && l.Stdio {
 		if status, over := l.brief(ctx); over {
-			return e.over(in, status)
+			l.listener.Close() // whoever connects is for the next run
+			return e.conclude(l.Instance, exitOf(in, status, CauseSelf), CauseSelf, claim)
 		}
 	}
 	if err == nil {
 		err = l.become(claim, hostns, ctx.Err() != nil)
 	}
-	return e.failed(name, l, err)
+	return e.failed(in, l, err, heir, claim)
 }
 
 // brief stays with a payload for its first moments. One that ends in them is undone by this process, which saves
@@ -111,19 +112,6 @@ func (l *launch) brief(ctx context.Context) (status unix.WaitStatus, over bool) 
 // briefly is in ms. Who connects meanwhile waits that long for the keeper.
 const briefly = 50
 
-// over undoes a machine whose init has died with the given wait status, and gives its end as an ExitStatus.
-func (e *Engine) over(in *state.Instance, status unix.WaitStatus) error {
-	end := exitOf(in, status)
-	end.Time = time.Now().UTC()
-	if err := e.finish(in.Spec.Name, end); err != nil {
-		return err
-	}
-	if end.Code != 0 {
-		return ExitStatus(end.Code)
-	}
-	return nil
-}
-
 // hostMounts is the mount namespace that this process left before the Go runtime started (mounts.c).
 func hostMounts() (fd int, err error) {
 	if fd := int(C.croft_host_mounts); fd > 0 {
@@ -135,12 +123,13 @@ func hostMounts() (fd int, err error) {
 	return -1, os.NewSyscallError("unshare(CLONE_NEWNS)", unix.Errno(-int(C.croft_host_mounts)))
 }
 
-// claim takes the instance, or takes it over from the keeper that execed us for a reboot.
-func (e *Engine) claim(name string) (*state.Claim, error) {
+// claim takes the instance, or is the heir of the process that execed us for a reboot or a restart.
+func (e *Engine) claim(name string) (claim *state.Claim, heir bool, err error) {
 	if fd, ok := inherited(envClaim); ok {
-		return state.AdoptClaim(uintptr(fd)), nil
+		return state.AdoptClaim(uintptr(fd)), true, nil
 	}
-	return e.Dir.Claim(name)
+	claim, err = e.Dir.Claim(name)
+	return claim, false, err
 }
 
 // settle removes what a crash left of an earlier start and makes sure of the instance's ids.
@@ -165,8 +154,8 @@ func (e *Engine) settle(name string) (*state.Instance, error) {
 	return in, nil
 }
 
-// prepare writes down what is about to be done, before any of it is.
-func (e *Engine) prepare(in *state.Instance, report *report) (*launch, error) {
+// prepare writes down what is about to be done, before any of it is. An heir goes on where the run before it ended.
+func (e *Engine) prepare(in *state.Instance, heir bool, report *report) (*launch, error) {
 	began := time.Now()
 	h, err := look(in)
 	if err != nil {
@@ -181,8 +170,18 @@ func (e *Engine) prepare(in *state.Instance, report *report) (*launch, error) {
 		BootID: state.BootID(), Build: Version, Started: began.UTC(),
 		Spec: in.Spec, Facts: in.Facts, Run: plan.RunDir, Cgroups: plan.Cgroups,
 	}
-	_, err = e.Dir.Edit(in.Spec.Name, func(in *state.Instance) error {
-		in.Facts, in.Applied, in.Exit = applied.Facts, applied, nil
+	if life := in.Spec.Timeouts.Life; life > 0 {
+		applied.Expires = applied.Started.Add(time.Duration(life) * time.Second)
+	}
+	if heir && in.Applied != nil { // a reboot does not put off the end
+		applied.Expires = in.Applied.Expires
+	}
+	_, err = e.Dir.Edit(in.Spec.Name, func(now *state.Instance) error {
+		now.Facts, now.Applied, now.Exit = applied.Facts, applied, nil
+		if !heir {
+			now.Restarts = 0
+		}
+		in.Applied, in.Restarts = applied, now.Restarts
 		return nil
 	})
 	if err != nil {
@@ -192,16 +191,28 @@ func (e *Engine) prepare(in *state.Instance, report *report) (*launch, error) {
 	return &launch{Plan: plan, engine: e, report: report}, nil
 }
 
-// failed undoes a start that did not come about and remembers why.
-func (e *Engine) failed(name string, l *launch, cause error) error {
-	if errors.Is(cause, context.Canceled) {
-		cause = errors.New("interrupted")
+// failed undoes a start that did not come about and remembers why. One that was a reboot or a restart may be tried
+// again; of any other its caller is told.
+func (e *Engine) failed(in *state.Instance, l *launch, why error, heir bool, claim *state.Claim) error {
+	cause := CauseSelf
+	if errors.Is(why, context.Canceled) {
+		why, cause = errors.New("interrupted"), CauseAsked
 	}
 	if l != nil && l.container != nil { // it is our child, and we are about to go
 		unix.PidfdSendSignal(int(l.container.pidfd.Fd()), unix.SIGKILL, nil, 0)
 	}
-	undone := e.finish(name, state.Exit{Time: time.Now().UTC(), Reason: state.ExitFailed, Code: 1, Error: cause.Error()})
-	return errors.Join(cause, undone)
+	end := state.Exit{Time: time.Now().UTC(), Reason: state.ExitFailed, Code: 1, Error: why.Error()}
+	if !heir {
+		return errors.Join(why, e.finish(in.Spec.Name, end, 0))
+	}
+	if l != nil {
+		l.listener.Close() // nil is fine
+	}
+	err := e.conclude(in, end, cause, claim)
+	if _, ended := err.(ExitStatus); ended {
+		err = nil // why says more
+	}
+	return errors.Join(why, err)
 }
 
 // become executes the keeper in place of this process. What it needs is open and not close-on-exec; all else
@@ -226,7 +237,7 @@ func (l *launch) become(claim *state.Claim, hostns int, stop bool) error {
 	fields := []int{
 		l.container.pid, passOn(l.container.pidfd), passOn(l.container.pty), passOn(l.container.slave),
 		passOn(l.listener), passOn(l.notify), passOn(logs), passOn(run), passOn(l.report.file), hostns,
-		l.Instance.Facts.StopSignal, int(l.Instance.Spec.Timeouts.StopAfter() / time.Second), 0, grace,
+		l.Instance.Facts.StopSignal, int(l.Instance.Spec.Timeouts.StopAfter() / time.Second), l.life(), grace,
 		flag(l.Foreground), flag(stop),
 	}
 	args := []string{"croft", "keeper", name}
@@ -247,6 +258,15 @@ func (l *launch) become(claim *state.Claim, hostns int, stop bool) error {
 	err = syscall.Exec("/proc/self/exe", args, env)
 	runtime.KeepAlive(l)
 	return fmt.Errorf("exec keeper: %w", err)
+}
+
+// life is how many seconds of the machine's life are left, 0 when it has no end.
+func (l *launch) life() int {
+	expires := l.Instance.Applied.Expires
+	if expires.IsZero() {
+		return 0
+	}
+	return max(1, int((time.Until(expires)+time.Second-1)/time.Second))
 }
 
 // bootGrace is how long, in ms, an init that does not tell when it is up must live to count as ready.
@@ -335,6 +355,12 @@ func (r *report) timing(step string, d time.Duration) {
 	r.line("T " + step + " " + strconv.FormatInt(d.Microseconds(), 10))
 }
 
+func (r *report) close() {
+	if r.file != nil {
+		r.file.Close()
+	}
+}
+
 func (r *report) started() { r.line("S") }
 func (r *report) failed(err error) {
 	class := 1 + slices.IndexFunc(classes(), func(c error) bool { return errors.Is(err, c) })
@@ -370,27 +396,35 @@ const (
 
 // Undo ends a machine whose init has died with the given wait status: the keeper executes it. It gives the status
 // that a foreground run exits with as an ExitStatus, nil for 0.
-func (e *Engine) Undo(name string, status unix.WaitStatus, _ Cause) error {
-	if fd, ok := inherited(envClaim); ok {
-		defer state.AdoptClaim(uintptr(fd)).Release()
+func (e *Engine) Undo(name string, status unix.WaitStatus, cause Cause) error {
+	claim, _, err := e.claim(name)
+	if err != nil {
+		return err
 	}
+	defer claim.Release()
 	report := inheritReport()
 	in, err := e.Dir.Get(name)
 	if err != nil {
 		return err
 	}
-	report.line("X " + strconv.Itoa(exitOf(in, status).Code))
+	end := exitOf(in, status, cause)
+	report.line("X " + strconv.Itoa(end.Code) + " " + end.Reason)
 	if lines, _ := e.lastLines(name, 3); report.file != nil && len(lines) > 0 {
 		report.line("W " + strconv.Quote(strings.Join(lines, " | "))) // the log may go with the record
 	}
-	return e.over(in, status)
+	if in.Spec.Restart.Policy != state.RestartNo {
+		report.close() // whoever waits there waits for this run alone
+	}
+	return e.conclude(in, end, cause, claim)
 }
 
 // exitOf reads a wait status. The kernel ends the init of a pid namespace with SIGINT when the guest halts or
 // powers off and with SIGHUP when it reboots (reboot(2)); nothing else can send PID 1 those.
-func exitOf(in *state.Instance, status unix.WaitStatus) state.Exit {
+func exitOf(in *state.Instance, status unix.WaitStatus, cause Cause) state.Exit {
 	boots := in.Facts.Init.Mode == state.InitBoot
 	switch {
+	case cause == CauseExpired:
+		return state.Exit{Reason: state.ExitTimeout, Code: StatusTimeout}
 	case status.Signaled() && (status.Signal() == unix.SIGINT || status.Signal() == unix.SIGHUP):
 		return state.Exit{Reason: state.ExitPoweroff}
 	case status.Signaled() && boots:
@@ -401,8 +435,9 @@ func exitOf(in *state.Instance, status unix.WaitStatus) state.Exit {
 	return state.Exit{Reason: state.ExitExited, Code: status.ExitStatus()}
 }
 
-// finish undoes the start of name, remembers how it ended, and removes what was made to be removed.
-func (e *Engine) finish(name string, end state.Exit) error {
+// finish undoes the start of name, remembers how it ended and how often it was restarted, and removes what was made
+// to be removed.
+func (e *Engine) finish(name string, end state.Exit, restarts int) error {
 	in, err := e.Dir.Get(name)
 	if err != nil {
 		return err
@@ -416,7 +451,7 @@ func (e *Engine) finish(name string, end state.Exit) error {
 		return e.remove(in)
 	}
 	_, err = e.Dir.Edit(name, func(in *state.Instance) error {
-		in.Applied, in.Exit = nil, &end
+		in.Applied, in.Exit, in.Restarts = nil, &end, restarts
 		return nil
 	})
 	return err

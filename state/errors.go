@@ -11,6 +11,7 @@ var (
 	ErrExist       = errors.New("already exists")
 	ErrRunning     = errors.New("is running")
 	ErrNotRunning  = errors.New("is not running")
+	ErrPaused      = errors.New("is paused")
 	ErrBusy        = errors.New("is in use")
 	ErrInvalid     = errors.New("is not valid")
 	ErrUnsupported = errors.New("is not supported here")

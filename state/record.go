@@ -20,8 +20,10 @@ type Instance struct {
 	Created   time.Time  `json:"created"`
 	Spec      Spec       `json:"spec"`
 	Facts     Facts      `json:"facts"`
-	Applied   *Applied   `json:"applied,omitempty"` // nil: never started, or cleanly undone
-	Exit      *Exit      `json:"exit,omitempty"`    // nil: has not ended yet
+	Applied   *Applied   `json:"applied,omitempty"`  // nil: never started, or cleanly undone
+	Exit      *Exit      `json:"exit,omitempty"`     // nil: has not ended yet
+	Restarts  int        `json:"restarts,omitempty"` // in a row, by Spec.Restart
+	Rename    *Rename    `json:"rename,omitempty"`   // under way, or interrupted
 	Snapshots []Snapshot `json:"snapshots,omitempty"`
 
 	// raw is the record as read, so that what a later build added survives being written by this one.
@@ -61,11 +63,19 @@ type Link struct {
 	Network string `json:"network"`
 }
 
+// Rename is a change of the name that is written into both records, the one under the old name and the one under the
+// new, before anything moves: whoever finds either after a crash can finish it.
+type Rename struct {
+	From string `json:"from"`
+	To   string `json:"to"`
+}
+
 // Applied is the plan exactly as it was started. Undo reads this and never a spec that was edited since.
 type Applied struct {
 	BootID  string    `json:"boot_id"` // of the host: another one means nothing of this is left
 	Build   string    `json:"build"`   // version of croft that started it
 	Started time.Time `json:"started"`
+	Expires time.Time `json:"expires,omitzero"` // the end of Timeouts.Life; a reboot does not put it off
 	Spec    Spec      `json:"spec"`
 	Facts   Facts     `json:"facts"`
 	Run     string    `json:"run"`     // the instance's directory under /run
@@ -77,6 +87,7 @@ const (
 	ExitPoweroff = "poweroff" // the guest halted or powered off
 	ExitExited   = "exited"   // PID 1 returned Code
 	ExitKilled   = "killed"   // PID 1 died of signal Code-128
+	ExitTimeout  = "timeout"  // Timeouts.Life was over
 	ExitFailed   = "failed"   // it never came up
 	ExitLost     = "lost"     // its keeper was killed, so nobody saw the end
 )
@@ -86,7 +97,7 @@ type Exit struct {
 	Time   time.Time `json:"time"`
 	Reason string    `json:"reason"`
 	Code   int       `json:"code"`            // as a shell would see it
-	Error  string    `json:"error,omitempty"` // for ExitFailed
+	Error  string    `json:"error,omitempty"` // for ExitFailed, and why there was no further restart
 }
 
 // Snapshot is reserved for the snapshots of an instance.

@@ -3,6 +3,7 @@ package state
 import (
 	"fmt"
 	"path"
+	"strconv"
 	"strings"
 	"time"
 	"unicode"
@@ -18,8 +19,10 @@ type Spec struct {
 	Root     Root              `json:"root"`
 	NICs     []NIC             `json:"nics,omitempty"` // none: loopback only
 	Mounts   []Mount           `json:"mounts,omitempty"`
+	Tmpfs    []Tmpfs           `json:"tmpfs,omitempty"`
 	Labels   map[string]string `json:"labels,omitempty"`
 	Remove   bool              `json:"remove,omitempty"` // machine and record go when it stops
+	Restart  Restart           `json:"restart,omitzero"`
 	Timeouts Timeouts          `json:"timeouts"`
 }
 
@@ -40,7 +43,9 @@ type Init struct {
 
 // Root says how the root filesystem is kept.
 type Root struct {
-	Driver string `json:"driver,omitempty"` // "" picks: overlay, else dir
+	Driver    string `json:"driver,omitempty"`    // "" picks: overlay, else dir
+	ReadOnly  bool   `json:"read_only,omitempty"` // but for /run, /tmp and /var/tmp, which are in memory
+	Ephemeral bool   `json:"ephemeral,omitempty"` // begins anew at every start
 }
 
 // The networks that need no network.
@@ -61,10 +66,47 @@ type Mount struct {
 	ReadOnly bool   `json:"read_only,omitempty"`
 }
 
+// Tmpfs is a directory in memory, empty at every start.
+type Tmpfs struct {
+	Target string `json:"target"`               // absolute, in the machine
+	Size   int64  `json:"size_bytes,omitempty"` // 0: the kernel's, half of the memory
+	Mode   string `json:"mode,omitempty"`       // octal; "" is 1777
+}
+
+// The restart policies: what follows when a machine ends that nobody has asked to stop.
+const (
+	RestartNo        = "" // nothing
+	RestartOnFailure = "on-failure"
+	RestartAlways    = "always"
+)
+
+// Restart says whether a machine that ended by itself is started again.
+type Restart struct {
+	Policy string `json:"policy,omitempty"`
+	Limit  int    `json:"limit,omitempty"` // of restarts in a row; 0: DefaultRestarts
+}
+
+// DefaultRestarts is how often in a row a machine is started again.
+const DefaultRestarts = 5
+
+// Most is how often in a row it is started again.
+func (r Restart) Most() int {
+	if r.Limit == 0 {
+		return DefaultRestarts
+	}
+	return r.Limit
+}
+
+// After says whether the policy wants another start after an end with the given code.
+func (r Restart) After(code int) bool {
+	return r.Policy == RestartAlways || r.Policy == RestartOnFailure && code != 0
+}
+
 // Timeouts in whole seconds; 0 is the default of each.
 type Timeouts struct {
 	Stop  int `json:"stop_seconds,omitempty"`  // from the stop signal to the kill; default DefaultStop
 	Ready int `json:"ready_seconds,omitempty"` // from start to ready; default DefaultReady
+	Life  int `json:"life_seconds,omitempty"`  // from start to a stop that nobody has to ask for; default: never
 }
 
 // Defaults of Timeouts. A stopping Debian may wait 90 s for a stuck service of its own.
@@ -138,13 +180,14 @@ func (s *Spec) Check() error {
 		say("root.driver", "%q is neither overlay nor dir", s.Root.Driver)
 	}
 	s.checkNICs(say)
-	s.checkMounts(say)
+	s.checkTargets(say)
+	s.checkRestart(say)
 	for k := range s.Labels {
 		if k == "" || strings.ContainsFunc(k, func(r rune) bool { return r == '=' || unicode.IsSpace(r) }) {
 			say("labels", "%q is not a label", k)
 		}
 	}
-	if s.Timeouts.Stop < 0 || s.Timeouts.Ready < 0 {
+	if s.Timeouts.Stop < 0 || s.Timeouts.Ready < 0 || s.Timeouts.Life < 0 {
 		say("timeouts", "must not be negative")
 	}
 	if v == nil {
@@ -186,28 +229,60 @@ func (s *Spec) checkNICs(say func(field, format string, a ...any)) {
 	}
 }
 
-// mountsOfOurs hold what the engine mounts itself: a volume there would hide it or be hidden.
+// mountsOfOurs hold what the engine mounts itself: something else there would hide it or be hidden.
 var mountsOfOurs = [...]string{"/", "/proc", "/sys", "/dev", "/run", "/run/host"}
 
-func (s *Spec) checkMounts(say func(field, format string, a ...any)) {
+// checkTargets judges what is mounted into the machine.
+func (s *Spec) checkTargets(say func(field, format string, a ...any)) {
 	seen := map[string]bool{}
+	check := func(field, text string) {
+		target := path.Clean(text)
+		if !path.IsAbs(text) || strings.ContainsRune(text, 0) {
+			say(field, "target %q is not absolute", text)
+		}
+		for _, ours := range mountsOfOurs {
+			if target == ours {
+				say(field, "target %s belongs to the machine itself", target)
+			}
+		}
+		if seen[target] {
+			say(field, "target %s is given twice", target)
+		}
+		seen[target] = true
+	}
 	for _, m := range s.Mounts {
 		if !path.IsAbs(m.Source) {
 			say("mounts", "source %q is not absolute", m.Source)
 		}
-		target := path.Clean(m.Target)
-		if !path.IsAbs(m.Target) {
-			say("mounts", "target %q is not absolute", m.Target)
+		check("mounts", m.Target)
+	}
+	for _, t := range s.Tmpfs {
+		check("tmpfs", t.Target)
+		if below(t.Target, "/proc") || below(t.Target, "/sys") || below(t.Target, "/run/host") {
+			say("tmpfs", "target %s is in a filesystem of the machine itself", t.Target)
 		}
-		for _, ours := range mountsOfOurs {
-			if target == ours {
-				say("mounts", "target %s belongs to the machine itself", target)
-			}
+		if t.Size < 0 {
+			say("tmpfs", "size %d is negative", t.Size)
 		}
-		if seen[target] {
-			say("mounts", "target %s is given twice", target)
+		if mode, err := strconv.ParseUint(t.Mode, 8, 32); t.Mode != "" && (err != nil || mode > 0o1777) {
+			say("tmpfs", "mode %q is none from 0 to 1777", t.Mode)
 		}
-		seen[target] = true
+	}
+}
+
+func below(target, dir string) bool { return strings.HasPrefix(path.Clean(target), dir+"/") }
+
+func (s *Spec) checkRestart(say func(field, format string, a ...any)) {
+	switch s.Restart.Policy {
+	case RestartNo, RestartOnFailure, RestartAlways:
+	default:
+		say("restart", "%q is neither on-failure nor always", s.Restart.Policy)
+	}
+	if s.Restart.Limit < 0 {
+		say("restart", "limit %d is negative", s.Restart.Limit)
+	}
+	if s.Restart.Policy != RestartNo && s.Remove {
+		say("restart", "a machine that is removed when it stops cannot start again")
 	}
 }
 

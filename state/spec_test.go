@@ -34,8 +34,10 @@ func right() Spec {
 		Env:  []string{"A=1", "B=", "C=x=y"},
 		Root: Root{Driver: "overlay"}, NICs: []NIC{{NetworkHost}},
 		Mounts:   []Mount{{"/srv", "/data", true}, {"/srv", "/run/x", false}},
+		Tmpfs:    []Tmpfs{{"/tmp", 1 << 20, "1777"}, {"/dev/shm", 0, ""}},
 		Labels:   map[string]string{"team": "a b", "org.example/x": ""},
-		Timeouts: Timeouts{1, 2},
+		Restart:  Restart{RestartOnFailure, 3},
+		Timeouts: Timeouts{1, 2, 3},
 	}
 }
 
@@ -75,11 +77,26 @@ func TestSpecCheckNamesTheField(t *testing.T) {
 		{"mounts", func(s *Spec) { s.Mounts[0].Target = "/" }},
 		{"mounts", func(s *Spec) { s.Mounts[0].Target = "/x/../dev/" }},
 		{"mounts", func(s *Spec) { s.Mounts[0].Target = "/run/./x" }}, // the other one's
+		{"mounts", func(s *Spec) { s.Mounts[0].Target = "/data\x00" }},
+		{"tmpfs", func(s *Spec) { s.Tmpfs[0].Target = "tmp" }},
+		{"tmpfs", func(s *Spec) { s.Tmpfs[0].Target = "/run/" }},
+		{"tmpfs", func(s *Spec) { s.Tmpfs[0].Target = "/run/x" }}, // a volume's
+		{"tmpfs", func(s *Spec) { s.Tmpfs[0].Target = "/dev/./shm" }},
+		{"tmpfs", func(s *Spec) { s.Tmpfs[0].Target = "/proc/sys" }},
+		{"tmpfs", func(s *Spec) { s.Tmpfs[0].Target = "/sys/fs/cgroup" }},
+		{"tmpfs", func(s *Spec) { s.Tmpfs[0].Target = "/run/host/x" }},
+		{"tmpfs", func(s *Spec) { s.Tmpfs[0].Size = -1 }},
+		{"tmpfs", func(s *Spec) { s.Tmpfs[0].Mode = "8" }},
+		{"tmpfs", func(s *Spec) { s.Tmpfs[0].Mode = "4755" }},
+		{"restart", func(s *Spec) { s.Restart.Policy = "sometimes" }},
+		{"restart", func(s *Spec) { s.Restart.Limit = -1 }},
+		{"restart", func(s *Spec) { s.Remove = true }},
 		{"labels", func(s *Spec) { s.Labels["a=b"] = "" }},
 		{"labels", func(s *Spec) { s.Labels[""] = "" }},
 		{"labels", func(s *Spec) { s.Labels["a b"] = "" }},
 		{"timeouts", func(s *Spec) { s.Timeouts.Stop = -1 }},
 		{"timeouts", func(s *Spec) { s.Timeouts.Ready = -1 }},
+		{"timeouts", func(s *Spec) { s.Timeouts.Life = -1 }},
 	} {
 		s := right()
 		c.damage(&s)
@@ -97,13 +114,14 @@ func TestSpecCheckNamesTheField(t *testing.T) {
 
 func TestSpecCheckTellsAllAtOnce(t *testing.T) {
 	s := Spec{
-		Name: "1", Hostname: "-", Init: Init{Mode: "x", Dir: "x"}, Env: []string{"x"}, Root: Root{"x"}, NICs: []NIC{{"x"}},
-		Mounts: []Mount{{"x", "x", false}}, Labels: map[string]string{"": ""}, Timeouts: Timeouts{-1, 0},
+		Name: "1", Hostname: "-", Init: Init{Mode: "x", Dir: "x"}, Env: []string{"x"}, Root: Root{Driver: "x"}, NICs: []NIC{{"x"}},
+		Mounts: []Mount{{"x", "x", false}}, Labels: map[string]string{"": ""}, Timeouts: Timeouts{Stop: -1},
+		Tmpfs: []Tmpfs{{Target: "x"}}, Restart: Restart{Policy: "x"},
 	}
 	err := s.Check()
 	for _, field := range []string{
 		"name ", "image:", "hostname:", "init.mode:", "init.dir:", "env:", "root.driver:", "nics:", "mounts: source", "mounts: target",
-		"labels:", "timeouts:",
+		"labels:", "timeouts:", "tmpfs:", "restart:",
 	} {
 		if err == nil || !strings.Contains(err.Error(), field) {
 			t.Errorf("nothing about %q in: %v", field, err)
@@ -116,5 +134,22 @@ func TestTimeouts(t *testing.T) {
 	got := []time.Duration{none.StopAfter(), none.ReadyAfter(), some.StopAfter(), some.ReadyAfter()}
 	if want := []time.Duration{DefaultStop, DefaultReady, 3 * time.Second, 4 * time.Second}; !reflect.DeepEqual(got, want) {
 		t.Errorf("%v, want %v", got, want)
+	}
+}
+
+func TestRestartAfter(t *testing.T) {
+	for _, c := range []struct {
+		policy string
+		code   int
+		want   bool
+	}{
+		{RestartNo, 1, false}, {RestartOnFailure, 0, false}, {RestartOnFailure, 1, true}, {RestartAlways, 0, true}, {RestartAlways, 137, true},
+	} {
+		if got := (Restart{Policy: c.policy}).After(c.code); got != c.want {
+			t.Errorf("%q after %d: %v", c.policy, c.code, got)
+		}
+	}
+	if (Restart{}).Most() != DefaultRestarts || (Restart{Limit: 2}).Most() != 2 {
+		t.Error("the limit is not the one asked for")
 	}
 }

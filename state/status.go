@@ -9,18 +9,23 @@ import (
 
 // The states of an instance, all derived.
 const (
-	Stopped  = "stopped"
-	Running  = "running"  // somebody holds the claim
-	Orphaned = "orphaned" // nobody does, and yet there are processes: its keeper was killed
-	Broken   = "damaged"  // the record cannot be read
+	Stopped    = "stopped"
+	Running    = "running"    // somebody holds the claim
+	Paused     = "paused"     // somebody does, and its processes are frozen
+	Restarting = "restarting" // somebody does, who waits to start it again
+	Orphaned   = "orphaned"   // nobody does, and yet there are processes: its keeper was killed
+	Broken     = "damaged"    // the record cannot be read
 )
 
 // Status is what the kernel says of an instance at one moment.
 type Status struct {
 	State string
 	Ready bool      // the guest said that it is up
-	Since time.Time // of the start; zero unless running
+	Since time.Time // of the start; zero unless it has processes
 }
+
+// Held says whether somebody has the claim.
+func (s Status) Held() bool { return s.State == Running || s.State == Paused || s.State == Restarting }
 
 // Status derives the state of in. It takes no lock and changes nothing.
 func (d *Dir) Status(in *Instance) (Status, error) {
@@ -31,8 +36,13 @@ func (d *Dir) Status(in *Instance) (Status, error) {
 	}
 	st := Status{State: Stopped}
 	switch {
+	case held && in.Applied == nil && in.Restarts > 0:
+		st.State = Restarting
 	case held:
 		st.State = Running
+		if in.Applied != nil && in.Applied.Frozen() {
+			st.State = Paused
+		}
 		_, err := os.Lstat(d.ReadyFile(name))
 		st.Ready = err == nil
 	case in.Applied != nil && in.Applied.Populated():
@@ -58,6 +68,15 @@ func (a *Applied) Populated() bool {
 		}
 	}
 	return false
+}
+
+// Frozen says whether all processes of the machine are stopped by its v2 cgroup, the first of them.
+func (a *Applied) Frozen() bool {
+	if len(a.Cgroups) == 0 {
+		return false
+	}
+	data, err := os.ReadFile(filepath.Join(a.Cgroups[0], "cgroup.events"))
+	return err == nil && strings.Contains(string(data), "frozen 1")
 }
 
 // populated asks cgroup.events where there is one (v2: it counts the whole subtree), and the processes of the

@@ -10,7 +10,6 @@ import (
 
 	"croft/man"
 	"croft/run"
-	"croft/state"
 
 	"github.com/spf13/pflag"
 	"golang.org/x/term"
@@ -29,6 +28,9 @@ func (a *app) console() func(*pflag.FlagSet) man.Run {
 			}
 			defer k.Close()
 			fmt.Fprintf(os.Stderr, "croft: console of %s; ctrl-a q detaches\n", in.Spec.Name)
+			if err := run.Awake(in); err != nil {
+				fmt.Fprintf(os.Stderr, "croft: %v; croft resume %s lets it go on\n", err, in.Spec.Name)
+			}
 			_, err = attach(ctx, k)
 			return err
 		}
@@ -107,7 +109,7 @@ func (a *app) showLogs(name string, o logOptions) error {
 	}
 	return e.Follow(name, at, os.Stdout, func() bool {
 		st, err := e.Dir.Status(in)
-		return err != nil || st.State != state.Running
+		return err != nil || !st.Held()
 	})
 }
 

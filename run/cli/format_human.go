@@ -158,8 +158,18 @@ type secondsValue int
 func (v *secondsValue) Type() string { return "duration" }
 
 func (v *secondsValue) String() string {
-	d := durationValue(time.Duration(*v) * time.Second)
-	return d.String()
+	if *v == 0 {
+		return ""
+	}
+	// All of its units, unlike durationText: what is printed is read again.
+	text := (time.Duration(*v) * time.Second).String()
+	if rest, ok := strings.CutSuffix(text, "m0s"); ok {
+		text = rest + "m"
+	}
+	if rest, ok := strings.CutSuffix(text, "h0m"); ok {
+		text = rest + "h"
+	}
+	return text
 }
 
 func (v *secondsValue) Set(s string) error {

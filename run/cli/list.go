@@ -109,7 +109,7 @@ func machineOf(e *run.Engine, in *state.Instance) (machine, error) {
 		m.Started = &st.Since
 		m.Uptime = int64(time.Since(st.Since) / time.Second)
 	}
-	if in.Exit != nil && st.State == state.Stopped {
+	if in.Exit != nil && (st.State == state.Stopped || st.State == state.Restarting) {
 		m.ExitCode = &in.Exit.Code
 	}
 	return m, nil
@@ -219,6 +219,7 @@ type details struct {
 	Facts    state.Facts      `json:"facts"`
 	Applied  *state.Applied   `json:"applied"`
 	Exit     *state.Exit      `json:"exit"`
+	Restarts int              `json:"restarts"`
 	Snapshot []state.Snapshot `json:"snapshots"`
 }
 
@@ -233,12 +234,12 @@ func (a *app) detail(ctx context.Context, name string) (details, error) {
 	}
 	d := details{
 		Name: name, State: st.State, Ready: st.Ready, UUID: in.UUID, Schema: in.Schema, Created: in.Created,
-		Spec: in.Spec, Facts: in.Facts, Applied: in.Applied, Exit: in.Exit, Snapshot: in.Snapshots,
+		Spec: in.Spec, Facts: in.Facts, Applied: in.Applied, Exit: in.Exit, Restarts: in.Restarts, Snapshot: in.Snapshots,
 	}
 	if d.Snapshot == nil {
 		d.Snapshot = []state.Snapshot{}
 	}
-	if st.State == state.Running {
+	if st.State == state.Running || st.State == state.Paused {
 		ctx, cancel := context.WithTimeout(ctx, time.Second)
 		defer cancel()
 		if k, err := e.Connect(ctx, in); err == nil {
@@ -297,13 +298,19 @@ func (d details) lines() [][2]string {
 	if d.Applied != nil {
 		out = append(out, [2]string{"Started", fmt.Sprintf("%s (up %s)", stamp(&d.Applied.Started), durationText(time.Since(d.Applied.Started)))})
 	}
+	if d.Applied != nil && !d.Applied.Expires.IsZero() {
+		out = append(out, [2]string{"Ends", fmt.Sprintf("%s (in %s)", stamp(&d.Applied.Expires), durationText(time.Until(d.Applied.Expires)))})
+	}
+	if d.Restarts > 0 {
+		out = append(out, [2]string{"Restarts", fmt.Sprintf("%d in a row", d.Restarts)})
+	}
 	network := state.NetworkNone
 	if d.Spec.HostNetwork() {
 		network = state.NetworkHost
 	}
 	out = append(out, [2]string{"Created", stamp(&d.Created)}, [2]string{"Network", network},
 		[2]string{"Ids", fmt.Sprintf("0-%d are %d-%d on the host", d.Facts.Range.Size-1, d.Facts.Range.Base, d.Facts.Range.End()-1)},
-		[2]string{"Storage", d.Facts.Driver})
+		[2]string{"Storage", d.storage()})
 	for _, m := range d.Spec.Mounts {
 		how := ""
 		if m.ReadOnly {
@@ -311,10 +318,28 @@ func (d details) lines() [][2]string {
 		}
 		out = append(out, [2]string{"Volume", m.Source + " at " + m.Target + how})
 	}
+	for _, t := range d.Spec.Tmpfs {
+		size := ""
+		if t.Size > 0 {
+			size = " (" + sizeText(t.Size) + ")"
+		}
+		out = append(out, [2]string{"In memory", t.Target + size})
+	}
 	for k, v := range d.Spec.Labels {
 		out = append(out, [2]string{"Label", k + "=" + v})
 	}
 	return out
+}
+
+func (d details) storage() string {
+	text := d.Facts.Driver
+	if d.Spec.Root.ReadOnly {
+		text += ", read-only"
+	}
+	if d.Spec.Root.Ephemeral {
+		text += ", new at every start"
+	}
+	return text
 }
 
 func (d details) stateText() string {
@@ -323,8 +348,8 @@ func (d details) stateText() string {
 		return "running, ready"
 	case d.State == state.Running:
 		return "running, not ready yet"
-	case d.Exit != nil && d.State == state.Stopped:
-		text := fmt.Sprintf("stopped (%s, status %d, %s)", d.Exit.Reason, d.Exit.Code, stamp(&d.Exit.Time))
+	case d.Exit != nil && (d.State == state.Stopped || d.State == state.Restarting):
+		text := fmt.Sprintf("%s (%s, status %d, %s)", d.State, d.Exit.Reason, d.Exit.Code, stamp(&d.Exit.Time))
 		if d.Exit.Error != "" {
 			text += ": " + d.Exit.Error
 		}

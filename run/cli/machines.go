@@ -100,8 +100,8 @@ func (a *app) startOne(ctx context.Context, name string, timings bool) error {
 	if err != nil {
 		return err
 	}
-	if held, err := e.Dir.Claimed(name); err != nil || held {
-		return err // running already is success
+	if st, err := e.Dir.Status(in); err != nil || st.Held() {
+		return errors.Join(err, run.Awake(in)) // running already is success
 	}
 	run.Hurry()
 	began := time.Now()
@@ -275,6 +275,30 @@ func parseSignal(text string) (unix.Signal, error) {
 	return 0, man.Misused("%q is no signal", text)
 }
 
+// changing is a verb that does one thing to each machine it names, without flags.
+func (a *app) changing(do func(e *run.Engine, ctx context.Context, in *state.Instance) error) func(*pflag.FlagSet) man.Run {
+	return func(fs *pflag.FlagSet) man.Run {
+		named := a.filters(fs)
+		return func(ctx context.Context, args []string) error {
+			names, err := named(args)
+			if err != nil {
+				return err
+			}
+			return a.each(names, func(name string) error {
+				e, in, err := a.instance(name)
+				if err == nil {
+					err = do(e, ctx, in)
+				}
+				return err
+			})
+		}
+	}
+}
+
+func (a *app) pause() func(*pflag.FlagSet) man.Run { return a.changing((*run.Engine).Pause) }
+
+func (a *app) resume() func(*pflag.FlagSet) man.Run { return a.changing((*run.Engine).Resume) }
+
 func (a *app) remove() func(*pflag.FlagSet) man.Run {
 	return func(fs *pflag.FlagSet) man.Run {
 		force := fs.BoolP("force", "f", false, "in any state: kill it first; one that is not there is success")
@@ -322,7 +346,7 @@ func (a *app) wait() func(*pflag.FlagSet) man.Run {
 	return func(fs *pflag.FlagSet) man.Run {
 		what := "stopped"
 		var limit time.Duration
-		fs.Var(oneOf(&what, "running", "ready", "stopped"), "for", "wait until they are `running|ready|stopped`")
+		fs.Var(oneOf(&what, "running", "ready", "paused", "stopped"), "for", "wait until they are `running|ready|paused|stopped`")
 		fs.Var((*durationValue)(&limit), "timeout", "give up after `DURATION`, with status 124")
 		named := a.filters(fs)
 		return func(ctx context.Context, args []string) error {
@@ -339,8 +363,6 @@ func (a *app) wait() func(*pflag.FlagSet) man.Run {
 		}
 	}
 }
-
-const exitTimeout = 124
 
 func (a *app) waitOne(ctx context.Context, name, what string) error {
 	for {
@@ -360,12 +382,12 @@ func (a *app) waitOne(ctx context.Context, name, what string) error {
 			}
 			fmt.Println(code)
 			return nil
-		case what == "running" && st.State == state.Running, what == "ready" && st.Ready:
+		case what == st.State, what == "ready" && st.Ready && st.State == state.Running:
 			return nil
 		}
 		select {
 		case <-ctx.Done():
-			return said{a.say(fmt.Errorf("wait %s: not %s in time", name, what)), exitTimeout}
+			return said{a.say(fmt.Errorf("wait %s: not %s in time", name, what)), run.StatusTimeout}
 		case <-time.After(20 * time.Millisecond):
 		}
 	}

@@ -59,6 +59,17 @@ func machines(a *app) []*man.Command {
 			Examples: []man.Example{{Say: "End one at once", Do: "croft kill web"}, {Say: "Ask systemd to execute itself anew", Do: "croft kill -s RTMIN+25 web"}}, See: []string{"stop"},
 		},
 		{
+			Name: "pause", Args: "NAME...", Instead: []string{filterFlag}, Peers: []string{"freeze", "suspend"}, Short: "Freeze machines", New: a.pause(),
+			Long: "Stops all processes of each machine where they are, until `croft resume`. They keep their memory and get no processor time. A paused one is success.\n\n" +
+				"A paused machine can be stopped, for which it is resumed, killed and removed. Commands cannot be run in it.",
+			Examples: []man.Example{{Say: "Freeze one, look, and let it go on", Do: "croft pause web\ncroft list\ncroft resume web"}}, See: []string{"resume", "stop"},
+		},
+		{
+			Name: "resume", Args: "NAME...", Instead: []string{filterFlag}, Peers: []string{"unpause", "thaw", "unfreeze", "continue"}, Short: "Let paused machines go on", New: a.resume(),
+			Long:     "Lets the processes of each machine run again where they were stopped. One that is not paused is success.",
+			Examples: []man.Example{{Say: "Let one go on", Do: "croft resume web"}, {Say: "All that are paused", Do: "croft resume --filter state=paused"}}, See: []string{"pause"},
+		},
+		{
 			Name: "rm", Aliases: []string{"delete", "remove"}, Peers: []string{"destroy"}, Args: "NAME...", Instead: []string{filterFlag}, Short: "Remove machines", New: a.remove(),
 			Long:     "Removes each machine with all that it changed. The image stays. One that runs is refused unless --force is given.",
 			Examples: []man.Example{{Say: "Remove one, even if it runs", Do: "croft rm -f web"}, {Say: "Remove all that are stopped", Do: "croft rm --filter state=stopped"}}, See: []string{"stop", "image"},
@@ -137,7 +148,7 @@ func machines(a *app) []*man.Command {
 		},
 		{
 			Name: "wait", Args: "NAME...", Instead: []string{filterFlag}, Short: "Wait for machines", New: a.wait(),
-			Long:     "Waits until each machine is `running`, `ready` (its init says that it is up) or `stopped`, the default, for which it prints the exit code.",
+			Long:     "Waits until each machine is `running`, `ready` (its init says that it is up), `paused` or `stopped`, the default, for which it prints the exit code.",
 			Examples: []man.Example{{Say: "Until it is up, but not for ever", Do: "croft wait --for ready --timeout 30s web"}}, See: []string{"start", "list"},
 			Exit: []man.Entry{{Term: "124", Text: "the time ran out"}},
 		},
@@ -303,14 +314,22 @@ The machine is kept when it stops, unless --rm was given: croft start NAME start
 ## What it has
 Its own ids, files, processes and host name; of the host's files only what -v binds; as network the loopback alone, unless --network host gives it all of the host's.
 
+## When it ends
+With --restart a machine that ends by itself is started again: after a crash or a status that is not 0 with on-failure, after a poweroff from inside too with always. Not after croft stop or kill, nor when --timeout ran out, nor when its keeper was killed. The pause before a restart grows from 100 ms to 10 s, and after five restarts in a row, or the N of on-failure:N, it gives up; a run of a minute begins the count anew. While it waits its state is restarting, and croft stop ends that. In a unit file leave this to systemd's Restart=.
+
+With --timeout it is stopped when its time is up, and killed when that takes longer than --stop-timeout. A reboot from inside does not put it off.
+
+## Its files
+With --read-only the machine can write to /run, /tmp and /var/tmp, which are in memory, to what -v and --tmpfs add, and where systemd boots to /var/lib/systemd, in memory too. Its root cannot change that. With -x it begins with the image's files at every start; what it changed can be looked at until then.
+
 A directory bound with -v that a user of the host owns belongs to the machine's root, and what that root makes there belongs to the user. In one that root owns, ids are the same on both sides. SRC may be relative.`
 
 const setText = `Changes what was asked of a machine when it was made, in the words of ` + "`croft run`" + `: as flags, or as KEY=VALUE with the long name of a flag for KEY. What is not named stays. All of it is taken or, when one value is wrong, none.
 
-Of a list (env, label, volume) what is given takes the place of the entry that has its name and stands beside the others. KEY.ENTRY means one entry: env.LANG=C. An empty value is what unset does. LXD's environment.LANG is env.LANG, and user.NOTE is a label of that name, to be used as one likes.
+Of a list (env, label, volume, tmpfs) what is given takes the place of the entry that has its name and stands beside the others. KEY.ENTRY means one entry: env.LANG=C. An empty value is what unset does. LXD's environment.LANG is env.LANG, and user.NOTE is a label of that name, to be used as one likes.
 
 ## A machine that runs
-Labels, rm and stop-timeout hold at once. The others are what the machine was started with, and hold from its next start; a line on stderr says so. croft explain tells what is waiting.
+Labels, rm, restart and stop-timeout hold at once. The others are what the machine was started with, and hold from its next start; a line on stderr says so. croft explain tells what is waiting.
 
 ## What stays as it was made
 The name (see croft rename), the image, the storage driver, and whether it boots.`
@@ -329,4 +348,4 @@ With --try it then makes a machine of nothing but croft itself, in the store tha
 
 With --format it prints every fact, by an id that stays the same.`
 
-const listText = `Lists machines, running and stopped. The state is asked of the kernel at that moment: ` + "`running`" + `, ` + "`stopped`" + `, ` + "`orphaned`" + ` (its keeper was killed and its processes live on) or ` + "`damaged`" + ` (its record cannot be read).`
+const listText = `Lists machines, running and stopped. The state is asked of the kernel at that moment: ` + "`running`" + `, ` + "`paused`" + `, ` + "`restarting`" + ` (between two runs, by --restart), ` + "`stopped`" + `, ` + "`orphaned`" + ` (its keeper was killed and its processes live on) or ` + "`damaged`" + ` (its record cannot be read).`

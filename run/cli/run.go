@@ -60,7 +60,9 @@ func (a *app) runMachine(ctx context.Context, o *runOptions, image string, cmd [
 	switch {
 	case o.detach:
 		return a.runDetached(ctx, e, in, o)
-	case boots && len(cmd) > 0, boots && terminal, terminal:
+	case in.Spec.Restart.Policy != state.RestartNo && (boots && len(cmd) > 0 || terminal):
+		return errors.Join(man.Misused("--restart is for a machine that is not bound to a command or a terminal: add -d"), e.Delete(ctx, in.Spec.Name, true))
+	case boots && len(cmd) > 0, terminal:
 		return a.runHere(ctx, e, in, o, cmd)
 	}
 	if o.timings {
@@ -84,7 +86,11 @@ func (a *app) runDetached(ctx context.Context, e *run.Engine, in *state.Instance
 		return abandon(e, in, err)
 	}
 	defer s.Close()
-	if err := s.Ready(ctx, e, in.Spec.Timeouts.ReadyAfter()); err != nil {
+	err = s.Ready(ctx, e, in.Spec.Timeouts.ReadyAfter())
+	switch {
+	case s.Expired():
+		return a.expired(in)
+	case err != nil:
 		return abandon(e, in, err)
 	}
 	if o.timings {
@@ -129,11 +135,13 @@ func (a *app) runHere(ctx context.Context, e *run.Engine, in *state.Instance, o 
 	if errors.Is(err, run.ErrDetached) {
 		return a.leave(k, in)
 	}
-	if stopErr := k.Stop(in.Spec.Timeouts.StopAfter()); stopErr == nil {
+	if stopErr := k.Stop(in.Spec.Timeouts.StopAfter()); stopErr == nil || errors.Is(stopErr, syscall.EPIPE) {
 		s.Wait(context.Background())
 	}
 	o.tellKept(in)
 	switch {
+	case s.Expired():
+		return a.expired(in)
 	case errors.Is(err, context.Canceled):
 		return run.ExitStatus(128 + int(syscall.SIGTERM))
 	case status != 0:
@@ -182,6 +190,11 @@ func (a *app) runOnConsole(ctx context.Context, e *run.Engine, in *state.Instanc
 		return run.ExitStatus(code)
 	}
 	return err
+}
+
+// expired tells that the machine's time was up before it was done.
+func (a *app) expired(in *state.Instance) error {
+	return said{a.say(fmt.Errorf("%s: stopped: its time of %v was up", in.Spec.Name, time.Duration(in.Spec.Timeouts.Life)*time.Second)), run.StatusTimeout}
 }
 
 // leave lets the machine go on without us.

@@ -57,6 +57,20 @@ func settings() []setting {
 				return (&specFlags{volumes: values}).mounts(s)
 			},
 		}},
+		{name: "tmpfs", entry: atTarget, field: field{
+			get: func(s *state.Spec) (all []string) {
+				for _, t := range s.Tmpfs {
+					all = append(all, tmpfsText(t))
+				}
+				return all
+			},
+			put: func(s *state.Spec, values []string) error {
+				s.Tmpfs = nil
+				return (&specFlags{tmpfs: values}).memory(s)
+			},
+		}},
+		{name: "read-only", field: yes(func(s *state.Spec) *bool { return &s.Root.ReadOnly })},
+		{name: "ephemeral", field: yes(func(s *state.Spec) *bool { return &s.Root.Ephemeral })},
 		{name: "network", field: field{
 			get: func(s *state.Spec) (all []string) {
 				for _, n := range s.NICs {
@@ -77,6 +91,17 @@ func settings() []setting {
 			},
 		}},
 		{name: "rm", live: true, field: yes(func(s *state.Spec) *bool { return &s.Remove })},
+		{name: "restart", live: true, field: field{
+			get: func(s *state.Spec) []string { return some((*restartValue)(&s.Restart).String()) },
+			put: func(s *state.Spec, values []string) error {
+				s.Restart = state.Restart{}
+				if len(values) == 0 {
+					return nil
+				}
+				return (*restartValue)(&s.Restart).Set(last(values))
+			},
+		}},
+		{name: "timeout", field: wholeSeconds(func(s *state.Spec) *int { return &s.Timeouts.Life })},
 		{name: "stop-timeout", live: true, field: wholeSeconds(func(s *state.Spec) *int { return &s.Timeouts.Stop })},
 		{name: "ready-timeout", field: wholeSeconds(func(s *state.Spec) *int { return &s.Timeouts.Ready })},
 	}
@@ -185,6 +210,27 @@ func targetOf(value string) string {
 		return path.Clean(parts[1])
 	}
 	return value
+}
+
+// atTarget is where in the machine a directory in memory lies.
+func atTarget(value string) string {
+	target, _, _ := strings.Cut(value, ":")
+	return path.Clean(target)
+}
+
+// tmpfsText writes a directory in memory as --tmpfs takes it.
+func tmpfsText(t state.Tmpfs) string {
+	var options []string
+	if t.Size > 0 {
+		options = append(options, "size="+strconv.FormatInt(t.Size, 10))
+	}
+	if t.Mode != "" {
+		options = append(options, "mode="+t.Mode)
+	}
+	if options == nil {
+		return t.Target
+	}
+	return t.Target + ":" + strings.Join(options, ",")
 }
 
 // named is a setting as a word calls it: the whole, or with KEY.ENTRY one entry of a list.

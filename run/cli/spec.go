@@ -2,9 +2,11 @@ package cli
 
 import (
 	"bufio"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 
 	"croft/man"
@@ -18,6 +20,7 @@ type specFlags struct {
 	state.Spec
 	env, envFiles []string
 	volumes       []string
+	tmpfs         []string
 	networks      []string
 	labels        []string
 	boot, noBoot  bool
@@ -30,16 +33,22 @@ func (s *specFlags) bind(fs *pflag.FlagSet) {
 	fs.StringArrayVarP(&s.env, "env", "e", nil, "set `KEY=VALUE` for its init and for all that is exec'd; KEY alone takes the caller's")
 	fs.StringArrayVar(&s.envFiles, "env-file", nil, "read such lines from `FILE`")
 	fs.StringArrayVarP(&s.volumes, "volume", "v", nil, "bind `SRC:DST[:ro]` of the host into it; what a user owns belongs to its root")
+	fs.StringArrayVar(&s.tmpfs, "tmpfs", nil, "keep `DST[:size=SIZE,mode=MODE]` in memory, empty at every start")
 	fs.StringArrayVar(&s.networks, "network", nil, "connect it to `none|host`; default: none, loopback only")
 	fs.StringArrayVarP(&s.labels, "label", "l", nil, "attach `KEY=VALUE` to it")
 	fs.BoolVar(&s.boot, "boot", false, "boot the image's init, or fail")
 	fs.BoolVar(&s.noBoot, "no-boot", false, "run CMD under a tiny init instead of booting the image's")
 	fs.Var((*secondsValue)(&s.Timeouts.Stop), "stop-timeout", "kill it when a clean stop takes longer than `DURATION`")
 	fs.Var((*secondsValue)(&s.Timeouts.Ready), "ready-timeout", "give up waiting for it to be up after `DURATION`")
+	fs.Var((*secondsValue)(&s.Timeouts.Life), "timeout", "stop it `DURATION` after its start; its status is 124 then")
+	fs.Var((*restartValue)(&s.Restart), "restart", "start it again when it ends by itself: `no|on-failure[:N]|always`; N, or 5, times in a row at most")
+	fs.BoolVar(&s.Root.ReadOnly, "read-only", false, "let it write to nothing but /run, /tmp, /var/tmp and what -v and --tmpfs add")
+	fs.BoolVarP(&s.Root.Ephemeral, "ephemeral", "x", false, "begin with the image's files at every start, one after a reboot too")
 	fs.StringVar(&s.Root.Driver, "storage", "", "keep its root filesystem with `overlay|dir`; default: overlay where it works")
 	fs.BoolVarP(&s.quiet, "quiet", "q", false, "no notes on stderr, only errors")
-	man.Under(fs, "Machine", "name", "hostname", "env", "env-file", "volume", "network", "label", "storage")
-	man.Under(fs, "Init", "boot", "no-boot", "stop-timeout", "ready-timeout")
+	man.Under(fs, "Machine", "name", "hostname", "env", "env-file", "network", "label")
+	man.Under(fs, "Files", "volume", "tmpfs", "read-only", "ephemeral", "storage")
+	man.Under(fs, "Life", "boot", "no-boot", "restart", "timeout", "stop-timeout", "ready-timeout")
 }
 
 // spec makes the spec of image out of the flags, with cmd as the payload's command.
@@ -59,7 +68,7 @@ func (s *specFlags) spec(image string, cmd []string) (state.Spec, error) {
 			return out, man.Misused("--no-boot needs a CMD")
 		}
 	}
-	for _, fill := range []func(*state.Spec) error{s.environment, s.mounts, s.attachments, s.labelled} {
+	for _, fill := range []func(*state.Spec) error{s.environment, s.mounts, s.memory, s.attachments, s.labelled} {
 		if err := fill(&out); err != nil {
 			return out, err
 		}
@@ -128,6 +137,17 @@ func (s *specFlags) mounts(out *state.Spec) error {
 	return nil
 }
 
+func (s *specFlags) memory(out *state.Spec) error {
+	for _, t := range s.tmpfs {
+		m, err := tmpfs(t)
+		if err != nil {
+			return err
+		}
+		out.Tmpfs = append(out.Tmpfs, m)
+	}
+	return nil
+}
+
 // volume reads SRC:DST[:OPTION,...]. A relative SRC is the caller's.
 func volume(text string) (state.Mount, error) {
 	parts := strings.Split(text, ":")
@@ -151,6 +171,58 @@ func volume(text string) (state.Mount, error) {
 		}
 	}
 	return m, nil
+}
+
+// tmpfs reads DST[:OPTION,...].
+func tmpfs(text string) (state.Tmpfs, error) {
+	target, options, given := strings.Cut(text, ":")
+	t := state.Tmpfs{Target: target}
+	for _, o := range strings.Split(options, ",") {
+		key, value, _ := strings.Cut(o, "=")
+		switch {
+		case !given, o == "rw", o == "nosuid", o == "nodev": // they are so anyway
+		case key == "size":
+			n, err := parseSize(value)
+			if err == nil && n == 0 {
+				err = errors.New("is none")
+			}
+			if err != nil {
+				return t, man.Misused("tmpfs %q: size %q %v", text, value, err)
+			}
+			t.Size = n
+		case key == "mode":
+			t.Mode = value
+		default:
+			return t, man.Misused("tmpfs %q: %q is neither size=SIZE nor mode=MODE", text, o)
+		}
+	}
+	return t, nil
+}
+
+// restartValue is a restart policy, as a flag.
+type restartValue state.Restart
+
+func (v *restartValue) Type() string { return "restart" }
+
+func (v *restartValue) String() string {
+	if v.Limit > 0 {
+		return v.Policy + ":" + strconv.Itoa(v.Limit)
+	}
+	return v.Policy
+}
+
+func (v *restartValue) Set(s string) error {
+	policy, limit, limited := strings.Cut(s, ":")
+	n, err := strconv.ParseUint(limit, 10, 16)
+	switch {
+	case s == "no":
+		*v = restartValue{}
+		return nil
+	case policy != state.RestartOnFailure && s != state.RestartAlways, limited && (err != nil || n == 0):
+		return errors.New("is none of no, on-failure, on-failure:N, always")
+	}
+	*v = restartValue{policy, int(n)}
+	return nil
 }
 
 func (s *specFlags) attachments(out *state.Spec) error {

@@ -1,0 +1,71 @@
+package rootfs
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path"
+
+	pathrs "github.com/cyphar/filepath-securejoin/pathrs-lite"
+	"golang.org/x/sys/unix"
+)
+
+// Point is where something will be mounted in a machine's root.
+type Point struct {
+	Path string // in the machine
+	File bool   // rather than a directory
+}
+
+// Seal makes the root that is mounted at the directory at read-only, with those of the points that are missing made
+// before: nobody can afterwards. The machine cannot undo it, since a mount that comes to a user namespace from outside
+// keeps its flags.
+func Seal(at string, userns *os.File, points []Point) error {
+	base, err := ownerOf(userns)
+	if err != nil {
+		return err
+	}
+	root, err := os.OpenFile(at, unix.O_PATH|unix.O_DIRECTORY, 0)
+	if err != nil {
+		return err
+	}
+	defer root.Close()
+	defer unix.Umask(unix.Umask(0o022)) // a caller's 0077 would close directories to the machine's users
+	for _, p := range points {
+		if err := asOwner(base, func() error { return p.make(root) }); err != nil {
+			return fmt.Errorf("mount point %s: %w", p.Path, err)
+		}
+	}
+	attr := unix.MountAttr{Attr_set: unix.MOUNT_ATTR_RDONLY}
+	if err := unix.MountSetattr(int(root.Fd()), "", unix.AT_EMPTY_PATH, &attr); err != nil {
+		return &os.PathError{Op: "mount_setattr", Path: at, Err: err}
+	}
+	return nil
+}
+
+// make makes the point unless something is there. No link of the machine's leads out of its root.
+func (p Point) make(root *os.File) error {
+	found, err := pathrs.OpenatInRoot(root, p.Path)
+	if err == nil {
+		return found.Close()
+	}
+	if !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	dir, name := p.Path, ""
+	if p.File {
+		dir, name = path.Split(path.Clean(p.Path))
+	}
+	parent, err := pathrs.MkdirAllHandle(root, dir, 0o755)
+	if err != nil {
+		return err
+	}
+	defer parent.Close()
+	if !p.File {
+		return nil
+	}
+	fd, err := unix.Openat(int(parent.Fd()), name, unix.O_CREAT|unix.O_EXCL|unix.O_WRONLY|unix.O_CLOEXEC, 0o644)
+	if err != nil {
+		return err
+	}
+	return unix.Close(fd)
+}
