@@ -42,7 +42,7 @@ type chunk struct {
 	digest string
 }
 
-// readAhead starts reading r, at most limit bytes (0 is no limit); diagnose explains r's errors.
+// readAhead starts reading r, an archive or the file of a filesystem, at most limit bytes (0 is no limit); diagnose explains r's errors.
 func readAhead(ctx context.Context, r io.Reader, diagnose func(error) error, limit int64) *ahead {
 	a := &ahead{ctx: ctx, full: make(chan chunk, 2), free: make(chan []byte, 4), quit: make(chan struct{})}
 	for range 3 {
@@ -68,7 +68,7 @@ func (a *ahead) pump(r io.Reader, diagnose func(error) error, limit int64) {
 		c := chunk{data: buf[:n], err: err}
 		switch {
 		case limit > 0 && total > limit:
-			c = chunk{err: fmt.Errorf("an archive of more than %d bytes %w", limit, state.ErrInvalid)}
+			c = chunk{err: fmt.Errorf("an image of more than %d bytes %w", limit, state.ErrInvalid)}
 		case err == io.EOF:
 			c.digest = hex.EncodeToString(sum.Sum(nil))
 		case err != nil:

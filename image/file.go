@@ -3,9 +3,7 @@ package image
 import (
 	"bytes"
 	"context"
-	"crypto/sha256"
 	"encoding/binary"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
@@ -78,7 +76,7 @@ func (s *Store) fillFile(ctx context.Context, w *work, src *source, kind string,
 	}
 	head = bytes.Clone(head)
 	file := filepath.Join(w.dir, "file")
-	digest, size, err := src.save(file, o.MaxBytes)
+	digest, size, err := src.save(ctx, file, o.MaxBytes)
 	if err != nil {
 		return nil, err
 	}
@@ -105,14 +103,12 @@ func (s *Store) fillFile(ctx context.Context, w *work, src *source, kind string,
 	return &arrival{image: img, layer: file}, nil
 }
 
-// cannotMount explains why the filesystem was not mounted: the host lacks something, or the file is damaged.
+// cannotMount adds the remedy that there may be: the kernel's filesystem knows less than the tools that make it, or
+// the file is damaged.
 func cannotMount(kind string, err error) error {
 	var hinted *state.Hinted
 	if errors.As(err, &hinted) {
-		return err
-	}
-	if errors.Is(err, unix.EINVAL) || errors.Is(err, unix.EIO) || errors.Is(err, unix.EUCLEAN) {
-		err = &sentence{kind + " is damaged, or of a kind that this kernel does not know: " + err.Error(), errors.Join(state.ErrInvalid, err)}
+		return err // the host lacks something, and the hint says what
 	}
 	unpack := map[string]string{KindSquashfs: "unsquashfs -d DIR FILE", KindEROFS: "fsck.erofs --extract=DIR FILE"}[kind]
 	return state.Hint(err, unpack+" && croft image import DIR")
@@ -142,36 +138,29 @@ func (s *Store) unpackMounted(ctx context.Context, root, tree string, limit int6
 }
 
 // save writes the source as it is to path, filled up to whole blocks, and gives its digest and size.
-func (s *source) save(path string, limit int64) (digest string, size int64, err error) {
+func (s *source) save(ctx context.Context, path string, limit int64) (digest string, size int64, err error) {
 	out, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
 		return "", 0, err
 	}
 	defer out.Close()
-	file := sha256.New()
-	sums := io.Writer(file)
-	if s.sum != nil {
-		sums = io.MultiWriter(file, s.sum)
-	}
-	to := io.MultiWriter(out, sums)
+	to, from := io.Writer(out), io.Reader(s.raw)
 	if in, ok := s.r.(*os.File); ok && s.total > 0 && unix.IoctlFileClone(int(out.Fd()), int(in.Fd())) == nil {
 		s.again(out) // the blocks are shared: what is left to do is to sum up what we have got
-		to = sums
+		to = io.Discard
 	}
-	from := io.Reader(s.raw)
-	if limit > 0 {
-		from = io.LimitReader(from, limit+1)
+	if s.sum != nil {
+		from = io.TeeReader(from, s.sum)
 	}
-	if size, err = io.CopyBuffer(to, from, make([]byte, chunkSize)); err != nil {
-		return "", 0, err
-	}
-	if limit > 0 && size > limit {
-		return "", 0, fmt.Errorf("a file of more than %d bytes %w", limit, state.ErrInvalid)
+	in := readAhead(ctx, from, s.diagnose, limit)
+	defer in.stop()
+	if size, err = io.Copy(to, in); err != nil {
+		return "", 0, in.cause(err)
 	}
 	if err := out.Truncate((size + wholeBlocks - 1) / wholeBlocks * wholeBlocks); err != nil {
 		return "", 0, err
 	}
-	return hex.EncodeToString(file.Sum(nil)), size, out.Sync()
+	return in.digest, size, out.Sync()
 }
 
 // again has the source read from the beginning of r, which is what it was read from so far.

@@ -313,7 +313,7 @@ func TestImportLimits(t *testing.T) {
 	s := testStore(t)
 	bomb := compressed(t, append(rootfsTar(t, ""), make([]byte, 8<<20)...))["gzip"]
 	_, err := s.Import(context.Background(), ImportOptions{Source: "-", Stdin: bytes.NewReader(bomb), MaxBytes: 1 << 20})
-	if err == nil || !strings.Contains(err.Error(), "an archive of more than 1048576 bytes is not valid") {
+	if err == nil || !strings.Contains(err.Error(), "an image of more than 1048576 bytes is not valid") {
 		t.Errorf("got %v", err)
 	}
 	_, err = s.Import(context.Background(), ImportOptions{Source: "-", Stdin: bytes.NewReader(rootfsTar(t, "")), MaxEntries: 2})
@@ -325,19 +325,23 @@ func TestImportLimits(t *testing.T) {
 
 // ^C ends an import that waits for bytes from a pipe that brings none.
 func TestImportCancelled(t *testing.T) {
-	s := testStore(t)
-	ctx, cancel := context.WithCancel(context.Background())
-	r, w := io.Pipe()
-	defer w.Close()
-	go func() {
-		w.Write(rootfsTar(t, "")[:20480])
-		cancel()
-	}()
-	_, err := s.Import(ctx, ImportOptions{Source: "-", Stdin: r})
-	if !errors.Is(err, context.Canceled) {
-		t.Errorf("got %v", err)
+	for name, beginning := range map[string][]byte{"archive": rootfsTar(t, "")[:20480], "squashfs": squashfsHead(20480)} {
+		t.Run(name, func(t *testing.T) {
+			s := testStore(t)
+			ctx, cancel := context.WithCancel(context.Background())
+			r, w := io.Pipe()
+			defer w.Close()
+			go func() {
+				w.Write(beginning)
+				cancel()
+			}()
+			_, err := s.Import(ctx, ImportOptions{Source: "-", Stdin: r})
+			if !errors.Is(err, context.Canceled) {
+				t.Errorf("got %v", err)
+			}
+			clean(t, s, 0, 0)
+		})
 	}
-	clean(t, s, 0, 0)
 }
 
 func TestImportConcurrently(t *testing.T) {

@@ -144,7 +144,7 @@ func TestImportLXDRefuses(t *testing.T) {
 		"not yaml":            {meta("\x00\x01"), root, "metadata.yaml: "},
 		"a list":              {meta("- a\n- b\n"), root, "metadata.yaml: "},
 		"a giant":             {meta("# " + strings.Repeat("x", maxMetadataFile)), root, "has more than 1048576 bytes"},
-		"giant metadata":      {meta(strings.Repeat("x", maxMetadataArchive)), root, "an archive of more than 67108864 bytes"},
+		"giant metadata":      {meta(strings.Repeat("x", maxMetadataArchive)), root, "an image of more than 67108864 bytes"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			s := testStore(t)

@@ -91,7 +91,7 @@ func mountDevice(fs int, kind, device string) (*os.File, error) {
 		return nil, fmt.Errorf("fsconfig(ro): %w", err)
 	}
 	if err := unix.FsconfigCreate(fs); err != nil {
-		return nil, fmt.Errorf("the kernel cannot mount this %s: %w%s", kind, err, complaints(fs))
+		return nil, fmt.Errorf("the kernel refuses this %s: %w (%s)", kind, err, complaints(fs))
 	}
 	mnt, err := unix.Fsmount(fs, unix.FSMOUNT_CLOEXEC, unix.MOUNT_ATTR_RDONLY)
 	if err != nil {
@@ -101,7 +101,7 @@ func mountDevice(fs int, kind, device string) (*os.File, error) {
 	return os.NewFile(uintptr(mnt), fmt.Sprintf("/proc/self/fd/%d/", mnt)), nil
 }
 
-// complaints are what the kernel has to say of a mount that failed, as it ends an error (fsopen(2)).
+// complaints are what the kernel has to say of a mount that failed (fsopen(2)).
 func complaints(fs int) string {
 	var all []string
 	for {
@@ -114,9 +114,9 @@ func complaints(fs int) string {
 		all = append(all, text)
 	}
 	if len(all) == 0 {
-		return ""
+		return "dmesg may tell why"
 	}
-	return " (" + strings.Join(all, "; ") + ")"
+	return strings.Join(all, "; ")
 }
 
 // filesystemIn tells by its magic number which filesystem a file holds.

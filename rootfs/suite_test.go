@@ -45,18 +45,22 @@ func TestDrivers(t *testing.T) {
 	for _, c := range []struct {
 		name   string
 		driver Driver
+		form   form
 		env    string
 	}{
-		{"overlay", Overlay{}, ""},
-		{"overlay by path", Overlay{}, PathMode + "=path"},
-		{"dir", Directory{}, ""},
+		{"overlay", Overlay{}, asDirectory, ""},
+		{"overlay by path", Overlay{}, asDirectory, PathMode + "=path"},
+		{"overlay of squashfs", Overlay{}, asSquashfs, ""},
+		{"overlay of erofs by path", Overlay{}, asEROFS, PathMode + "=path"},
+		{"dir", Directory{}, asDirectory, ""},
+		{"dir of squashfs", Directory{}, asSquashfs, ""},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			if !private(t, c.env) {
 				return
 			}
 			for _, s := range suite {
-				t.Run(s.name, func(t *testing.T) { s.test(newRig(t, c.driver)) })
+				t.Run(s.name, func(t *testing.T) { s.test(newRigOn(t, c.driver, c.form)) })
 			}
 		})
 	}
@@ -95,6 +99,7 @@ func private(t *testing.T, env ...string) bool {
 type rig struct {
 	*testing.T
 	driver Driver
+	form   form
 	root   Root
 	at     string
 	userns *os.File
@@ -105,9 +110,15 @@ var base = state.Range{Base: 524288 + 77*idmap.Size, Size: idmap.Size}
 
 func newRig(t *testing.T, d Driver) *rig {
 	t.Helper()
+	return newRigOn(t, d, asDirectory)
+}
+
+// newRigOn has the image in a form of its own.
+func newRigOn(t *testing.T, d Driver, form form) *rig {
+	t.Helper()
 	dir := t.TempDir()
-	r := &rig{T: t, driver: d, at: filepath.Join(dir, "run", "root")}
-	r.root = Root{Dir: filepath.Join(dir, "roots", "web"), Layers: []string{busybox(t, filepath.Join(dir, "image"))}}
+	r := &rig{T: t, driver: d, form: form, at: filepath.Join(dir, "run", "root")}
+	r.root = Root{Dir: filepath.Join(dir, "roots", "web"), Layers: []string{form(t, busybox(t, filepath.Join(dir, "image")))}}
 	for _, p := range []string{r.at, filepath.Dir(r.root.Dir)} {
 		if err := os.MkdirAll(p, 0o711); err != nil {
 			t.Fatal(err)
@@ -403,7 +414,7 @@ func noDevices(r *rig) {
 func manyLayers(r *rig) {
 	for _, count := range []int{1, 3, 60} {
 		r.Run(fmt.Sprint(count), func(t *testing.T) {
-			r := newRig(t, r.driver)
+			r := newRigOn(t, r.driver, r.form)
 			for i := 1; i < count; i++ {
 				dir := filepath.Join(filepath.Dir(r.root.Layers[0]), fmt.Sprintf("layer%02d", i))
 				put(t, dir, map[string]string{"top": fmt.Sprint(i, "\n"), fmt.Sprintf("l/%02d", i): fmt.Sprint(i, "\n")})
@@ -477,7 +488,7 @@ func hostileGeneratedFiles(r *rig) {
 		"rm -rf /etc; mkdir /etc; chmod 0 /etc",
 	} {
 		r.Run(script, func(t *testing.T) {
-			r := newRig(t, r.driver)
+			r := newRigOn(t, r.driver, r.form)
 			r.create()
 			try(t, WriteGuest(r.root, Files{"/etc/hostname": "one\n", "/etc/hosts": "h\n"}))
 			r.mount()
