@@ -62,6 +62,7 @@ func TestKeeper(t *testing.T) {
 		{"flood", keeperFlood},
 		{"fuzz", keeperFuzz},
 		{"fuzz to the end", keeperFuzzToTheEnd},
+		{"fuzz of the guest", keeperFuzzGuest},
 	} {
 		t.Run(c.name, func(t *testing.T) { c.test(&ward{T: t, exe: exe}) })
 	}
@@ -986,7 +987,7 @@ func packet(rng *rand.Rand) ([]byte, []byte) {
 		data[i] = byte(rng.Uint32())
 	}
 	if size > 0 && rng.IntN(2) == 0 {
-		data[0] = "AIWSKBUXD"[rng.IntN(9)]
+		data[0] = "AIWSKBUXDY"[rng.IntN(10)]
 	}
 	if rng.IntN(4) > 0 {
 		return data, nil
@@ -1040,8 +1041,18 @@ func keeperFuzz(k *ward) {
 	k.connect().Close()
 }
 
+// seeds are those that the fuzzing of the keeper runs with; CROFT_TEST_SEED=N begins at another.
+func seeds(n uint64) []uint64 {
+	first, _ := strconv.ParseUint(os.Getenv("CROFT_TEST_SEED"), 10, 64)
+	var all []uint64
+	for i := range n {
+		all = append(all, first+i)
+	}
+	return all
+}
+
 func keeperFuzzToTheEnd(k *ward) {
-	for seed := range uint64(5) {
+	for _, seed := range seeds(5) {
 		k.Run(fmt.Sprint(seed), func(t *testing.T) {
 			k := &ward{T: t, exe: k.exe}
 			k.start()
@@ -1050,4 +1061,67 @@ func keeperFuzzToTheEnd(k *ward) {
 			k.endsWith("undo web 9 asked")
 		})
 	}
+}
+
+// keeperFuzzGuest is a guest that prints and notifies anything, in words that are nearly right, while clients send
+// anything too: what it printed is in the log, and it is ready when its init has said so and never by another's word.
+func keeperFuzzGuest(k *ward) {
+	for _, seed := range seeds(4) {
+		k.Run(fmt.Sprint(seed), func(t *testing.T) {
+			k := &ward{T: t, exe: k.exe, echo: 1}
+			k.start()
+			k.settled()
+			before := len(k.fds())
+			rng := rand.New(rand.NewPCG(seed, 2))
+			printed, told := "", false
+			for round := range 150 {
+				switch text := babble(rng); rng.IntN(5) {
+				case 0, 1:
+					k.tell("say " + text)
+					printed += text
+				case 2:
+					k.tell("notify " + text)
+					told = told || saysReady(text)
+				case 3:
+					k.tell("other " + text)
+				case 4:
+					k.tell(fmt.Sprintf("fds %d", 1+rng.IntN(253)))
+				}
+				if round%10 == 0 {
+					k.fuzz(seed<<32+uint64(round), 100, func(first byte) bool { return !strings.ContainsRune("SKBY", rune(first)) })
+				}
+			}
+			k.until("the log", func() bool { return k.log() == printed })
+			k.settled()
+			if k.isReady() != told {
+				t.Errorf("ready is %v, and its init said %v", k.isReady(), told)
+			}
+			k.until("the end of all descriptors", func() bool { return len(k.fds()) <= before })
+			k.order("exit 0")
+			k.endsWith("undo web 0 self")
+		})
+	}
+}
+
+// babble is what a guest might print or notify: up to 6000 bytes of words that the keeper knows and of anything.
+func babble(rng *rand.Rand) string {
+	words := []string{"READY=1", "READY=1\n", "\nREADY=1", "READY=", "READY=0", "\n", "\r\n", "\r", "\x00", "STATUS=", "\x1b[6n", "1", strings.Repeat("x", 4090)}
+	var text strings.Builder
+	for range 1 + rng.IntN(8) {
+		if rng.IntN(3) > 0 {
+			text.WriteString(words[rng.IntN(len(words))])
+			continue
+		}
+		for range rng.IntN(30) {
+			text.WriteByte(byte(rng.Uint32()))
+		}
+	}
+	return text.String()[:min(6000, text.Len())]
+}
+
+// saysReady says whether the datagram has READY=1 on a line of its own, in what the keeper reads of it: 4096 bytes, up
+// to the first NUL.
+func saysReady(text string) bool {
+	text, _, _ = strings.Cut(text[:min(4096, len(text))], "\x00")
+	return slices.Contains(strings.Split(text, "\n"), "READY=1")
 }

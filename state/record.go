@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"reflect"
+	"slices"
 	"strings"
 	"time"
 )
@@ -146,10 +147,13 @@ func (in *Instance) marshal() ([]byte, error) {
 	return out.Bytes(), nil
 }
 
-// keepUnknown returns now with those fields of old added that t does not know, at every depth of structs.
+// keepUnknown returns now with those fields of old added that t does not know, at every depth.
 func keepUnknown(old, now []byte, t reflect.Type) ([]byte, error) {
 	for t.Kind() == reflect.Pointer {
 		t = t.Elem()
+	}
+	if t.Kind() == reflect.Slice && t.Elem().Kind() == reflect.Struct {
+		return keepInList(old, now, t.Elem())
 	}
 	if t.Kind() != reflect.Struct || t == reflect.TypeFor[time.Time]() || len(old) == 0 {
 		return now, nil
@@ -175,6 +179,31 @@ func keepUnknown(old, now []byte, t reflect.Type) ([]byte, error) {
 		is[name] = merged
 	}
 	return json.Marshal(is)
+}
+
+// keepInList does so for each element of now, a list of t, that old has too as far as t knows.
+func keepInList(old, now []byte, t reflect.Type) ([]byte, error) {
+	var was, is []json.RawMessage
+	if json.Unmarshal(old, &was) != nil || json.Unmarshal(now, &is) != nil {
+		return now, nil
+	}
+	for i, element := range is {
+		j := slices.IndexFunc(was, func(other json.RawMessage) bool { return sameAs(element, other, t) })
+		if j < 0 {
+			continue
+		}
+		merged, err := keepUnknown(was[j], element, t)
+		if err != nil {
+			return nil, err
+		}
+		is[i], was = merged, slices.Delete(was, j, j+1)
+	}
+	return json.Marshal(is)
+}
+
+func sameAs(a, b []byte, t reflect.Type) bool {
+	x, y := reflect.New(t), reflect.New(t)
+	return json.Unmarshal(a, x.Interface()) == nil && json.Unmarshal(b, y.Interface()) == nil && reflect.DeepEqual(x.Interface(), y.Interface())
 }
 
 func fieldsOf(t reflect.Type) map[string]reflect.Type {

@@ -104,6 +104,10 @@ func plant(v any) int {
 		}
 		v["future"] = map[string]any{"x": 1.0}
 		n++
+	case []any:
+		for _, element := range v {
+			n += plant(element)
+		}
 	}
 	return n
 }

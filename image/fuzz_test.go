@@ -1,0 +1,110 @@
+package image
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"os"
+	"path"
+	"path/filepath"
+	"strings"
+	"testing"
+	"unicode"
+)
+
+// An import of any bytes in any compression is refused and leaves nothing, or is an image that can be read again.
+func FuzzImport(f *testing.F) {
+	t := &testing.T{}
+	plain := rootfsTar(t, "fuzz")[:4096]
+	for _, data := range compressed(t, rootfsTar(t, "fuzz")) {
+		f.Add(data)
+	}
+	f.Add(plain)
+	f.Add(squashfsHead(96))
+	f.Add(erofsHead(12, 1))
+	f.Add([]byte("\x1f\x8b\x08"))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		s := testStore(t)
+		s.Mount = func(string) (*os.File, bool, error) { return nil, false, errors.New("no mounts here") }
+		img, err := s.Import(context.Background(), ImportOptions{Source: "-", Stdin: bytes.NewReader(data), MaxBytes: 8 << 20})
+		if err != nil {
+			if strings.ContainsRune(err.Error(), '\n') {
+				t.Errorf("more than a line: %v", err)
+			}
+			clean(t, s, 0, 0)
+			return
+		}
+		if _, err := s.Get(img.Fingerprint); err != nil {
+			t.Error(err)
+		}
+		clean(t, s, 1, 1)
+	})
+}
+
+// An alias that may be used is one that can neither be taken for a fingerprint or a remote nor lead out of a directory.
+func FuzzAlias(f *testing.F) {
+	for _, alias := range []string{"debian/13", "a/../b", "docker:debian", "/", "a//b", "ab12cd", strings.Repeat("f", 64), "-a", "a.", "é"} {
+		f.Add(alias)
+	}
+	aliases := map[string]string{"debian/13": "1", "debian/12": "2", "busybox": "3"}
+	f.Fuzz(func(t *testing.T, alias string) {
+		if near := nearest(alias, aliases, 3); near != "" && aliases[near] == "" {
+			t.Errorf("%q is near to %q, which is none", alias, near)
+		}
+		suggest(alias, aliases)
+		if CheckAlias(alias) != nil {
+			return
+		}
+		if path.Clean(alias) != alias || path.IsAbs(alias) || strings.ContainsAny(alias, ": \n") || isDigest(alias) || !alnum(rune(alias[0])) {
+			t.Errorf("%q may be an alias", alias)
+		}
+	})
+}
+
+// What an image says of itself is text for one line, whatever its os-release and its programs hold.
+func FuzzDescribe(f *testing.F) {
+	f.Add([]byte("ID=debian\nVERSION_ID=\"13\"\nPRETTY_NAME=\"Debian \\\"GNU\\\"\x1b[31m 13\"\n"), []byte(elf(62)))
+	f.Add([]byte("PRETTY_NAME='\nID=\"\n=\n"), []byte("\x7fELF\x02\x02"))
+	f.Fuzz(func(t *testing.T, release, program []byte) {
+		tree := t.TempDir()
+		for name, data := range map[string][]byte{"etc/os-release": release, "bin/sh": program} {
+			if err := os.MkdirAll(filepath.Dir(filepath.Join(tree, name)), 0o755); err != nil {
+				t.Fatal(err)
+			}
+			if err := os.WriteFile(filepath.Join(tree, name), data, 0o755); err != nil {
+				t.Fatal(err)
+			}
+		}
+		img, err := describe(tree)
+		if err != nil {
+			t.Fatal(err)
+		}
+		presentable(t, img.OS, img.Release, img.Description)
+	})
+}
+
+// metadata.yaml of any bytes is refused in a line, or read.
+func FuzzMetadata(f *testing.F) {
+	f.Add([]byte("architecture: x86_64\ncreation_date: 1700000000\nproperties:\n  os: debian\n  description: \"a\\u001b[31m\"\n"))
+	f.Add([]byte("a: &a [*a]\n"))
+	f.Add([]byte("properties: {a: {b: c}}\nexpiry_date: 99999999999999999999"))
+	f.Add([]byte("a: &a [x,x]\nb: &b [*a,*a]\nc: &c [*b,*b]\nproperties: *c"))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		file := filepath.Join(t.TempDir(), lxdMetadata)
+		if err := os.WriteFile(file, data, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := readMetadata(file); err != nil {
+			presentable(t, err.Error())
+		}
+	})
+}
+
+func presentable(t *testing.T, texts ...string) {
+	t.Helper()
+	for _, text := range texts {
+		if strings.ContainsFunc(text, unicode.IsControl) {
+			t.Errorf("%q has control characters", text)
+		}
+	}
+}

@@ -1,0 +1,83 @@
+package cli
+
+import (
+	"errors"
+	"math"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"croft/man"
+	"croft/state"
+)
+
+// What is typed for a size, a time, a volume, a signal or a template is refused in one line, or is a value that the rest
+// of croft can bear.
+func FuzzValues(f *testing.F) {
+	for _, text := range []string{
+		"512M", "2GiB", "1.5g", "9e99", "16EiB", "-1", "nan", "0x10", "30s", "1d12h", "65535d9999999h", "1h-2m", "2006-01-02", ".:/src:ro",
+		"/a:/b:ro,idmap", "::", "a:b:c:d", "SIGRTMIN+30", "RTMIN+-1", "64", "65", "{{.Name}}", "{{range .}}", "{{join .Names \",\"}}", "name=web", "=",
+		"label=a=b", "env.A", "volume./x", "user.a.b",
+	} {
+		f.Add(text)
+	}
+	f.Fuzz(func(t *testing.T, text string) {
+		if n, err := parseSize(text); err == nil && n < 0 {
+			t.Errorf("size %q is %d", text, n)
+		}
+		if d, err := parseDuration(text); err == nil && d < 0 {
+			t.Errorf("duration %q is %v", text, d)
+		}
+		now := time.Unix(1e9, 0)
+		if at, err := parseTime(text, now); err == nil && at.Year() == 0 && !strings.HasPrefix(text, "0000") {
+			t.Errorf("time %q is %v", text, at)
+		}
+		var seconds secondsValue
+		if err := seconds.Set(text); err == nil && (seconds < 0 || int64(seconds) > math.MaxInt64/int64(time.Second)+1) {
+			t.Errorf("%q is %d seconds", text, seconds)
+		}
+		if m, err := volume(text); err == nil && (!filepath.IsAbs(m.Source) || m.Target == "") {
+			t.Errorf("volume %q is %v", text, m)
+		}
+		if sig, err := parseSignal(text); err == nil && (sig < 1 || sig > 64) {
+			t.Errorf("signal %q is %d", text, sig)
+		}
+		parseTemplate(text)
+		filtered([]machine{{Name: "web", Labels: map[string]string{"a": "b"}}}, []string{text})
+		settable(t, text)
+	})
+}
+
+// settable does to a spec what set and unset do with the text as a key and as a value.
+func settable(t *testing.T, text string) {
+	key, value, _ := strings.Cut(text, "=")
+	n, err := settingOf(key)
+	if err != nil {
+		return
+	}
+	s := state.Spec{Name: "web", Image: "debian/13", Env: []string{"A=1", "B=2"}, Labels: map[string]string{"a": "b"}}
+	if n.set(&s, []string{value}) == nil {
+		n.values(&s)
+	}
+	if err := n.unset(&s); err == nil && len(n.values(&s)) > 0 {
+		t.Errorf("after unset %s it is %q", key, n.values(&s))
+	}
+}
+
+// A command line is understood, or is misuse that can be said in one line.
+func FuzzCommandLine(f *testing.F) {
+	for _, line := range []string{
+		"run --rm -v .:/src debian/13 make test", "exec -it web -- sh -c true", "list --format json --filter name=web", "image import --alias a - b",
+		"help run", "--root", "--root= list", "rm -f", "stop -t 3s web", "wait --for ready web", "cp web:/etc/* .", "completion bash", "-h", "run -", "set web a=b -l x=y",
+	} {
+		f.Add(strings.ReplaceAll(line, " ", "\n"))
+	}
+	f.Fuzz(func(t *testing.T, lines string) {
+		_, err := (&app{}).program().Parse(strings.Split(lines, "\n"))
+		var misuse *man.Misuse
+		if err != nil && !errors.As(err, &misuse) {
+			t.Errorf("%q: %T: %v", lines, err, err)
+		}
+	})
+}

@@ -1,0 +1,43 @@
+package run
+
+import (
+	"bytes"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+	"unicode"
+
+	"croft/state"
+)
+
+// A console log of any bytes, with times cut off or lying, as a crash or a full disk leaves them: what is shown is a part
+// of it, and its last lines do nothing to a terminal.
+func FuzzConsoleLog(f *testing.F) {
+	f.Add([]byte("hello\r\n\x1b[31mred\x1b[0m\n"), []byte("\x05\x00\x00\x00\x00\x00\x00\x00\x02\x00\x00\x00\x00\x00\x00\x00"))
+	f.Add([]byte("\x1b["), bytes.Repeat([]byte{0xff}, 33))
+	f.Add([]byte("\x1b]0;title\x07\x9b31m"), []byte{1})
+	f.Fuzz(func(t *testing.T, log, times []byte) {
+		e := &Engine{Dir: &state.Dir{Root: t.TempDir()}}
+		dir := e.Dir.Of("web")
+		if err := os.MkdirAll(dir, 0o700); err != nil {
+			t.Fatal(err)
+		}
+		for name, data := range map[string][]byte{"console.log": log, "console.times": times} {
+			if err := os.WriteFile(filepath.Join(dir, name), data, 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+		for _, since := range []time.Time{{}, time.Unix(5, 0), time.Unix(1<<40, 0)} {
+			shown, end, err := e.ConsoleLog("web", since)
+			if err != nil || end != int64(len(log)) || !bytes.HasSuffix(log, shown) {
+				t.Fatalf("since %v: %q to %d, %v", since, shown, end, err)
+			}
+		}
+		lines, err := e.lastLines("web", 3)
+		if err != nil || len(lines) > 3 || strings.ContainsFunc(strings.Join(lines, ""), unicode.IsControl) {
+			t.Fatalf("%q, %v", lines, err)
+		}
+	})
+}
