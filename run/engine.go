@@ -202,6 +202,9 @@ func (e *Engine) Delete(ctx context.Context, name string, force bool) error {
 	if in, err = e.Dir.Get(name); err != nil {
 		return err
 	}
+	if err := e.settleRename(in); err != nil {
+		return err
+	}
 	if in.Applied != nil {
 		if in.Applied.Populated() && !force {
 			return state.Hint(fmt.Errorf("%s: is orphaned: its processes live on: %w", name, state.ErrBusy), "croft rm -f "+name)
@@ -310,6 +313,13 @@ func (e *Engine) repairOne(name string) ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
+	if in.Rename != nil {
+		err := e.settleRename(in)
+		if errors.Is(err, state.ErrNotExist) {
+			err = nil // it was the old name
+		}
+		return []string{fmt.Sprintf("%s: ended its rename to %s", in.Rename.From, in.Rename.To)}, err
+	}
 	if in.Applied == nil {
 		return e.repairStopped(name)
 	}
@@ -317,7 +327,7 @@ func (e *Engine) repairOne(name string) ([]string, error) {
 	if in.Applied.Populated() {
 		what = name + ": was orphaned, killed"
 	}
-	err = e.finish(name, state.Exit{Time: time.Now().UTC(), Reason: state.ExitLost, Code: 1}, 0)
+	err = e.finish(name, lost(), 0)
 	return []string{what}, err
 }
 

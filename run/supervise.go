@@ -138,6 +138,9 @@ func (e *Engine) settle(name string) (*state.Instance, error) {
 	if err != nil {
 		return nil, err
 	}
+	if err := e.settleRename(in); err != nil {
+		return nil, err
+	}
 	if in.Applied != nil {
 		if in.Applied.Populated() {
 			return nil, state.Hint(fmt.Errorf("it is orphaned: its keeper was killed and its processes live on: %w", state.ErrBusy), "croft stop "+name)
@@ -455,6 +458,11 @@ func (e *Engine) finish(name string, end state.Exit, restarts int) error {
 		return nil
 	})
 	return err
+}
+
+// lost is the end of a run that nobody saw.
+func lost() state.Exit {
+	return state.Exit{Time: time.Now().UTC(), Reason: state.ExitLost, Code: 1}
 }
 
 // Foregrounded says whether this process was made by Foreground: then its stderr is the user's.

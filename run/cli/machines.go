@@ -299,6 +299,21 @@ func (a *app) pause() func(*pflag.FlagSet) man.Run { return a.changing((*run.Eng
 
 func (a *app) resume() func(*pflag.FlagSet) man.Run { return a.changing((*run.Engine).Resume) }
 
+func (a *app) rename() func(*pflag.FlagSet) man.Run {
+	return func(*pflag.FlagSet) man.Run {
+		return func(_ context.Context, args []string) error {
+			e, err := a.engine()
+			if err == nil {
+				err = e.Rename(args[0], args[1])
+			}
+			if err != nil && !errors.Is(err, state.ErrNotExist) {
+				return fmt.Errorf("rename %w", err)
+			}
+			return err
+		}
+	}
+}
+
 func (a *app) remove() func(*pflag.FlagSet) man.Run {
 	return func(fs *pflag.FlagSet) man.Run {
 		force := fs.BoolP("force", "f", false, "in any state: kill it first; one that is not there is success")

@@ -70,6 +70,11 @@ func machines(a *app) []*man.Command {
 			Examples: []man.Example{{Say: "Let one go on", Do: "croft resume web"}, {Say: "All that are paused", Do: "croft resume --filter state=paused"}}, See: []string{"pause"},
 		},
 		{
+			Name: "rename", Args: "OLD NEW", Peers: []string{"mv"}, Short: "Give a machine another name", New: a.rename(),
+			Long:     "Calls a stopped machine NEW, with all that belongs to it. Its host name follows at its next start, unless --hostname set one; its machine-id stays.",
+			Examples: []man.Example{{Say: "Call it what it is for", Do: "croft rename plain-otter web"}}, See: []string{"set", "stop"},
+		},
+		{
 			Name: "rm", Aliases: []string{"delete", "remove"}, Peers: []string{"destroy"}, Args: "NAME...", Instead: []string{filterFlag}, Short: "Remove machines", New: a.remove(),
 			Long:     "Removes each machine with all that it changed. The image stays. One that runs is refused unless --force is given.",
 			Examples: []man.Example{{Say: "Remove one, even if it runs", Do: "croft rm -f web"}, {Say: "Remove all that are stopped", Do: "croft rm --filter state=stopped"}}, See: []string{"stop", "image"},
@@ -279,7 +284,7 @@ func (a *app) lookup(kind string) []string {
 			words = append(words, k+"=")
 		}
 		return words
-	case "NAME":
+	case "NAME", "OLD":
 		names, _ := e.Dir.Names()
 		return names
 	case "IMAGE", "ALIAS":
