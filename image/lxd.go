@@ -10,7 +10,6 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"strings"
 	"time"
 
 	"go.yaml.in/yaml/v3"
@@ -168,9 +167,13 @@ func readMetadata(path string) (metadata, error) {
 	if len(data) > maxMetadataFile {
 		return m, &sentence{fmt.Sprintf("%s has more than %d bytes", lxdMetadata, maxMetadataFile), state.ErrInvalid}
 	}
-	if err := yaml.Unmarshal(data, &m); err != nil {
-		line, _, _ := strings.Cut(err.Error(), "\n")
-		return m, &sentence{shown(lxdMetadata + ": " + line), errors.Join(state.ErrInvalid, err)}
+	err = yaml.Unmarshal(data, &m)
+	var mistyped *yaml.TypeError
+	if errors.As(err, &mistyped) {
+		err = errors.New(mistyped.Errors[0]) // all of them have a line each
+	}
+	if err != nil {
+		return m, &sentence{shown(lxdMetadata + ": " + err.Error()), errors.Join(state.ErrInvalid, err)}
 	}
 	return m, nil
 }

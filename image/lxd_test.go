@@ -142,7 +142,7 @@ func TestImportLXDRefuses(t *testing.T) {
 		"metadata twice":      {meta(""), meta(""), "without its root filesystem"},
 		"a unified rootfs":    {meta(""), unifiedTar(t), "has its own metadata"},
 		"not yaml":            {meta("\x00\x01"), root, "metadata.yaml: "},
-		"a list":              {meta("- a\n- b\n"), root, "metadata.yaml: "},
+		"a list":              {meta("- a\n- b\n"), root, "metadata.yaml: line 1: cannot unmarshal"},
 		"a giant":             {meta("# " + strings.Repeat("x", maxMetadataFile)), root, "has more than 1048576 bytes"},
 		"giant metadata":      {meta(strings.Repeat("x", maxMetadataArchive)), root, "an image of more than 67108864 bytes"},
 	} {
