@@ -6,12 +6,16 @@ import (
 	"io"
 	"os"
 	"strings"
+	"time"
 	"unicode"
 
 	"golang.org/x/sys/unix"
 
 	"croft/state"
 )
+
+// lastSecond is that of the year 9999: JSON has no later time.
+const lastSecond = 253402300799
 
 // describe reads from a tree what machine it is for and what it calls itself. Nothing in the tree is trusted:
 // every path is resolved inside it, only regular files are opened, and of each only the beginning is read.
@@ -38,7 +42,7 @@ func describe(tree string) (Image, error) {
 	if err != nil {
 		return Image{}, err
 	}
-	img.Created = info.ModTime().UTC()
+	img.Created = time.Unix(min(max(info.ModTime().Unix(), 0), lastSecond), 0).UTC()
 	return img, nil
 }
 

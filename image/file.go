@@ -52,8 +52,8 @@ func claimedSize(kind string, head []byte) (size uint64, ok bool) {
 	return 0, false
 }
 
-// checkClaim compares what the superblock says of the size with what has come. The kernel does not: it finds out when
-// a machine reads what is not there.
+// checkClaim compares what the superblock says of the size with what has come. The kernel mounts what lacks its end, and
+// it would be a machine that finds out.
 func checkClaim(kind string, head []byte, size int64) error {
 	claimed, ok := claimedSize(kind, head)
 	switch {

@@ -61,7 +61,8 @@ func (w *work) unified(layer Layer, fingerprint string) (*arrival, error) {
 		return nil, err
 	}
 	img.Size, img.Layers = layer.Size, []Layer{layer}
-	return w.lxd(w.tree, &arrival{image: img, layer: rootfs}, fingerprint)
+	came := &arrival{image: img, layer: rootfs}
+	return came, came.addMetadata(w.tree, fingerprint)
 }
 
 // importPair takes a split image: the archive of the metadata, then the root filesystem. The fingerprint is LXD's, the
@@ -85,8 +86,7 @@ func (s *Store) importPair(ctx context.Context, w *work, o ImportOptions) (*arri
 	if err != nil {
 		return nil, importError(o.Rootfs, err)
 	}
-	came, err = w.lxd(metadata, came, src.fingerprint(""))
-	return came, importError(o.Source, err)
+	return came, importError(o.Source, came.addMetadata(metadata, src.fingerprint("")))
 }
 
 // importMetadata unpacks the first part of a split image into dir.
@@ -110,23 +110,22 @@ func (s *Store) importMetadata(ctx context.Context, dir string, sum hash.Hash, o
 	return nil
 }
 
-// lxd makes an LXD image of what came, with what metadata.yaml in dir says. What is in the root filesystem itself counts
-// more: that is what will run.
-func (w *work) lxd(dir string, came *arrival, fingerprint string) (*arrival, error) {
+// addMetadata makes an LXD image of what came, with what metadata.yaml in dir says. What is in the root filesystem itself
+// counts more: that is what will run.
+func (a *arrival) addMetadata(dir, fingerprint string) error {
 	meta, err := readMetadata(filepath.Join(dir, lxdMetadata))
 	if err != nil {
-		return nil, err
+		return err
 	}
-	img := &came.image
-	img.Kind, img.Fingerprint, came.metadata = KindLXD, fingerprint, dir
+	img := &a.image
+	img.Kind, img.Fingerprint, a.metadata = KindLXD, fingerprint, dir
 	if img.Architecture == "" {
 		img.Architecture = architectureNamed(meta.Architecture)
 	}
-	if meta.Created > 0 {
-		img.Created = time.Unix(meta.Created, 0).UTC()
+	if at, ok := date(meta.Created); ok {
+		img.Created = at
 	}
-	if meta.Expires > 0 {
-		at := time.Unix(meta.Expires, 0).UTC()
+	if at, ok := date(meta.Expires); ok {
 		img.Expires = &at
 	}
 	img.Properties = map[string]string{}
@@ -142,7 +141,12 @@ func (w *work) lxd(dir string, came *arrival, fingerprint string) (*arrival, err
 	if said := img.Properties["description"]; said != "" {
 		img.Description = said // it has the build's date, which os-release has not
 	}
-	return came, nil
+	return nil
+}
+
+// date gives the time of so many seconds since 1970; ok is false for none, and for one that JSON cannot hold.
+func date(seconds int64) (at time.Time, ok bool) {
+	return time.Unix(seconds, 0).UTC(), seconds > 0 && seconds <= lastSecond
 }
 
 // metadata is what croft reads of metadata.yaml; templates stay in the file.

@@ -162,6 +162,17 @@ func TestImportLXDRefuses(t *testing.T) {
 	}
 }
 
+// Times that no calendar has are none.
+func TestImportLXDTimes(t *testing.T) {
+	for _, seconds := range []string{"-1", "0", "9223372036854775807", "253402300800"} {
+		s := testStore(t)
+		img := mustImport(t, s, tarOf(t, "metadata.yaml", "expiry_date: "+seconds+"\ncreation_date: "+seconds, "rootfs/etc/hostname", "x"))
+		if img.Expires != nil || img.Created.Year() > 9999 {
+			t.Errorf("%s: created %v, expires %v", seconds, img.Created, img.Expires)
+		}
+	}
+}
+
 // A root filesystem may have a file of that name.
 func TestImportNotLXD(t *testing.T) {
 	s := testStore(t)
