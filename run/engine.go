@@ -302,7 +302,7 @@ func (e *Engine) Repair(ctx context.Context) (did []string, err error) {
 
 func (e *Engine) repairOne(name string) ([]string, error) {
 	claim, err := e.Dir.Claim(name)
-	if errors.Is(err, state.ErrRunning) || errors.Is(err, state.ErrNotExist) {
+	if errors.Is(err, state.ErrRunning) || errors.Is(err, state.ErrBusy) || errors.Is(err, state.ErrNotExist) {
 		return nil, nil
 	}
 	if err != nil {

@@ -126,7 +126,8 @@ func hostMounts() (fd int, err error) {
 // claim takes the instance, or is the heir of the process that execed us for a reboot or a restart.
 func (e *Engine) claim(name string) (claim *state.Claim, heir bool, err error) {
 	if fd, ok := inherited(envClaim); ok {
-		return state.AdoptClaim(uintptr(fd)), true, nil
+		// A copy of the machine's files ends with the machine; what it had mounted must be gone by now.
+		return state.AdoptClaim(uintptr(fd)), true, e.Dir.Unheld(name)
 	}
 	claim, err = e.Dir.Claim(name)
 	return claim, false, err

@@ -59,7 +59,10 @@ func current(f *os.File, path string) bool {
 }
 
 // claimed asks whether anybody holds the lock at path, and takes nothing.
-func claimed(path string) (bool, error) {
+func claimed(path string) (bool, error) { return locked(path, unix.F_RDLCK) }
+
+// locked asks whether somebody's lock on the file at path is in the way of one of this kind.
+func locked(path string, kind int16) (bool, error) {
 	f, err := os.Open(path)
 	if os.IsNotExist(err) {
 		return false, nil
@@ -68,8 +71,7 @@ func claimed(path string) (bool, error) {
 		return false, err
 	}
 	defer f.Close()
-	// A read lock is asked about, since that is what a file opened for reading may have.
-	lk := unix.Flock_t{Type: unix.F_RDLCK}
+	lk := unix.Flock_t{Type: kind}
 	if err := unix.FcntlFlock(f.Fd(), unix.F_OFD_GETLK, &lk); err != nil {
 		return false, fmt.Errorf("fcntl(F_OFD_GETLK): %w", err)
 	}

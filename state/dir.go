@@ -235,7 +235,8 @@ func (d *Dir) lock(name string) (*os.File, error) {
 	return f, err
 }
 
-// Claim takes the instance for the life of the caller and its heirs; ErrRunning when somebody has it.
+// Claim takes the instance for the life of the caller and its heirs; ErrRunning when somebody has it, ErrBusy when
+// somebody holds its files.
 func (d *Dir) Claim(name string) (*Claim, error) {
 	c, err := claim(d.claimFile(name))
 	switch {
@@ -243,6 +244,10 @@ func (d *Dir) Claim(name string) (*Claim, error) {
 		return nil, fmt.Errorf("%s: %w", name, ErrNotExist)
 	case err != nil:
 		return nil, fmt.Errorf("%s: %w", name, err)
+	}
+	if err := d.Unheld(name); err != nil {
+		c.Release()
+		return nil, err
 	}
 	return c, nil
 }

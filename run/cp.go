@@ -1,0 +1,277 @@
+package run
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path"
+	"runtime"
+
+	"croft/idmap"
+	"croft/rootfs"
+	"croft/state"
+
+	"golang.org/x/sys/unix"
+)
+
+// Place is where files are: a path of the host, or of a machine.
+type Place struct{ Machine, Path string }
+
+// Copying says how files are copied.
+type Copying = rootfs.Copying
+
+// Copy copies files out of machines, into one, or between them. Nothing of a machine's runs for it: this process
+// walks the files of a running one as its init sees them, and mounts those of a stopped one for itself alone.
+func (e *Engine) Copy(ctx context.Context, from []Place, to Place, how Copying) error {
+	return e.withTrees(ctx, append([]Place{to}, from...), func(ctx context.Context, trees opened) error {
+		sources, err := trees.sources(from)
+		if err != nil {
+			return err
+		}
+		return rootfs.Copy(ctx, sources, trees.of(to), to.Path, how)
+	})
+}
+
+// CopyOut writes files to w as a tar.
+func (e *Engine) CopyOut(ctx context.Context, from []Place, w io.Writer, how Copying) error {
+	return e.withTrees(ctx, from, func(ctx context.Context, trees opened) error {
+		sources, err := trees.sources(from)
+		if err != nil {
+			return err
+		}
+		return rootfs.CopyOut(ctx, sources, w, how)
+	})
+}
+
+// CopyIn unpacks the tar r into a directory.
+func (e *Engine) CopyIn(ctx context.Context, r io.Reader, to Place, how Copying) error {
+	return e.withTrees(ctx, []Place{to}, func(ctx context.Context, trees opened) error {
+		return rootfs.CopyIn(ctx, r, trees.of(to), to.Path, how)
+	})
+}
+
+// opened are the files of machines by their names, and the host's.
+type opened map[string]*openTree
+
+type openTree struct {
+	*rootfs.Tree
+	keeper *Keeper // nil: it is stopped
+	hold   *state.Hold
+}
+
+func (t *openTree) close() {
+	t.Tree.Close()
+	if t.hold != nil {
+		t.hold.Release()
+	}
+	if t.keeper != nil {
+		t.keeper.Close()
+	}
+}
+
+func (o opened) of(p Place) *rootfs.Tree { return o[p.Machine].Tree }
+
+// sources are the places with the patterns of machines expanded.
+func (o opened) sources(from []Place) (all []rootfs.Source, err error) {
+	for _, p := range from {
+		paths := []string{p.Path}
+		if p.Machine != "" {
+			if paths, err = o.of(p).Glob(p.Path); err != nil {
+				return nil, err
+			}
+		}
+		for _, path := range paths {
+			all = append(all, rootfs.Source{Tree: o.of(p), Path: path})
+		}
+	}
+	return all, nil
+}
+
+// withTrees opens the files at the places for do. Its context ends when one of the machines does: what is mounted
+// must not be written to when it is mounted once more.
+func (e *Engine) withTrees(ctx context.Context, places []Place, do func(context.Context, opened) error) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	trees := opened{}
+	defer func() {
+		for _, t := range trees {
+			t.close()
+		}
+	}()
+	for _, p := range places {
+		if trees[p.Machine] != nil {
+			continue
+		}
+		t, err := e.openTree(ctx, p.Machine)
+		if err != nil {
+			return err
+		}
+		trees[p.Machine] = t
+		if t.keeper != nil {
+			go watch(ctx, p.Machine, t.keeper.Init, cancel)
+		}
+	}
+	err := do(ctx, trees)
+	if err != nil && ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	return err
+}
+
+// watch calls cancel when the init of the machine ends.
+func watch(ctx context.Context, name string, init *os.File, cancel context.CancelCauseFunc) {
+	for ctx.Err() == nil {
+		p := []unix.PollFd{{Fd: int32(init.Fd()), Events: unix.POLLIN}}
+		const pause = 50 // ms, until the end of the copy is noticed
+		if n, err := unix.Poll(p, pause); n == 1 && err == nil {
+			cancel(fmt.Errorf("%s: has ended while its files were copied: %w", name, state.ErrNotRunning))
+		}
+	}
+}
+
+func (e *Engine) openTree(ctx context.Context, machine string) (*openTree, error) {
+	if machine == "" {
+		return &openTree{Tree: rootfs.HostTree()}, nil
+	}
+	in, err := e.Dir.Get(machine)
+	if err != nil {
+		return nil, err
+	}
+	keeper, err := e.Connect(ctx, in)
+	if errors.Is(err, state.ErrNotRunning) {
+		return e.openStopped(in, err)
+	}
+	if err != nil {
+		return nil, err
+	}
+	t, err := e.openRunning(in, keeper)
+	if err != nil {
+		keeper.Close()
+	}
+	return t, err
+}
+
+func (e *Engine) openRunning(in *state.Instance, keeper *Keeper) (*openTree, error) {
+	name := in.Spec.Name
+	hold, err := e.Dir.HoldRunning(name)
+	if err != nil {
+		return nil, err
+	}
+	t := &openTree{keeper: keeper, hold: hold}
+	// With the hold taken, and the init alive after that: the root is not one that a reboot has replaced.
+	root, err := keeper.guestRoot()
+	if err == nil {
+		if in, err = e.Dir.Get(name); err != nil {
+			root.Close()
+		}
+	}
+	if err == nil && in.Applied == nil {
+		root.Close()
+		err = e.notRunning(in)
+	}
+	if err != nil {
+		hold.Release()
+		return nil, err
+	}
+	t.Tree = rootfs.MachineTree(name, root, in.Applied.Facts.Range)
+	return t, nil
+}
+
+// openStopped mounts the root of a stopped machine; notRunning says why it has no keeper.
+func (e *Engine) openStopped(in *state.Instance, notRunning error) (*openTree, error) {
+	name := in.Spec.Name
+	hold, err := e.Dir.HoldStopped(name)
+	if err != nil {
+		return nil, err
+	}
+	root, err := e.mountStopped(name, notRunning)
+	if err != nil {
+		hold.Release()
+		return nil, err
+	}
+	t := &openTree{Tree: rootfs.MachineTree(name, root, in.Facts.Range), hold: hold}
+	if err := t.Cover(covered(in)); err != nil {
+		t.close()
+		return nil, err
+	}
+	return t, nil
+}
+
+// covered are the places of a machine where something is mounted when it runs.
+func covered(in *state.Instance) []string {
+	all := []string{"/proc", "/sys", "/dev"}
+	if in.Facts.Init.Mode == state.InitBoot {
+		all = append(all, "/run")
+	}
+	for _, m := range in.Spec.Mounts {
+		all = append(all, path.Clean(m.Target))
+	}
+	return all
+}
+
+// mountStopped gives the root directory of a stopped machine (O_PATH), mounted where nobody else sees it. The mount
+// ends with the handle.
+func (e *Engine) mountStopped(name string, notRunning error) (*os.File, error) {
+	in, err := e.Dir.Get(name)
+	if err != nil {
+		return nil, err
+	}
+	if in.Applied != nil && in.Applied.Populated() {
+		return nil, notRunning // orphaned: its mounts are still there
+	}
+	driver, ok := rootfs.Drivers(in.Facts.Driver)
+	if !ok {
+		return nil, fmt.Errorf("driver %q: %w", in.Facts.Driver, state.ErrUnsupported)
+	}
+	layers, err := e.layers(in)
+	if err != nil {
+		return nil, err
+	}
+	userns, err := idmap.Namespace(in.Facts.Range)
+	if err != nil {
+		return nil, err
+	}
+	defer userns.Close()
+	files := rootfs.Root{Dir: e.Dir.RootOf(name), Layers: layers}
+	if err := driver.Create(files); err != nil { // it may never have been started
+		return nil, err
+	}
+	resolv, _ := os.ReadFile("/etc/resolv.conf")
+	if err := rootfs.WriteGuest(files, guestFiles(in, host{resolv: string(resolv)})); err != nil {
+		return nil, err
+	}
+	if err := os.MkdirAll(RootMount(), 0o711); err != nil {
+		return nil, err
+	}
+	var root *os.File
+	err = privately(func() error {
+		if err := driver.Mount(files, userns, RootMount()); err != nil {
+			return err
+		}
+		if root, err = os.OpenFile(RootMount(), unix.O_PATH|unix.O_DIRECTORY, 0); err != nil {
+			return err
+		}
+		return driver.Unmount(RootMount()) // the handle keeps it, and paths in it begin at its root from here on
+	})
+	return root, err
+}
+
+// privately calls do on a thread with a mount namespace of its own, which ends with it. What was opened in there
+// stays.
+func privately(do func() error) error {
+	done := make(chan error)
+	go func() {
+		runtime.LockOSThread() // and never unlocked: the thread ends with the goroutine
+		err := os.NewSyscallError("unshare(CLONE_NEWNS)", unix.Unshare(unix.CLONE_NEWNS))
+		if err == nil {
+			err = os.NewSyscallError("mount(/, rslave)", unix.Mount("", "/", "", unix.MS_REC|unix.MS_SLAVE, ""))
+		}
+		if err == nil {
+			err = do()
+		}
+		done <- err
+	}()
+	return <-done
+}
