@@ -85,7 +85,7 @@ func machines(a *app) []*man.Command {
 				{Say: "With the flags of run", Do: "croft set -e LANG=C.UTF-8 --stop-timeout 5m web"},
 				{Say: "The same in keys and values", Do: "croft set web env.LANG=C.UTF-8 stop-timeout=5m"},
 				{Say: "As on another machine", Do: "croft get web env | xargs -d '\n' printf 'env=%s\n' | xargs -d '\n' croft set web2"},
-			}, See: []string{"get", "unset", "explain"},
+			}, See: []string{"get", "unset", "edit", "explain"},
 		},
 		{
 			Name: "get", Args: "NAME [KEY...]", Short: "Print settings of a machine", New: a.get(),
@@ -96,6 +96,11 @@ func machines(a *app) []*man.Command {
 			Name: "unset", Args: "NAME KEY...", Short: "Take settings of a machine back", New: a.unset(),
 			Long:     "Makes a setting what it is when nothing is said. KEY.ENTRY takes one entry out of a list: env.LANG, label.tier, volume./src. What is not set is left so, which is success.",
 			Examples: []man.Example{{Say: "One variable, and the whole list of labels", Do: "croft unset web env.LANG label"}}, See: []string{"set", "get"},
+		},
+		{
+			Name: "edit", Args: "NAME", Short: "Change settings of a machine in an editor", New: a.edit(),
+			Long:     "Opens the settings in $VISUAL or $EDITOR, else vi, as YAML with a comment for each, and takes what was saved as `croft set` would. An unknown key or a wrong value is told, and the editor opens again; whoever gives up keeps the file. Settings whose lines are gone are unset.\n\nWhere stdin is no terminal the YAML is read from there. With EDITOR=cat it is shown.",
+			Examples: []man.Example{{Say: "In the editor", Do: "croft edit web"}, {Say: "From a file", Do: "croft edit web <web.yaml"}}, See: []string{"set", "get"},
 		},
 		{
 			Heading: "In a machine", Name: "exec", Args: "NAME CMD [ARG...]", Short: "Run a command in a running machine", New: a.execVerb(), Long: execText,

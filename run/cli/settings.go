@@ -113,9 +113,9 @@ const madeAnew = "croft create, for another machine with it"
 func text(at func(*state.Spec) *string) field {
 	return field{
 		get: func(s *state.Spec) []string { return some(*at(s)) },
-		put: func(s *state.Spec, values []string) error {
-			*at(s) = last(values)
-			return nil
+		put: func(s *state.Spec, values []string) (err error) {
+			*at(s), err = only(values)
+			return err
 		},
 	}
 }
@@ -129,12 +129,14 @@ func yes(at func(*state.Spec) *bool) field {
 			}
 			return []string{"true"}
 		},
-		put: func(s *state.Spec, values []string) (err error) {
+		put: func(s *state.Spec, values []string) error {
 			*at(s) = false
-			if len(values) > 0 {
-				if *at(s), err = strconv.ParseBool(last(values)); err != nil {
-					return errors.New("is neither true nor false")
-				}
+			value, err := only(values)
+			if value == "" || err != nil {
+				return err
+			}
+			if *at(s), err = strconv.ParseBool(value); err != nil {
+				return errors.New("is neither true nor false")
 			}
 			return nil
 		},
@@ -147,10 +149,11 @@ func wholeSeconds(at func(*state.Spec) *int) field {
 		get: func(s *state.Spec) []string { return some((*secondsValue)(at(s)).String()) },
 		put: func(s *state.Spec, values []string) error {
 			*at(s) = 0
-			if len(values) == 0 {
-				return nil
+			value, err := only(values)
+			if value == "" || err != nil {
+				return err
 			}
-			return (*secondsValue)(at(s)).Set(last(values))
+			return (*secondsValue)(at(s)).Set(value)
 		},
 	}
 }
@@ -172,11 +175,15 @@ func some(value string) []string {
 	return []string{value}
 }
 
-func last(values []string) string {
-	if len(values) == 0 {
-		return ""
+// only is the one value, empty for none.
+func only(values []string) (string, error) {
+	switch len(values) {
+	case 0:
+		return "", nil
+	case 1:
+		return values[0], nil
 	}
-	return values[len(values)-1]
+	return "", errors.New("is one value and no list")
 }
 
 // volumes writes the binds as -v takes them.
@@ -347,11 +354,16 @@ type assignment struct {
 	values []string
 }
 
+// bindSettings binds the flags that are settings.
+func bindSettings(fs *pflag.FlagSet, flags *specFlags) {
+	flags.bind(fs)
+	fs.BoolVar(&flags.Remove, "rm", false, "remove it when it stops")
+}
+
 func (a *app) set() func(*pflag.FlagSet) man.Run {
 	return func(fs *pflag.FlagSet) man.Run {
 		var flags specFlags
-		flags.bind(fs)
-		fs.Bool("rm", false, "remove it when it stops")
+		bindSettings(fs, &flags)
 		for _, s := range settings() {
 			if f := fs.Lookup(s.name); f != nil && s.fixed != "" {
 				f.Hidden = true // understood, and answered with what helps
