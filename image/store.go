@@ -204,33 +204,36 @@ func (s *Store) retire(img Image, aliases map[string]string) (gone []string, err
 	for _, alias := range img.Aliases {
 		delete(aliases, alias)
 	}
-	if err := s.writeAliases(aliases); err != nil {
-		return gone, err
+	if len(img.Aliases) > 0 { // writing needs room, which a full disk has not
+		if err := s.writeAliases(aliases); err != nil {
+			return gone, err
+		}
 	}
 	layers, err := s.setAsideUnreferenced()
 	return append(gone, layers...), err
 }
 
-// setAsideUnreferenced renames the layers that no image has. Where a record cannot be read nobody knows what it has,
-// and all layers stay.
+// setAsideUnreferenced renames the layers that no image has.
 func (s *Store) setAsideUnreferenced() (gone []string, err error) {
-	used, err := s.usedLayers()
-	if used == nil {
-		return nil, err
-	}
-	layers := filepath.Join(s.Dir, layersName)
-	all, err := digests(layers)
-	for _, layer := range all {
-		if used[layer] {
-			continue
-		}
-		aside, err := setAside(layers, layer)
+	names, err := s.unreferenced()
+	for _, layer := range names {
+		aside, err := setAside(filepath.Join(s.Dir, layersName), layer)
 		if err != nil {
 			return gone, err
 		}
 		gone = append(gone, aside)
 	}
 	return gone, err
+}
+
+// unreferenced names the layers that no image has. Where a record cannot be read nobody knows what it has, and none is.
+func (s *Store) unreferenced() ([]string, error) {
+	used, err := s.usedLayers()
+	if used == nil {
+		return nil, err
+	}
+	all, err := digests(filepath.Join(s.Dir, layersName))
+	return slices.DeleteFunc(all, func(layer string) bool { return used[layer] }), err
 }
 
 // usedLayers gives the layers of all images by directory name; nil when a damaged image hides some.

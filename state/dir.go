@@ -273,51 +273,68 @@ func (d *Dir) Remove(name string) error {
 }
 
 // Sweep removes what interrupted creations and removals left, and says what it was.
-func (d *Dir) Sweep() ([]string, error) {
+func (d *Dir) Sweep() (swept []string, err error) {
+	err = d.leftovers(func(path string) error {
+		if err := os.RemoveAll(path); err != nil {
+			return err
+		}
+		name, _ := filepath.Rel(d.instances(), path) // it lies below
+		swept = append(swept, name)
+		return nil
+	})
+	return swept, err
+}
+
+// Leftovers are the paths of what Sweep would remove.
+func (d *Dir) Leftovers() (paths []string, err error) {
+	err = d.leftovers(func(path string) error {
+		paths = append(paths, path)
+		return nil
+	})
+	return paths, err
+}
+
+// leftovers goes through what interrupted creations and removals left. With the locks held nobody is just at it.
+func (d *Dir) leftovers(each func(path string) error) error {
 	lock, err := Lock(filepath.Join(d.instances(), ".lock"))
 	if err != nil {
-		return nil, err
+		return err
 	}
 	defer lock.Close()
 	entries, err := os.ReadDir(d.instances())
 	if err != nil {
-		return nil, err
+		return err
 	}
-	var swept []string
 	for _, e := range entries {
 		name := e.Name()
-		if !strings.HasPrefix(name, ".new-") && !strings.HasPrefix(name, ".gone-") {
-			halves, err := d.sweepRecord(name)
-			if swept = append(swept, halves...); err != nil {
-				return swept, err
-			}
-			continue
+		if strings.HasPrefix(name, ".new-") || strings.HasPrefix(name, ".gone-") {
+			err = each(filepath.Join(d.instances(), name))
+		} else {
+			err = d.halfRecords(name, each)
 		}
-		if err := os.RemoveAll(filepath.Join(d.instances(), name)); err != nil {
-			return swept, err
+		if err != nil {
+			return err
 		}
-		swept = append(swept, name)
 	}
-	return swept, nil
+	return nil
 }
 
-// sweepRecord removes the half-written files that killed writers of one record left beside it.
-func (d *Dir) sweepRecord(name string) (swept []string, err error) {
+// halfRecords goes through the half-written files that killed writers of one record left beside it.
+func (d *Dir) halfRecords(name string, each func(path string) error) error {
 	pattern := filepath.Join(d.Of(name), ".new-instance.json-*")
 	if found, _ := filepath.Glob(pattern); len(found) == 0 {
-		return nil, nil
+		return nil
 	}
 	lock, err := Lock(filepath.Join(d.Of(name), "lock"))
 	if err != nil {
-		return nil, err
+		return err
 	}
 	defer lock.Close()
 	found, _ := filepath.Glob(pattern) // now without those that are being written
 	for _, path := range found {
-		if err := os.Remove(path); err != nil {
-			return swept, err
+		if err := each(path); err != nil {
+			return err
 		}
-		swept = append(swept, filepath.Join(name, filepath.Base(path)))
 	}
-	return swept, nil
+	return nil
 }

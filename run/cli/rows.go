@@ -209,7 +209,13 @@ func images(a *app) []*man.Command {
 func theHost(a *app) []*man.Command {
 	return []*man.Command{
 		{
-			Heading: "The host", Name: "config", Short: "Look at the settings of the host", See: []string{"environment", "files"},
+			Heading: "The host", Name: "prune", Short: "Remove what nothing uses any more", New: a.prune(), See: []string{"repair", "image", "rm"},
+			Long: "Removes what interrupted commands left, layers that no image has, and images that have no name and that no machine is made of; with --images those with names as well. Prints each with what it takes of the disk.\n\n" +
+				"A machine is never touched, running or not: that is what `croft rm` is for.",
+			Examples: []man.Example{{Say: "What would it be?", Do: "croft prune --images --dry-run"}, {Say: "Make room", Do: "croft prune --images"}},
+		},
+		{
+			Name: "config", Short: "Look at the settings of the host", See: []string{"environment", "files"},
 			Long: "/etc/croft/croft.toml says what holds for all of croft on this host. Flags come before variables of the environment, these before the file, and the file before the defaults.\n\n" +
 				"    root = \"/srv/croft\"            # as --root\n    run = \"/run/croft\"             # as --run\n    id-pool = \"524288-1879048191\"  # where new machines get their ids\n    stop-timeout = \"100s\"          # of new machines, as --stop-timeout\n    ready-timeout = \"2m\"           # of new machines, as --ready-timeout",
 			Sub: []*man.Command{{
