@@ -91,16 +91,7 @@ func settings() []setting {
 			},
 		}},
 		{name: "rm", live: true, field: yes(func(s *state.Spec) *bool { return &s.Remove })},
-		{name: "restart", live: true, field: field{
-			get: func(s *state.Spec) []string { return some((*restartValue)(&s.Restart).String()) },
-			put: func(s *state.Spec, values []string) error {
-				s.Restart = state.Restart{}
-				if len(values) == 0 {
-					return nil
-				}
-				return (*restartValue)(&s.Restart).Set(last(values))
-			},
-		}},
+		{name: "restart", live: true, field: as(func(s *state.Spec) *state.Restart { return &s.Restart }, func(r *state.Restart) pflag.Value { return (*restartValue)(r) })},
 		{name: "timeout", field: wholeSeconds(func(s *state.Spec) *int { return &s.Timeouts.Life })},
 		{name: "stop-timeout", live: true, field: wholeSeconds(func(s *state.Spec) *int { return &s.Timeouts.Stop })},
 		{name: "ready-timeout", field: wholeSeconds(func(s *state.Spec) *int { return &s.Timeouts.Ready })},
@@ -145,15 +136,21 @@ func yes(at func(*state.Spec) *bool) field {
 
 // wholeSeconds is a time as state keeps it.
 func wholeSeconds(at func(*state.Spec) *int) field {
+	return as(at, func(n *int) pflag.Value { return (*secondsValue)(n) })
+}
+
+// as is a field that is read and written as a flag.
+func as[T any](at func(*state.Spec) *T, flag func(*T) pflag.Value) field {
 	return field{
-		get: func(s *state.Spec) []string { return some((*secondsValue)(at(s)).String()) },
+		get: func(s *state.Spec) []string { return some(flag(at(s)).String()) },
 		put: func(s *state.Spec, values []string) error {
-			*at(s) = 0
+			var unset T
+			*at(s) = unset
 			value, err := only(values)
 			if value == "" || err != nil {
 				return err
 			}
-			return (*secondsValue)(at(s)).Set(value)
+			return flag(at(s)).Set(value)
 		},
 	}
 }
