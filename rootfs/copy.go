@@ -14,8 +14,8 @@ import (
 
 // copyLayer lays one layer over what dst holds already: whiteouts and opaque directories take away, all else
 // replaces. Nobody else writes to either tree meanwhile, and a walk follows no link, so names are safe here.
-func copyLayer(layer, dst string) error {
-	c := copier{links: map[uint64]string{}}
+func copyLayer(layer, dst string, change owners) error {
+	c := copier{change: change, links: map[uint64]string{}}
 	err := filepath.WalkDir(layer, func(src string, e fs.DirEntry, err error) error {
 		if err != nil {
 			return err
@@ -38,8 +38,9 @@ func copyLayer(layer, dst string) error {
 }
 
 type copier struct {
-	links map[uint64]string // by inode: the first name copied
-	dirs  []copiedTimes
+	change owners
+	links  map[uint64]string // by inode: the first name copied
+	dirs   []copiedTimes
 }
 
 type copiedTimes struct {
@@ -120,7 +121,7 @@ func (c *copier) make(src, dst string, info fs.FileInfo, st *syscall.Stat_t) err
 	return nil
 }
 
-// copyFile shares the blocks where the filesystem can (io.Copy asks copy_file_range).
+// copyFile shares the blocks where the filesystem can, and copies no holes.
 func copyFile(src, dst string) error {
 	in, err := os.Open(src)
 	if err != nil {
@@ -135,18 +136,47 @@ func copyFile(src, dst string) error {
 	if unix.IoctlFileClone(int(out.Fd()), int(in.Fd())) == nil {
 		return out.Close()
 	}
-	if _, err := io.Copy(out, in); err != nil {
+	if err := copyData(in, out); err != nil {
 		return err
 	}
 	return out.Close()
 }
 
-// attributes come owner first: a change of owner clears setuid bits and file capabilities.
-func (c *copier) attributes(src, dst string, info fs.FileInfo, st *syscall.Stat_t) error {
-	if err := os.Lchown(dst, int(st.Uid), int(st.Gid)); err != nil {
+// copyData copies what lies between the holes of in, and makes out as long.
+func copyData(in, out *os.File) error {
+	info, err := in.Stat()
+	if err != nil {
 		return err
 	}
-	if err := copyXattrs(src, dst); err != nil {
+	for at, size := int64(0), info.Size(); at < size; {
+		data, err := in.Seek(at, unix.SEEK_DATA)
+		if errors.Is(err, unix.ENXIO) { // nothing but a hole is left
+			break
+		}
+		if err != nil {
+			return err
+		}
+		if at, err = in.Seek(data, unix.SEEK_HOLE); err != nil {
+			return err
+		}
+		for _, f := range []*os.File{in, out} {
+			if _, err := f.Seek(data, io.SeekStart); err != nil {
+				return err
+			}
+		}
+		if _, err := io.CopyN(out, in, at-data); err != nil {
+			return err
+		}
+	}
+	return out.Truncate(info.Size())
+}
+
+// attributes come owner first: a change of owner clears setuid bits and file capabilities.
+func (c *copier) attributes(src, dst string, info fs.FileInfo, st *syscall.Stat_t) error {
+	if err := os.Lchown(dst, int(c.change.id(st.Uid)), int(c.change.id(st.Gid))); err != nil {
+		return err
+	}
+	if err := copyXattrs(src, dst, c.change); err != nil {
 		return err
 	}
 	if info.Mode()&fs.ModeSymlink == 0 {
@@ -161,7 +191,7 @@ func (c *copier) attributes(src, dst string, info fs.FileInfo, st *syscall.Stat_
 	return copiedTimes{dst, st}.set()
 }
 
-func copyXattrs(src, dst string) error {
+func copyXattrs(src, dst string, change owners) error {
 	size, err := unix.Llistxattr(src, nil)
 	if err != nil || size == 0 {
 		return nil // a filesystem without them has none to copy
@@ -179,7 +209,7 @@ func copyXattrs(src, dst string) error {
 		if err != nil {
 			return &os.PathError{Op: "getxattr " + string(name), Path: src, Err: err}
 		}
-		if err := unix.Lsetxattr(dst, string(name), value[:n], 0); err != nil && !errors.Is(err, unix.ENOTSUP) {
+		if err := unix.Lsetxattr(dst, string(name), change.attribute(string(name), value[:n]), 0); err != nil && !errors.Is(err, unix.ENOTSUP) {
 			return &os.PathError{Op: "setxattr " + string(name), Path: dst, Err: err}
 		}
 	}

@@ -8,8 +8,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Directory keeps a full copy of the image for each machine. It serves where overlay cannot: on a root that
-// is an overlay itself.
+// Directory keeps a full copy of the image for each machine. It serves where overlay cannot: on a filesystem that
+// carries no upper directory.
 type Directory struct{}
 
 func copyOf(r Root) string { return filepath.Join(r.Dir, "fs") }
@@ -35,7 +35,7 @@ func (Directory) Create(r Root) error {
 	}
 	defer view.Close()
 	for i, dir := range view.Dirs {
-		if err := copyLayer(dir, aside); err != nil {
+		if err := copyLayer(dir, aside, owners{}); err != nil {
 			return fmt.Errorf("copy %s: %w", r.Layers[i], err)
 		}
 	}

@@ -102,39 +102,25 @@ var emptySquashfs []byte
 //go:embed empty/erofs.gz
 var emptyErofs []byte
 
-// FileSystems are those that can be asked about with MountsFile.
+// FileSystems are what MountsFile can be asked about.
 var FileSystems = map[string][]byte{"squashfs": emptySquashfs, "erofs": emptyErofs}
 
-// ErrNotShifted: it can be mounted, but not be seen through a user namespace.
-var ErrNotShifted = errors.New("cannot be idmapped")
-
-// MountsFile says why a file with a filesystem of that kind cannot be mounted from scratch: directly, or by a loop
-// device. With a userns it must be possible to shift it, too.
-func MountsFile(kind, scratch string, userns *os.File) (how string, err error) {
+// MountsFile says why a file with a filesystem of that kind cannot be a layer as it is: be mounted, or be shifted. It
+// leaves a file in scratch.
+func MountsFile(kind, scratch string, userns *os.File) error {
 	image := filepath.Join(scratch, "empty."+kind)
 	if err := inflate(FileSystems[kind], image); err != nil {
-		return "", err
+		return err
 	}
-	how = "from the file"
-	mnt, err := mountSource(kind, image)
-	if errors.Is(err, unix.ENOTBLK) {
-		how = "by a loop device"
-		loop, e := Loop(image)
-		if e != nil {
-			return "", e
-		}
-		defer loop.Close() // the mount keeps it, and the last of the two clears it
-		mnt, err = mountSource(kind, loop.Name())
-	}
+	root, err := mountFile(image)
 	if err != nil {
-		return "", err
+		return err
 	}
-	defer unix.Close(mnt)
-	attr := unix.MountAttr{Attr_set: unix.MOUNT_ATTR_IDMAP, Userns_fd: uint64(userns.Fd())}
-	if err := unix.MountSetattr(mnt, "", unix.AT_EMPTY_PATH, &attr); err != nil {
-		return how, fmt.Errorf("%w: mount_setattr: %w", ErrNotShifted, err)
+	defer root.Close()
+	if err := shift(root, userns); err != nil {
+		return fmt.Errorf("it cannot be shifted: mount_setattr: %w", err)
 	}
-	return how, nil
+	return nil
 }
 
 func inflate(data []byte, path string) error {
@@ -149,22 +135,6 @@ func inflate(data []byte, path string) error {
 	return os.WriteFile(path, image, 0o600)
 }
 
-// mountSource mounts the filesystem of a file or device, read-only and attached to nothing.
-func mountSource(kind, source string) (mnt int, err error) {
-	fs, err := unix.Fsopen(kind, unix.FSOPEN_CLOEXEC)
-	if err != nil {
-		return -1, fmt.Errorf("fsopen(%s): %w", kind, err)
-	}
-	defer unix.Close(fs)
-	if err := unix.FsconfigSetString(fs, "source", source); err != nil {
-		return -1, fmt.Errorf("fsconfig(source): %w", err)
-	}
-	if err := unix.FsconfigSetFlag(fs, "ro"); err != nil {
-		return -1, fmt.Errorf("fsconfig(ro): %w", err)
-	}
-	return createMount(fs)
-}
-
 // createMount makes the superblock that fs describes and a mount of it.
 func createMount(fs int) (mnt int, err error) {
 	if err := unix.FsconfigCreate(fs); err != nil {
@@ -176,36 +146,19 @@ func createMount(fs int) (mnt int, err error) {
 	return mnt, nil
 }
 
-// Loop attaches a file to a free loop device, read-only. The device is free again after its last use.
-func Loop(file string) (*os.File, error) {
-	backing, err := os.Open(file)
+// Loops says why this process has no loop devices. It leaves a file in scratch.
+func Loops(scratch string) error {
+	file, err := os.Create(filepath.Join(scratch, "loop"))
 	if err != nil {
-		return nil, err
+		return err
 	}
-	defer backing.Close()
-	control, err := os.OpenFile("/dev/loop-control", os.O_RDWR, 0)
+	defer file.Close()
+	if err := file.Truncate(4096); err != nil {
+		return err
+	}
+	device, err := loopDevice(file)
 	if err != nil {
-		return nil, err
+		return err
 	}
-	defer control.Close()
-	for {
-		n, err := unix.IoctlRetInt(int(control.Fd()), unix.LOOP_CTL_GET_FREE)
-		if err != nil {
-			return nil, fmt.Errorf("ioctl(LOOP_CTL_GET_FREE): %w", err)
-		}
-		loop, err := os.OpenFile(fmt.Sprintf("/dev/loop%d", n), os.O_RDWR, 0)
-		if err != nil {
-			return nil, err
-		}
-		config := unix.LoopConfig{Fd: uint32(backing.Fd())}
-		config.Info.Flags = unix.LO_FLAGS_READ_ONLY | unix.LO_FLAGS_AUTOCLEAR
-		err = unix.IoctlLoopConfigure(int(loop.Fd()), &config)
-		if err == nil {
-			return loop, nil
-		}
-		loop.Close()
-		if !errors.Is(err, unix.EBUSY) { // somebody else was faster
-			return nil, fmt.Errorf("ioctl(LOOP_CONFIGURE): %w", err)
-		}
-	}
+	return device.Close()
 }

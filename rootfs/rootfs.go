@@ -1,7 +1,8 @@
 // Package rootfs makes the root filesystem of a machine out of image layers and what the machine changed.
 //
-// Ownership on disk stays as the image has it: ids are shifted by mounts, and nothing is ever chowned. This
-// package knows layers as directories or files and instances as a place on disk; it never fetches, starts or decides.
+// Ownership on disk stays as the image has it: ids are shifted by mounts, and nothing is ever chowned. (Where a
+// filesystem cannot do that, a machine gets a copy that is written with its ids: Shifted.) This package knows layers as
+// directories or files and instances as a place on disk; it never fetches, starts or decides.
 package rootfs
 
 import (
@@ -11,6 +12,7 @@ import (
 	"path/filepath"
 	"strings"
 
+	"croft/idmap"
 	"croft/state"
 
 	"golang.org/x/sys/unix"
@@ -47,20 +49,38 @@ func Drivers(name string) (Driver, bool) {
 		return Overlay{}, true
 	case "dir":
 		return Directory{}, true
+	case "shifted":
+		return Shifted{}, true
 	}
 	return nil, false
 }
 
-// Pick names the driver for a new machine kept under dir: overlay. A place that is itself on an overlay, as in a
-// container, serves for none: it cannot carry another's upper directory, nor can its ids be shifted.
+// Pick names the driver for a new machine kept under dir, by trying what the filesystem there can do.
 func Pick(dir string) (string, error) {
 	var st unix.Statfs_t
 	if err := unix.Statfs(dir, &st); err != nil {
 		return "", &os.PathError{Op: "statfs", Path: dir, Err: err}
 	}
-	if st.Type == unix.OVERLAYFS_SUPER_MAGIC {
-		err := fmt.Errorf("%s is on an overlay, which can neither carry another nor be shifted: %w", dir, state.ErrUnsupported)
-		return "", state.Hint(err, "mount a disk or a tmpfs for croft and name it with --root")
+	switch st.Type {
+	case unix.EXT4_SUPER_MAGIC, unix.XFS_SUPER_MAGIC, unix.BTRFS_SUPER_MAGIC:
+		return "overlay", nil // they can do all of it on every kernel that croft runs on
+	}
+	// No process ever has these ids, so they need not be reserved.
+	userns, err := idmap.Namespace(state.Range{Base: idmap.Pool.Base, Size: idmap.Size})
+	if err != nil {
+		return "", err
+	}
+	defer userns.Close()
+	if Shifts(dir, userns) != nil {
+		return "shifted", nil
+	}
+	scratch, err := os.MkdirTemp(dir, ".new-pick-")
+	if err != nil {
+		return "", err
+	}
+	defer os.RemoveAll(scratch)
+	if CarriesUpper(scratch) != nil {
+		return "dir", nil
 	}
 	return "overlay", nil
 }

@@ -54,6 +54,8 @@ func TestDrivers(t *testing.T) {
 		{"overlay of erofs by path", Overlay{}, asEROFS, PathMode + "=path"},
 		{"dir", Directory{}, asDirectory, ""},
 		{"dir of squashfs", Directory{}, asSquashfs, ""},
+		{"shifted", Shifted{}, asDirectory, ""},
+		{"shifted of squashfs", Shifted{}, asSquashfs, ""},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			if !private(t, c.env) {
@@ -283,7 +285,7 @@ func (r *rig) mounted() int {
 // disk finds where the driver keeps a file of the machine.
 func (r *rig) disk(name string) string {
 	r.Helper()
-	for _, dir := range []string{"upper/fs", "fs"} {
+	for _, dir := range []string{"upper/fs", "fs", fmt.Sprint("fs-", base.Base)} {
 		path := filepath.Join(r.root.Dir, dir, name)
 		if _, err := os.Lstat(path); err == nil {
 			return path
@@ -324,8 +326,12 @@ func readAndWrite(r *rig) {
 	r.does("dd if=/dev/zero of=/big bs=64k count=16 2>/dev/null || dd if=/bin/busybox of=/big 2>/dev/null; test -s /big", "")
 }
 
-// What is on disk has the ids that the machine sees, whatever its range is.
+// What is on disk has the ids that the machine sees, whatever its range is; but where the disk knows the range.
 func ownersOnDisk(r *rig) {
+	first := uint32(0)
+	if r.driver == (Shifted{}) {
+		first = base.Base
+	}
 	r.mount()
 	r.does("stat -c '%u %g' / /etc/motd /var/www/index", "0 0\n0 0\n33 33\n")
 	r.does("echo >/mine; echo >/theirs; chown 33:44 /theirs; echo >/last; chown 65534:65534 /last; echo z >>/var/www/index", "")
@@ -334,8 +340,8 @@ func ownersOnDisk(r *rig) {
 	for name, want := range map[string][2]uint32{"": {0, 0}, "mine": {0, 0}, "theirs": {33, 44}, "last": {65534, 65534}, "var/www/index": {33, 33}} {
 		var st unix.Stat_t
 		try(r, unix.Lstat(r.disk(name), &st))
-		if st.Uid != want[0] || st.Gid != want[1] {
-			r.Errorf("%q is %d:%d on disk, want %v", name, st.Uid, st.Gid, want)
+		if st.Uid != first+want[0] || st.Gid != first+want[1] {
+			r.Errorf("%q is %d:%d on disk, want %v from %d on", name, st.Uid, st.Gid, want, first)
 		}
 	}
 }
@@ -438,11 +444,20 @@ func manyLayers(r *rig) {
 // What is on disk outlives a change of the range.
 func anotherRange(r *rig) {
 	r.mount()
-	r.does("echo x >/mine; chown 33 /mine", "")
+	r.does("echo x >/mine; chown 33 /mine; ln /mine /other; chmod 2755 /mine", "")
+	r.tool("setcap", "cap_net_raw=ep", "bin/busybox")
 	r.unmount()
-	r.userns = namespace(r.T, state.Range{Base: base.Base + 5*idmap.Size, Size: idmap.Size})
+	for i := range uint32(2) { // there and back
+		r.userns = namespace(r.T, state.Range{Base: base.Base + (1-i)*5*idmap.Size, Size: idmap.Size})
+		r.mount()
+		r.does("stat -c '%u %a %h' /mine /etc/motd; echo y >>/other; chmod 2755 /mine", "33 2755 2\n0 644 1\n")
+		if got := r.tool("getcap", "bin/busybox"); !strings.Contains(got, "cap_net_raw=ep") {
+			r.Errorf("capabilities are %q", got)
+		}
+		r.unmount()
+	}
 	r.mount()
-	r.does("stat -c %u /mine /etc/motd; echo y >>/mine; cat /mine", "33\n0\nx\ny\n")
+	r.does("cat /mine", "x\ny\ny\n")
 }
 
 // Generated files lie over the image's, can be treated like any file, and never come back over a change.

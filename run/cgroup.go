@@ -24,9 +24,8 @@ func hierarchies() (roots, own []string, err error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	var fs unix.Statfs_t
-	if unix.Statfs(unified, &fs) == nil && fs.Type == unix.CGROUP2_SUPER_MAGIC {
-		mounted = map[string]string{"": unified} // whatever lies hidden below it: libcontainer looks here, too
+	if isUnified(unified) {
+		mounted = map[string]hierarchy{"": {unified, mounted[""].top}} // whatever lies hidden below it: libcontainer looks here, too
 	}
 	data, err := os.ReadFile("/proc/self/cgroup")
 	if err != nil {
@@ -38,12 +37,12 @@ func hierarchies() (roots, own []string, err error) {
 		if len(fields) != 3 {
 			continue
 		}
-		root, ok := mounted[fields[1]]
+		h, ok := mounted[fields[1]]
 		if !ok {
 			continue
 		}
-		roots = append(roots, root)
-		own = append(own, filepath.Join(root, fields[2]))
+		roots = append(roots, h.at)
+		own = append(own, h.directory(fields[2]))
 	}
 	if len(roots) == 0 {
 		return nil, nil, fmt.Errorf("cgroup: no hierarchy is mounted: %w", state.ErrUnsupported)
@@ -51,14 +50,31 @@ func hierarchies() (roots, own []string, err error) {
 	return roots, own, nil
 }
 
-// cgroupMounts gives the mount point of each hierarchy by the name it has in /proc/self/cgroup: "" for v2.
-func cgroupMounts() (map[string]string, error) {
+// isUnified says whether dir is on the v2 hierarchy.
+func isUnified(dir string) bool {
+	var fs unix.Statfs_t
+	return unix.Statfs(dir, &fs) == nil && fs.Type == unix.CGROUP2_SUPER_MAGIC
+}
+
+// hierarchy is where one is mounted, and which of its cgroups is at the top there: in a container not the first.
+type hierarchy struct{ at, top string }
+
+// directory is where the cgroup of that path is seen; the top of what is mounted when it lies above that.
+func (h hierarchy) directory(path string) string {
+	if rest, ok := strings.CutPrefix(path, strings.TrimSuffix(h.top, "/")); ok && (rest == "" || rest[0] == '/') {
+		return filepath.Join(h.at, rest)
+	}
+	return h.at
+}
+
+// cgroupMounts finds each hierarchy by the name it has in /proc/self/cgroup: "" for v2.
+func cgroupMounts() (map[string]hierarchy, error) {
 	f, err := os.Open("/proc/self/mountinfo")
 	if err != nil {
 		return nil, err
 	}
 	defer f.Close()
-	at := map[string]string{}
+	at := map[string]hierarchy{}
 	for s := bufio.NewScanner(f); s.Scan(); {
 		before, after, ok := strings.Cut(s.Text(), " - ")
 		left, right := strings.Fields(before), strings.Fields(after)
@@ -68,11 +84,11 @@ func cgroupMounts() (map[string]string, error) {
 		switch right[0] {
 		case "cgroup2":
 			if _, ok := at[""]; !ok {
-				at[""] = left[4]
+				at[""] = hierarchy{left[4], left[3]}
 			}
 		case "cgroup":
 			// The directory has the controllers' names: that is how libcontainer finds them, too.
-			at[controllers(right[2])] = left[4]
+			at[controllers(right[2])] = hierarchy{left[4], left[3]}
 		}
 	}
 	return at, nil

@@ -237,8 +237,8 @@ func storeProbes() []probe {
 	return []probe{
 		{"store.place", true, true, storePlace, "", "choose another place: croft --root DIR"},
 		{"store.space", false, false, storeSpace, "what machines write is lost when it is full", "croft image list; croft list: remove what is not needed"},
-		{"store.shift", true, true, storeShift, "", "keep the store on ext4, xfs or btrfs: croft --root DIR"},
-		{"store.upper", true, true, storeUpper, "", "keep the store on ext4, xfs or btrfs: croft --root DIR"},
+		{"store.shift", false, true, storeShift, "each machine gets a copy of the whole image; volumes from there are refused", "keep the store on a disk: croft --root DIR; in a container: on a volume"},
+		{"store.upper", false, true, storeUpper, "each machine gets a copy of the whole image", "keep the store on a disk: croft --root DIR; in a container: on a volume"},
 		{"store.layers", false, true, storeLayers, "nothing but a few mounts more at each start", "a kernel from 6.15 on"},
 		{"store.squashfs", false, true, mountsFile("squashfs"), "squashfs images are unpacked once, which takes more space", "modprobe squashfs; modprobe loop"},
 		{"store.erofs", false, true, mountsFile("erofs"), "EROFS images are unpacked once, which takes more space", "modprobe erofs; modprobe loop"},
@@ -270,28 +270,13 @@ func storeLayers(x *examination) (string, error) {
 }
 
 func mountsFile(kind string) func(*examination) (string, error) {
-	return func(x *examination) (found string, err error) {
-		err = x.onStore(func(scratch string, userns *os.File) error {
-			how, err := rootfs.MountsFile(kind, scratch, userns)
-			found = kind + " " + how
-			return err
-		})
-		return found, err
+	return func(x *examination) (string, error) {
+		return kind, x.onStore(func(scratch string, userns *os.File) error { return rootfs.MountsFile(kind, scratch, userns) })
 	}
 }
 
 func storeLoop(x *examination) (string, error) {
-	return "loop devices", x.onStore(func(scratch string, _ *os.File) error {
-		file := filepath.Join(scratch, "loop")
-		if err := os.WriteFile(file, make([]byte, 4096), 0o600); err != nil {
-			return err
-		}
-		loop, err := rootfs.Loop(file)
-		if err == nil {
-			loop.Close()
-		}
-		return err
-	})
+	return "loop devices", x.onStore(func(scratch string, _ *os.File) error { return rootfs.Loops(scratch) })
 }
 
 // storeRun makes a socket where those of machines will be.

@@ -17,6 +17,7 @@ import (
 func cgroupProbes() []probe {
 	return []probe{
 		{"cgroup.layout", true, false, cgroupLayout, "", "mount -t cgroup2 cgroup2 /sys/fs/cgroup"},
+		{"cgroup.v2", false, false, cgroupV2, "machines with systemd do not boot, and a command that is left is killed process by process", "mkdir -p /sys/fs/cgroup/unified && mount -t cgroup2 cgroup2 /sys/fs/cgroup/unified"},
 		{"cgroup.make", true, true, cgroupMake, "", "mount -o remount,rw /sys/fs/cgroup; in a container: start it with --privileged"},
 		{"cgroup.controllers", false, false, cgroupControllers, "limits of those kinds", "boot without cgroup_disable="},
 		{"cgroup.clone", false, true, cgroupClone, "croft exec", "a kernel from 5.7 on"},
@@ -26,24 +27,24 @@ func cgroupProbes() []probe {
 	}
 }
 
-// tree tells where this host's hierarchies are: the unified one, and those of v1 by their controllers.
-func tree() (v2 string, v1 map[string]string, err error) {
+// tree tells where this host's hierarchies are: the unified one, "" when it is not mounted, and those of v1 by their
+// controllers.
+func tree() (v2 string, v1 map[string]hierarchy, err error) {
 	roots, _, err := hierarchies()
 	if err != nil {
 		return "", nil, err
-	}
-	var fs unix.Statfs_t
-	if unix.Statfs(roots[0], &fs) != nil || fs.Type != unix.CGROUP2_SUPER_MAGIC {
-		return "", nil, errors.New("no cgroup v2 hierarchy is mounted: machines cannot be given one")
 	}
 	if v1, err = cgroupMounts(); err != nil {
 		return "", nil, err
 	}
 	delete(v1, "")
-	if roots[0] == unified {
-		v1 = nil
+	switch {
+	case roots[0] == unified:
+		return unified, nil, nil
+	case isUnified(roots[0]):
+		return roots[0], v1, nil
 	}
-	return roots[0], v1, nil
+	return "", v1, nil
 }
 
 func cgroupLayout(*examination) (string, error) {
@@ -51,10 +52,23 @@ func cgroupLayout(*examination) (string, error) {
 	switch {
 	case err != nil:
 		return "", err
+	case v2 == "":
+		return fmt.Sprintf("limits by %d v1 hierarchies", len(v1)), nil
 	case len(v1) == 0:
 		return "cgroup v2 at " + v2, nil
 	}
 	return fmt.Sprintf("hybrid cgroups: v2 at %s, limits by %d v1 hierarchies", v2, len(v1)), nil
+}
+
+func cgroupV2(*examination) (string, error) {
+	v2, _, err := tree()
+	if err != nil {
+		return "", blocked{"cgroup.layout"}
+	}
+	if v2 == "" {
+		return "", errors.New("the v2 hierarchy is not mounted")
+	}
+	return "one for machines", nil
 }
 
 // inCgroup makes a cgroup in the hierarchy at root for a moment.
@@ -92,10 +106,7 @@ func cgroupControllers(*examination) (string, error) {
 	if err != nil {
 		return "", blocked{"cgroup.layout"}
 	}
-	text, err := os.ReadFile(filepath.Join(v2, "cgroup.controllers"))
-	if err != nil {
-		return "", err
-	}
+	text, _ := os.ReadFile(filepath.Join(v2, "cgroup.controllers")) // without a v2 those of v1 count alone
 	have := strings.Fields(string(text))
 	for names := range v1 {
 		have = append(have, strings.Split(names, ",")...)
@@ -119,6 +130,9 @@ func onUnified(use func(dir string) error) error {
 	v2, _, err := tree()
 	if err != nil {
 		return blocked{"cgroup.layout"}
+	}
+	if v2 == "" {
+		return blocked{"cgroup.v2"}
 	}
 	if err := inCgroup(v2, use); errors.Is(err, unix.EROFS) || errors.Is(err, unix.EACCES) || errors.Is(err, unix.EPERM) {
 		return blocked{"cgroup.make"}
@@ -159,7 +173,7 @@ func cgroupFreezer(*examination) (string, error) {
 	if err == nil {
 		return "frozen", nil
 	}
-	if _, v1, e := tree(); e == nil && v1["freezer"] != "" {
+	if _, v1, e := tree(); e == nil && v1["freezer"].at != "" {
 		return "frozen by v1", nil
 	}
 	return "", err
@@ -168,7 +182,7 @@ func cgroupFreezer(*examination) (string, error) {
 // cgroupDevices loads the kind of program that says which devices a machine may use; where v1 has a hierarchy for
 // that, it is enough that one is there.
 func cgroupDevices(*examination) (string, error) {
-	if _, v1, err := tree(); err == nil && v1["devices"] != "" {
+	if _, v1, err := tree(); err == nil && v1["devices"].at != "" {
 		return "devices by v1", nil
 	}
 	program := [...]uint64{0x1_00_00_00_b7, 0x95} // r0 = 1; exit: every device is allowed

@@ -9,6 +9,8 @@ import (
 	"syscall"
 	"unsafe"
 
+	"croft/state"
+
 	"golang.org/x/sys/unix"
 )
 
@@ -57,6 +59,17 @@ func hasCapabilities(*examination) (string, error) {
 		return "", fmt.Errorf("root without %s", strings.Join(missing, ", "))
 	}
 	return "all capabilities that it takes", nil
+}
+
+// unprivileged adds what root lacks here to an error that comes from it: in a container that has no such rights.
+func unprivileged(err error) error {
+	if !errors.Is(err, unix.EPERM) || hintOf(err) != "" {
+		return err
+	}
+	if _, lack := hasCapabilities(nil); lack != nil {
+		err = fmt.Errorf("%w: this is %w", err, lack)
+	}
+	return state.Hint(err, "croft doctor")
 }
 
 func effective() (mask uint64, err error) {

@@ -47,7 +47,7 @@ func (e *Engine) Create(spec state.Spec) (*state.Instance, error) {
 		if in.Facts.Range.Size != 0 {
 			e.release(in)
 		}
-		return nil, err
+		return nil, unprivileged(err)
 	}
 	// The image may have been removed between the look at it and the record that counts as its user.
 	if err := e.Images.Keep(img.Fingerprint); err != nil {

@@ -32,6 +32,7 @@ type host struct {
 	resolv  string   // its resolv.conf
 	cgroups []string // roots of the hierarchies, the unified one first
 	own     []string // for each, the directory of the caller itself
+	hybrid  bool     // there are a unified hierarchy and others
 	owners  map[string]Owner
 }
 
@@ -57,6 +58,9 @@ func NewPlan(dir *state.Dir, in *state.Instance, layers []string, h host, foregr
 	p.Cgroup = "/croft" + tag(dir.Root) + "/" + name
 	if foreground {
 		bases, p.Cgroup = h.own, "croft"+tag(dir.Root)+"-"+name
+		if h.hybrid { // libcontainer stays below the caller in the others alone
+			bases = append([]string{h.cgroups[0]}, h.own[1:]...)
+		}
 	}
 	for _, b := range bases {
 		p.Cgroups = append(p.Cgroups, filepath.Join(b, p.Cgroup))
@@ -178,5 +182,5 @@ func look(in *state.Instance) (host, error) {
 		}
 		owners[m.Source] = Owner{st.Uid, st.Gid}
 	}
-	return host{string(resolv), roots, own, owners}, nil
+	return host{string(resolv), roots, own, len(roots) > 1 && isUnified(roots[0]), owners}, nil
 }

@@ -66,7 +66,7 @@ func trixie() (*state.Instance, host) {
 	}
 	return in, host{
 		resolv: "nameserver 192.0.2.1\n", cgroups: []string{"/sys/fs/cgroup/unified", "/sys/fs/cgroup/memory"},
-		own: []string{"/sys/fs/cgroup/unified/job", "/sys/fs/cgroup/memory/other/job"},
+		own: []string{"/sys/fs/cgroup/unified/job", "/sys/fs/cgroup/memory/other/job"}, hybrid: true,
 	}
 }
 

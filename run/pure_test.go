@@ -58,8 +58,23 @@ func TestHierarchies(t *testing.T) {
 		}
 	}
 	mounted, err := cgroupMounts()
-	if v2, ok := mounted[""]; err != nil || ok && roots[0] != v2 {
-		t.Errorf("the first is %s, not the unified %s; %v", roots[0], v2, err)
+	if v2, ok := mounted[""]; err != nil || ok && roots[0] != v2.at {
+		t.Errorf("the first is %s, not the unified %s; %v", roots[0], v2.at, err)
+	}
+}
+
+func TestDirectoryOfCgroup(t *testing.T) {
+	for _, c := range []struct{ top, path, want string }{
+		{"/", "/", "/cg"},
+		{"/", "/a/b", "/cg/a/b"},
+		{"/pod/c1", "/pod/c1", "/cg"},
+		{"/pod/c1", "/pod/c1/job", "/cg/job"},
+		{"/pod/c1", "/pod/c10", "/cg"}, // out of sight
+		{"/..", "/", "/cg"},
+	} {
+		if got := (hierarchy{"/cg", c.top}).directory(c.path); got != c.want {
+			t.Errorf("%s below %s: %s, want %s", c.path, c.top, got, c.want)
+		}
 	}
 }
 

@@ -152,8 +152,24 @@ func createContainer(_ context.Context, l *launch) (err error) {
 	if l.listener, err = listen(l.RunDir, socketName, unix.SOCK_SEQPACKET, 0o600); err != nil {
 		return err
 	}
-	l.container, err = newContainer(l)
+	if l.container, err = newContainer(l); err != nil {
+		if cause := l.unshifted(); cause != nil {
+			return cause
+		}
+	}
 	return err
+}
+
+// unshifted names the volume whose filesystem cannot be seen through the machine's user namespace, after a start that
+// failed: an overlay, say, when this is a container itself.
+func (l *launch) unshifted() error {
+	for _, m := range l.Instance.Spec.Mounts {
+		if err := rootfs.Shifts(m.Source, l.userns); errors.Is(err, unix.EINVAL) {
+			err = fmt.Errorf("volume %s: ids cannot be mapped on its filesystem: %w", m.Source, state.ErrUnsupported)
+			return state.Hint(err, "keep it on a disk or in memory: in a container, below a volume of that container")
+		}
+	}
+	return nil
 }
 
 // hostFiles makes what the guest finds in /run/host.

@@ -50,7 +50,7 @@ func (e *Engine) Supervise(name string) error {
 	if err == nil || errors.As(err, &ended) {
 		return err
 	}
-	err = fmt.Errorf("start %s: %w", name, err)
+	err = fmt.Errorf("start %s: %w", name, unprivileged(err))
 	report.failed(err)
 	return err
 }

@@ -175,9 +175,9 @@ func (s *Spec) Check() error {
 		}
 	}
 	switch s.Root.Driver {
-	case "", "overlay", "dir":
+	case "", "overlay", "dir", "shifted":
 	default:
-		say("root.driver", "%q is neither overlay nor dir", s.Root.Driver)
+		say("root.driver", "%q is none of overlay, dir and shifted", s.Root.Driver)
 	}
 	s.checkNICs(say)
 	s.checkTargets(say)

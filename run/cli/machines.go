@@ -43,6 +43,9 @@ func (a *app) createMachine(flags *specFlags, image string, cmd []string) (*stat
 		case err != nil:
 			return nil, fmt.Errorf("create %s: %w", spec.Name, err)
 		}
+		if in.Facts.Driver != "overlay" && spec.Root.Driver == "" {
+			flags.note("croft: %s gets a copy of the whole image: %s carries no overlay\n", in.Spec.Name, e.Dir.Root)
+		}
 		return in, nil
 	}
 }

@@ -44,7 +44,7 @@ func (s *specFlags) bind(fs *pflag.FlagSet) {
 	fs.Var((*restartValue)(&s.Restart), "restart", "start it again when it ends by itself: `no|on-failure[:N]|always`; N, or 5, times in a row at most")
 	fs.BoolVar(&s.Root.ReadOnly, "read-only", false, "let it write to nothing but /run, /tmp, /var/tmp and what -v and --tmpfs add")
 	fs.BoolVarP(&s.Root.Ephemeral, "ephemeral", "x", false, "begin with the image's files at every start, one after a reboot too")
-	fs.StringVar(&s.Root.Driver, "storage", "", "keep its root filesystem with `overlay|dir`; default: overlay where it works")
+	fs.StringVar(&s.Root.Driver, "storage", "", "keep its root filesystem with `overlay|dir|shifted`; default: the first that works here")
 	fs.BoolVarP(&s.quiet, "quiet", "q", false, "no notes on stderr, only errors")
 	man.Under(fs, "Machine", "name", "hostname", "env", "env-file", "network", "label")
 	man.Under(fs, "Files", "volume", "tmpfs", "read-only", "ephemeral", "storage")

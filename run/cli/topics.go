@@ -65,7 +65,7 @@ Below /var/lib/croft, or CROFT_ROOT, or --root:
 - ` + "`instances/NAME/instance.json`" + ` is the record of a machine: what was asked, what was decided, the plan as it was started, how it last ended. Only croft writes it.
 - ` + "`instances/NAME/console.log`" + ` is what its console printed, ` + "`console.log.1`" + ` what it printed before; each has 1 MiB at most.
 - ` + "`instances/NAME/claim`" + ` is locked while the machine runs; ` + "`lock`" + ` while its record is written.
-- ` + "`roots/NAME/`" + ` is what the machine changed: ` + "`upper/fs`" + ` with the driver overlay, a whole copy in ` + "`fs`" + ` with the driver dir.
+- ` + "`roots/NAME/`" + ` is what the machine changed: ` + "`upper/fs`" + ` with the driver overlay, a whole copy in ` + "`fs`" + ` with the driver dir, or in ` + "`fs-ID`" + `, with the ids of the machine from ID on, with the driver shifted.
 - ` + "`images/FINGERPRINT/image.json`" + `, ` + "`images/layers/DIGEST`" + ` and ` + "`images/aliases.json`" + ` are the images; a layer is an unpacked tree, or a squashfs or EROFS as it came.
 
 Owners on disk are the machine's own: its root's files belong to 0, its user 1000's to 1000. Ids are shifted when a machine is mounted and never on disk. That is why these directories are open to root alone.
