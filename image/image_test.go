@@ -226,8 +226,9 @@ func TestImportRefuses(t *testing.T) {
 		kind error
 	}{
 		{"nothing", nil, "is empty", state.ErrInvalid},
-		{"text", bytes.Repeat([]byte("hello\n"), 1000), "neither a tar nor a compressed tar", state.ErrInvalid},
-		{"gzipped text", compressed(t, []byte("hello"))["gzip"], "neither a tar nor a compressed tar", state.ErrInvalid},
+		{"text", bytes.Repeat([]byte("hello\n"), 1000), "is no root filesystem: neither a tar, compressed or not, nor a squashfs", state.ErrInvalid},
+		{"gzipped text", compressed(t, []byte("hello"))["gzip"], "is no root filesystem: neither a tar, compressed or not, nor a squashfs", state.ErrInvalid},
+		{"qcow2", append([]byte("QFI\xfb"), make([]byte, 5000)...), "a virtual machine, is not supported", state.ErrUnsupported},
 		{"no root", tarOf(t, "README", "x"), "import standard input: holds no root filesystem", state.ErrInvalid},
 		{"end only", make([]byte, 10240), "holds no root filesystem", state.ErrInvalid},
 		{"squashfs", append([]byte("hsqs"), make([]byte, 5000)...), "squashfs is damaged: it says that it has no bytes", state.ErrInvalid},

@@ -97,6 +97,14 @@ func (s *Store) importMetadata(ctx context.Context, dir string, sum hash.Hash, o
 	}
 	defer src.Close()
 	src.sum = sum
+	head, err := src.peek()
+	if err != nil {
+		return err
+	}
+	none := state.Hint(&sentence{"is no metadata of an LXD or Incus image", state.ErrInvalid}, "croft image import METADATA ROOTFS")
+	if filesystem(head) != "" {
+		return none
+	}
 	if err := os.Mkdir(dir, 0o755); err != nil {
 		return err
 	}
@@ -105,7 +113,7 @@ func (s *Store) importMetadata(ctx context.Context, dir string, sum hash.Hash, o
 		return err
 	}
 	if !isLXD(dir) {
-		return &sentence{"is no metadata of an LXD or Incus image: there is no " + lxdMetadata, state.ErrInvalid}
+		return none
 	}
 	return nil
 }

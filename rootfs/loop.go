@@ -102,6 +102,6 @@ func noLoop(err error) error {
 	if err == nil {
 		return nil
 	}
-	err = fmt.Errorf("no loop device: %w: %w", state.ErrUnsupported, err)
+	err = fmt.Errorf("a loop device %w: %w", state.ErrUnsupported, err)
 	return state.Hint(err, "modprobe loop; in a container /dev has to have loop-control and loop devices of the host")
 }
