@@ -56,15 +56,16 @@ type examination struct {
 	rootDir, runDir  string
 	scratch          string // a directory on the store's filesystem, which goes; "" when none can be made
 	claim            *state.Claim
+	pool             state.Range // of the ids that machines get
 	ids              state.Range // free ones
 	userns           *os.File    // that has them; nil when none can be made
 	noScratch, noIDs error       // why not
 }
 
-// Examine asks this host for everything that machines of the given directories depend on. Nothing is left of it, and
+// Examine asks this host for everything that machines of the given directories and ids depend on. Nothing is left of it, and
 // what is mounted or made for it is seen by nobody. It works without root, and then knows less.
-func Examine(root, runDir string) ([]Fact, error) {
-	x, err := newExamination(root, runDir)
+func Examine(root, runDir string, pool state.Range) ([]Fact, error) {
+	x, err := newExamination(root, runDir, pool)
 	if err != nil {
 		return nil, err
 	}
@@ -112,8 +113,8 @@ func Startable(facts []Fact) bool {
 	return true
 }
 
-func newExamination(root, runDir string) (x *examination, err error) {
-	x = &examination{}
+func newExamination(root, runDir string, pool state.Range) (x *examination, err error) {
+	x = &examination{pool: pool}
 	if x.rootDir, err = filepath.Abs(root); err != nil {
 		return nil, err
 	}
@@ -123,7 +124,7 @@ func newExamination(root, runDir string) (x *examination, err error) {
 	if !Privileged() {
 		return x, nil
 	}
-	if x.ids, x.noIDs = freeIDs(); x.noIDs == nil {
+	if x.ids, x.noIDs = freeIDs(pool); x.noIDs == nil {
 		x.userns, x.noIDs = idmap.Namespace(x.ids)
 	}
 	x.noScratch = x.makeScratch()
@@ -215,12 +216,12 @@ func existing(dir string) string {
 }
 
 // freeIDs picks a range that no machine has, without taking it.
-func freeIDs() (state.Range, error) {
+func freeIDs(pool state.Range) (state.Range, error) {
 	taken, err := takenIDs()
 	if err != nil {
 		return state.Range{}, err
 	}
-	return idmap.Pick(idmap.Pool, idmap.Size, taken)
+	return idmap.Pick(pool, idmap.Size, taken)
 }
 
 func takenIDs() ([]state.Range, error) {
@@ -304,16 +305,16 @@ func idProbes() []probe {
 	}
 }
 
-func idsPool(*examination) (string, error) {
+func idsPool(x *examination) (string, error) {
 	taken, err := takenIDs()
 	if err != nil {
 		return "", err
 	}
-	room := idmap.Room(idmap.Pool, idmap.Size, taken)
+	room := idmap.Room(x.pool, idmap.Size, taken)
 	if room == 0 {
-		return "", fmt.Errorf("all ids between %d and %d are taken", idmap.Pool.Base, idmap.Pool.End()-1)
+		return "", fmt.Errorf("all ids between %d and %d are taken", x.pool.Base, x.pool.End()-1)
 	}
-	return fmt.Sprintf("ids for %d more machines between %d and %d", room, idmap.Pool.Base, idmap.Pool.End()-1), nil
+	return fmt.Sprintf("ids for %d more machines between %d and %d", room, x.pool.Base, x.pool.End()-1), nil
 }
 
 func idsMap(x *examination) (string, error) {

@@ -18,6 +18,8 @@ type Explanation struct {
 	Driver       string           `json:"driver"`
 	Layers       []string         `json:"layers"`  // directories, lowest first
 	Changes      string           `json:"changes"` // directory of what the machine writes
+	ReadOnly     bool             `json:"read_only"`
+	Ephemeral    bool             `json:"ephemeral"` // what the machine writes goes at its next start
 	Files        []string         `json:"generated_files"`
 	Mounts       []ExplainedMount `json:"mounts"`
 	IDs          state.Range      `json:"ids"`
@@ -29,6 +31,8 @@ type Explanation struct {
 	StopSignal   int              `json:"stop_signal"`
 	StopSeconds  int              `json:"stop_seconds"`
 	Removed      bool             `json:"removed_when_stopped"`
+	LifeSeconds  int              `json:"life_seconds"` // from its start to a stop; 0: it has no end
+	Restart      state.Restart    `json:"restart"`
 	Later        []string         `json:"at_next_start"` // settings that differ from those in force
 }
 
@@ -64,7 +68,7 @@ func (e *Engine) Explain(in *state.Instance) (Explanation, error) {
 		x.Cgroups = in.Applied.Cgroups // in the foreground it lies elsewhere
 	}
 	// These are read when the machine stops, and not as they were when it was started.
-	x.StopSeconds, x.Removed = int(in.Spec.Timeouts.StopAfter().Seconds()), in.Spec.Remove
+	x.StopSeconds, x.Removed, x.Restart = int(in.Spec.Timeouts.StopAfter().Seconds()), in.Spec.Remove, in.Spec.Restart
 	return x, nil
 }
 
@@ -74,6 +78,7 @@ func (p *Plan) explain() Explanation {
 	x := Explanation{
 		Name: in.Spec.Name, Init: in.Facts.Init.Args, Environment: oci.Process.Env, Image: in.Facts.Fingerprint,
 		Driver: in.Facts.Driver, Layers: p.Root.Layers, Changes: p.Root.Dir,
+		ReadOnly: in.Spec.Root.ReadOnly, Ephemeral: in.Spec.Root.Ephemeral, LifeSeconds: in.Spec.Timeouts.Life, Restart: in.Spec.Restart,
 		IDs: in.Facts.Range, Network: state.NetworkNone, Cgroups: p.Cgroups,
 		Capabilities: oci.Process.Capabilities.Bounding, Refused: refused[:], StopSignal: in.Facts.StopSignal,
 		StopSeconds: int(in.Spec.Timeouts.StopAfter().Seconds()), Removed: in.Spec.Remove,

@@ -22,8 +22,8 @@ type Usage struct {
 	Written     *int64
 }
 
-// Usage reads what the machine that runs as a uses. A cgroup that is gone is one that counts nothing.
-func (e *Engine) Usage(a *state.Applied) Usage {
+// UsageOf reads what the machine that runs as a uses. A cgroup that is gone is one that counts nothing.
+func UsageOf(a *state.Applied) Usage {
 	var u Usage
 	for _, dir := range a.Cgroups {
 		for _, g := range gauges() {

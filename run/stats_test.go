@@ -44,6 +44,6 @@ func TestUsage(t *testing.T) {
 			}
 			put(t, path, text)
 		}
-		golden(t, name+".usage", (&Engine{}).Usage(a))
+		golden(t, name+".usage", UsageOf(a))
 	}
 }

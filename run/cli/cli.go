@@ -93,8 +93,8 @@ func (a *app) engine() (*run.Engine, error) {
 		return nil, err
 	}
 	e, err := a.open()
-	if err == nil && a.host.IDPool.Size != 0 {
-		e.Pool = a.host.IDPool.Range
+	if err == nil {
+		e.Pool = a.host.pool()
 	}
 	return e, err
 }

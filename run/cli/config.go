@@ -72,6 +72,14 @@ const smallestID = 1 << 16
 
 func idText(r state.Range) string { return fmt.Sprintf("%d-%d", r.Base, r.End()-1) }
 
+// pool is where machines get their ids.
+func (s hostSettings) pool() state.Range {
+	if s.IDPool.Size == 0 {
+		return run.DefaultPool()
+	}
+	return s.IDPool.Range
+}
+
 // readHostSettings reads the file that is to be read; none at the usual place says nothing.
 func readHostSettings() (path string, s hostSettings, err error) {
 	path = cmp.Or(os.Getenv(envConfig), configFile)
@@ -135,14 +143,10 @@ func (a *app) hostRows(path string, s hostSettings) []hostSetting {
 		}
 		return "default"
 	}
-	pool := s.IDPool.Range
-	if pool.Size == 0 {
-		pool = run.DefaultPool()
-	}
 	return []hostSetting{
 		{"root", a.root, cmp.Or(a.origin["root"], from(s.Root.string != ""))},
 		{"run", a.run, cmp.Or(a.origin["run"], from(s.Run.string != ""))},
-		{"id-pool", idText(pool), from(s.IDPool.Size != 0)},
+		{"id-pool", idText(s.pool()), from(s.IDPool.Size != 0)},
 		{"stop-timeout", seconds(s.StopTimeout, state.DefaultStop), from(s.StopTimeout != 0)},
 		{"ready-timeout", seconds(s.ReadyTimeout, state.DefaultReady), from(s.ReadyTimeout != 0)},
 	}

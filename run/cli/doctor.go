@@ -21,7 +21,10 @@ func (a *app) doctor() func(*pflag.FlagSet) man.Run {
 		try := fs.Bool("try", false, "make a machine of croft alone, start it, enter it and remove it")
 		fs.Var(&format, "format", "print `table|json|yaml|csv|TEMPLATE`")
 		return func(ctx context.Context, _ []string) error {
-			facts, err := run.Examine(a.root, a.run)
+			if _, err := a.configure(); err != nil {
+				return err
+			}
+			facts, err := run.Examine(a.root, a.run, a.host.pool())
 			if err != nil {
 				return err
 			}

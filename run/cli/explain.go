@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
@@ -73,7 +74,7 @@ func explained(x run.Explanation, wanted *state.Spec) [][2]string {
 	say("Init", strings.Join(x.Init, " "))
 	say("Environment", x.Environment...)
 	say("Image", x.Image)
-	say("Root", x.Driver+" over the image's layers")
+	say("Root", rootText(x))
 	say("Layers", x.Layers...)
 	say("Written", x.Changes)
 	say("Made anew", x.Files...)
@@ -85,9 +86,38 @@ func explained(x run.Explanation, wanted *state.Spec) [][2]string {
 	say("Network", map[string]string{state.NetworkNone: "loopback alone", state.NetworkHost: "the host's own"}[x.Network])
 	say("Cgroups", x.Cgroups...)
 	say("Limits", "none")
-	say("Capabilities", strings.Join(x.Capabilities, " "))
-	say("Refused", strings.Join(x.Refused, " "))
-	return append(out, [2]string{"Stop", stopText(x)})
+	say("Capabilities", lines(x.Capabilities)...)
+	say("Refused", lines(x.Refused)...)
+	if x.LifeSeconds > 0 {
+		say("Life", "stopped "+durationText(time.Duration(x.LifeSeconds)*time.Second)+" after its start")
+	}
+	switch x.Restart.Policy {
+	case state.RestartAlways:
+		say("Restart", fmt.Sprintf("when it ends by itself, %d times in a row at most", x.Restart.Most()))
+	case state.RestartOnFailure:
+		say("Restart", fmt.Sprintf("when it fails, %d times in a row at most", x.Restart.Most()))
+	}
+	say("Stop", stopText(x))
+	return out
+}
+
+// lines are words, some to a line.
+func lines(words []string) (out []string) {
+	for some := range slices.Chunk(words, 4) {
+		out = append(out, strings.Join(some, " "))
+	}
+	return out
+}
+
+func rootText(x run.Explanation) string {
+	text := x.Driver + " over the image's layers"
+	if x.ReadOnly {
+		text += ", read-only"
+	}
+	if x.Ephemeral {
+		text += ", new at every start"
+	}
+	return text
 }
 
 // stopText says what stop does.

@@ -32,6 +32,16 @@ type machine struct {
 	Labels      map[string]string `json:"labels"`
 	ExitCode    *int              `json:"exit_code"`
 	Error       string            `json:"error,omitempty"`
+
+	applied *state.Applied // nil unless it runs
+}
+
+// usage is read when a column wants it: list itself must stay quick.
+func (m machine) usage() run.Usage {
+	if m.applied == nil {
+		return run.Usage{}
+	}
+	return run.UsageOf(m.applied)
 }
 
 func machineView() view[machine] {
@@ -46,6 +56,9 @@ func machineView() view[machine] {
 		plain("IPV6", func(m machine) string { return strings.Join(m.IPv6, " ") }, false),
 		plain("PORTS", func(m machine) string { return strings.Join(m.Ports, " ") }, false),
 		plain("UPTIME", func(m machine) string { return uptime(m) }, false),
+		plain("CPU", func(m machine) string { return timeOrDash(m.usage().CPU) }, true),
+		plain("MEMORY", func(m machine) string { return sizeOrDash(m.usage().Memory) }, true),
+		plain("TASKS", func(m machine) string { return numberOrDash(m.usage().Tasks) }, true),
 		plain("READY", func(m machine) string { return fmt.Sprint(m.Ready) }, true),
 		plain("CREATED", func(m machine) string { return stamp(m.Created) }, true),
 		plain("IDS", func(m machine) string { return fmt.Sprintf("%d+%d", m.IDs.Base, m.IDs.Size) }, true),
@@ -106,7 +119,7 @@ func machineOf(e *run.Engine, in *state.Instance) (machine, error) {
 		m.Labels = map[string]string{}
 	}
 	if !st.Since.IsZero() {
-		m.Started = &st.Since
+		m.Started, m.applied = &st.Since, in.Applied
 		m.Uptime = int64(time.Since(st.Since) / time.Second)
 	}
 	if in.Exit != nil && (st.State == state.Stopped || st.State == state.Restarting) {
@@ -298,6 +311,9 @@ func (d details) lines() [][2]string {
 	if d.Applied != nil {
 		out = append(out, [2]string{"Started", fmt.Sprintf("%s (up %s)", stamp(&d.Applied.Started), durationText(time.Since(d.Applied.Started)))})
 	}
+	if text := d.usage(); text != "" {
+		out = append(out, [2]string{"Uses", text})
+	}
 	if d.Applied != nil && !d.Applied.Expires.IsZero() {
 		out = append(out, [2]string{"Ends", fmt.Sprintf("%s (in %s)", stamp(&d.Applied.Expires), durationText(time.Until(d.Applied.Expires)))})
 	}
@@ -325,8 +341,8 @@ func (d details) lines() [][2]string {
 		}
 		out = append(out, [2]string{"In memory", t.Target + size})
 	}
-	for k, v := range d.Spec.Labels {
-		out = append(out, [2]string{"Label", k + "=" + v})
+	for _, l := range pairsOf(d.Spec.Labels) {
+		out = append(out, [2]string{"Label", l})
 	}
 	return out
 }
@@ -340,6 +356,25 @@ func (d details) storage() string {
 		text += ", new at every start"
 	}
 	return text
+}
+
+// usage is what it uses now, as far as this host counts it; empty when it does not run.
+func (d details) usage() string {
+	if d.Applied == nil || d.State == state.Stopped {
+		return ""
+	}
+	var parts []string
+	u := run.UsageOf(d.Applied)
+	if u.Memory != nil {
+		parts = append(parts, sizeText(*u.Memory)+" of memory")
+	}
+	if u.Tasks != nil {
+		parts = append(parts, numberOrDash(u.Tasks)+" tasks")
+	}
+	if u.CPU != nil {
+		parts = append(parts, durationText(*u.CPU)+" of processor time so far")
+	}
+	return strings.Join(parts, ", ")
 }
 
 func (d details) stateText() string {

@@ -59,6 +59,13 @@ func sizeOrDash(n *int64) string {
 	return sizeText(*n)
 }
 
+func timeOrDash(d *time.Duration) string {
+	if d == nil {
+		return "-"
+	}
+	return durationText(*d)
+}
+
 func numberOrDash(n *int64) string {
 	if n == nil {
 		return "-"
@@ -148,7 +155,7 @@ func (m *meter) loads() ([]load, error) {
 		if st.State == state.Stopped || in.Applied == nil {
 			continue
 		}
-		u, at := m.engine.Usage(in.Applied), time.Now()
+		u, at := run.UsageOf(in.Applied), time.Now()
 		now[name] = look{in.Applied.Started, at, u.CPU}
 		rows = append(rows, load{
 			Name: name, CPU: percent(m.last[name], now[name]), Memory: u.Memory, MemoryLimit: u.MemoryLimit,
