@@ -24,8 +24,8 @@ func unpack(ctx context.Context, r io.Reader, dir string) (bytes, entries int64,
 	return used.Bytes, used.Entries, err
 }
 
-// Create decides everything about a new instance and writes it down. The host is not touched otherwise.
-func (e *Engine) Create(spec state.Spec) (*state.Instance, error) {
+// Draft decides everything about a new instance but what only a made one can have: UUID and ids. Nothing is written.
+func (e *Engine) Draft(spec state.Spec) (*state.Instance, error) {
 	if err := spec.Check(); err != nil {
 		return nil, err
 	}
@@ -40,23 +40,55 @@ func (e *Engine) Create(spec state.Spec) (*state.Instance, error) {
 		return nil, fmt.Errorf("image %s is for %s and this host is %s: %w", spec.Image, img.Architecture, image.Host(), state.ErrUnsupported)
 	}
 	in := &state.Instance{Spec: spec}
-	err = e.Dir.Create(in, func(in *state.Instance) error {
-		return e.decide(in, img)
+	return in, e.decide(in, img)
+}
+
+// Create gives a draft its ids and writes it down. The host is not touched otherwise.
+func (e *Engine) Create(in *state.Instance) error {
+	err := e.Dir.Create(in, func(in *state.Instance) (err error) {
+		in.Facts.Range, err = e.reserve(in)
+		return err
 	})
 	if err != nil {
 		if in.Facts.Range.Size != 0 {
 			e.release(in)
 		}
-		return nil, unprivileged(err)
+		return unprivileged(err)
 	}
 	// The image may have been removed between the look at it and the record that counts as its user.
-	if err := e.Images.Keep(img.Fingerprint); err != nil {
-		return nil, errors.Join(err, e.remove(in))
+	if err := e.Images.Keep(in.Facts.Fingerprint); err != nil {
+		return errors.Join(err, e.remove(in))
 	}
-	return in, nil
+	return nil
 }
 
-// decide fills in the facts of an instance of img.
+// Replace creates a draft in the place of the instance that has its name. One that was not made to be removed stays
+// without force.
+func (e *Engine) Replace(ctx context.Context, in *state.Instance, force bool) error {
+	const tries = 10 // others may be at the same
+	name := in.Spec.Name
+	for range tries {
+		old, err := e.Dir.Get(name)
+		var damaged *state.Damaged
+		switch {
+		case errors.Is(err, state.ErrNotExist):
+		case errors.As(err, &damaged) && force:
+		case err != nil:
+			return err
+		case !old.Spec.Remove && !force:
+			return state.Hint(fmt.Errorf("%s: was not made with --rm, so that it stays: %w", name, state.ErrExist), "-f replaces it all the same")
+		}
+		if err := e.Delete(ctx, name, true); err != nil && !errors.Is(err, state.ErrNotExist) {
+			return err
+		}
+		if err := e.Create(in); !errors.Is(err, state.ErrExist) {
+			return err
+		}
+	}
+	return fmt.Errorf("%s: others replace it, too: %w", name, state.ErrBusy)
+}
+
+// decide fills in the facts of an instance of img, but for its ids.
 func (e *Engine) decide(in *state.Instance, img image.Image) (err error) {
 	f := &in.Facts
 	f.Fingerprint = img.Fingerprint
@@ -76,13 +108,8 @@ func (e *Engine) decide(in *state.Instance, img image.Image) (err error) {
 	if err != nil {
 		return fmt.Errorf("image %s: %w", in.Spec.Image, err)
 	}
-	err = decideInit(in, view.Dirs)
-	view.Close()
-	if err != nil {
-		return err
-	}
-	f.Range, err = e.reserve(in)
-	return err
+	defer view.Close()
+	return decideInit(in, view.Dirs)
 }
 
 // decideInit finds what PID 1 will be.

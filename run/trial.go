@@ -70,7 +70,10 @@ func (e *Engine) try(ctx context.Context) (steps []Timing, err error) {
 			return err
 		}},
 		{"create", func() error {
-			in, err = e.Create(state.Spec{Name: trialName, Image: trialName, Init: state.Init{Mode: state.InitPayload, Args: []string{trialInit}}})
+			in, err = e.Draft(state.Spec{Name: trialName, Image: trialName, Init: state.Init{Mode: state.InitPayload, Args: []string{trialInit}}})
+			if err == nil {
+				err = e.Create(in)
+			}
 			return err
 		}},
 		{"start", func() error {

@@ -180,9 +180,9 @@ func (a *app) each(names []string, do func(name string) error) error {
 	var first error
 	for _, name := range names {
 		if err := do(name); err != nil {
-			a.fail(err, false)
+			status := a.fail(err, a.inner)
 			if first == nil {
-				first = said{err, code(err, false)}
+				first = said{err, status}
 			}
 		}
 	}

@@ -18,47 +18,89 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// createMachine makes the record of a new machine; a made-up name that is taken is made up anew.
-func (a *app) createMachine(flags *specFlags, image string, cmd []string) (*state.Instance, error) {
+// naming is what to do when the name of a new machine is taken.
+type naming struct {
+	exists string
+	force  bool
+}
+
+func (n *naming) bind(fs *pflag.FlagSet, words ...string) {
+	n.exists = words[0]
+	fs.Var(oneOf(&n.exists, words...), "exists", "when there is a machine of that --name: `"+strings.Join(words, "|")+"`; what was made without --rm is replaced with -f alone")
+	fs.BoolVarP(&n.force, "force", "f", false, "with --exists replace: one that was made to stay, too")
+}
+
+// What --exists can be.
+const (
+	existsFail    = "fail"
+	existsStart   = "start"
+	existsReplace = "replace"
+)
+
+// createMachine makes the record of a new machine; a made-up name that is taken is made up anew. What fits refuses of
+// the draft is not made. With --exists start it may be one that was there: found.
+func (a *app) createMachine(ctx context.Context, flags *specFlags, names naming, image string, cmd []string, fits func(*state.Instance) error) (in *state.Instance, found bool, err error) {
 	e, err := a.engine()
 	if err != nil {
-		return nil, err
+		return nil, false, err
+	}
+	if names.exists != existsFail && flags.Name == "" {
+		return nil, false, man.Misused("--exists needs a --name")
 	}
 	for try := 0; ; try++ {
 		spec, err := flags.spec(image, cmd)
 		if err != nil {
-			return nil, err
+			return nil, false, err
+		}
+		if names.exists == existsStart {
+			if in, err := e.Dir.Get(spec.Name); !errors.Is(err, state.ErrNotExist) {
+				return in, true, err
+			}
 		}
 		spec.Timeouts.Stop = cmp.Or(spec.Timeouts.Stop, int(a.host.StopTimeout))
 		spec.Timeouts.Ready = cmp.Or(spec.Timeouts.Ready, int(a.host.ReadyTimeout))
-		in, err := e.Create(spec)
-		if errors.Is(err, state.ErrExist) && flags.Name == "" && try < 100 {
-			continue
+		in, err := e.Draft(spec)
+		if err == nil {
+			err = fits(in)
 		}
+		if err == nil && names.exists == existsReplace {
+			err = e.Replace(ctx, in, names.force)
+		} else if err == nil {
+			err = e.Create(in)
+		}
+		var misuse *man.Misuse
+		again := (flags.Name == "" || names.exists == existsStart) && try < 100
 		switch {
-		case errors.Is(err, state.ErrExist):
-			return nil, state.Hint(fmt.Errorf("create %w", err), "croft start "+spec.Name+", or croft rm -f "+spec.Name)
-		case err != nil && flags.Name == "":
-			return nil, err // the name says nothing to anybody
-		case err != nil:
-			return nil, fmt.Errorf("create %s: %w", spec.Name, err)
+		case err == nil:
+			if in.Facts.Driver != "overlay" && spec.Root.Driver == "" {
+				flags.note("croft: %s gets a copy of the whole image: %s carries no overlay\n", in.Spec.Name, e.Dir.Root)
+			}
+			return in, false, nil
+		case errors.As(err, &misuse):
+			return nil, false, err
+		case errors.Is(err, state.ErrExist) && again:
+			continue
+		case errors.Is(err, state.ErrExist) && names.exists == existsFail:
+			return nil, false, state.Hint(fmt.Errorf("create %w", err), "croft start "+spec.Name+", or croft rm -f "+spec.Name)
+		case errors.Is(err, state.ErrExist), flags.Name == "": // a made-up name says nothing to anybody
+			return nil, false, err
 		}
-		if in.Facts.Driver != "overlay" && spec.Root.Driver == "" {
-			flags.note("croft: %s gets a copy of the whole image: %s carries no overlay\n", in.Spec.Name, e.Dir.Root)
-		}
-		return in, nil
+		return nil, false, fmt.Errorf("create %s: %w", spec.Name, err)
 	}
 }
 
 func (a *app) create() func(*pflag.FlagSet) man.Run {
 	return func(fs *pflag.FlagSet) man.Run {
 		var flags specFlags
+		var names naming
 		flags.bind(fs)
+		names.bind(fs, existsFail, existsReplace)
 		fs.BoolVar(&flags.Remove, "rm", false, "remove it when it stops")
 		fs.StringVarP(&flags.Init.User, "user", "u", "", "run CMD of --no-boot as `USER`")
 		fs.StringVarP(&flags.Init.Dir, "workdir", "w", "", "run it in `DIR`")
-		return func(_ context.Context, args []string) error {
-			in, err := a.createMachine(&flags, args[0], args[1:])
+		return func(ctx context.Context, args []string) error {
+			any := func(*state.Instance) error { return nil }
+			in, _, err := a.createMachine(ctx, &flags, names, args[0], args[1:], any)
 			if err != nil {
 				return err
 			}

@@ -26,6 +26,7 @@ func machines(a *app) []*man.Command {
 				{Say: "A machine that stays, and a shell in it", Do: "croft run -d --name web debian/13\ncroft shell web"},
 				{Say: "A throw-away machine to look around in", Do: "croft run --rm debian/13"},
 				{Say: "A build of the directory here, as its owner on the host", Do: "croft run --rm -v .:/src -w /src debian/13 make test"},
+				{Say: "In a script that may run twice", Do: "croft run -d --name web --exists start debian/13"},
 				{Say: "One program without booting anything", Do: "croft run --rm --no-boot debian/13 ps ax"},
 			},
 			Exit: innerExits(), See: []string{"exec", "create", "images", "security", "units"},
@@ -103,10 +104,11 @@ func machines(a *app) []*man.Command {
 			Examples: []man.Example{{Say: "In the editor", Do: "croft edit web"}, {Say: "From a file", Do: "croft edit web <web.yaml"}}, See: []string{"set", "get"},
 		},
 		{
-			Heading: "In a machine", Name: "exec", Args: "NAME CMD [ARG...]", Short: "Run a command in a running machine", New: a.execVerb(), Long: execText,
+			Heading: "In a machine", Name: "exec", Args: "NAME CMD [ARG...]", Instead: []string{filterFlag}, Short: "Run a command in a running machine", New: a.execVerb(), Long: execText,
 			Examples: []man.Example{
 				{Say: "Ask its init how it is", Do: "croft exec web systemctl status"},
 				{Say: "As another user, in a directory", Do: "croft exec -u nobody -w /tmp web id"},
+				{Say: "In all of a kind", Do: "croft exec --filter label=tier=front --filter state=running apt-get -qq update"},
 				{Say: "Copy a file into it", Do: "croft exec web sh -c 'cat >/etc/motd' <motd"},
 			},
 			Exit: innerExits(), See: []string{"shell", "run"},
@@ -327,6 +329,8 @@ With --no-boot, and for images that have no init, CMD runs as the machine's only
 
 The machine is kept when it stops, unless --rm was given: croft start NAME starts it again with all that it changed.
 
+With --exists start, a machine of that --name is taken as it is: started if it is stopped, and stopped afterwards only if it was this run that started it. With --exists replace it is removed, running or not, once nothing speaks against the new one; but only if it was made with --rm, or with -f.
+
 ## What it has
 Its own ids, files, processes and host name; of the host's files only what -v binds; as network the loopback alone, unless --network host gives it all of the host's.
 
@@ -353,6 +357,8 @@ The name (see croft rename), the image, the storage driver, and whether it boots
 const execText = `Runs CMD in a running machine with all of the machine's confinement on it. Stdin is always connected; a terminal is made when stdin and stdout are terminals.
 
 When croft is killed, or gets a signal, all that CMD has started ends with it. What CMD leaves running in the background when it ends by itself stays.
+
+With --filter CMD runs in each machine that passes, one after the other in the order of their names, with no terminal and nothing to read. It goes on after a failure; the status is the first that is not 0.
 
 CMD gets the environment that the machine was made with by -e, and that of exec's own -e; nothing else of the caller's. It is looked for in the machine's PATH. For pipes, redirections and variables of the machine's, run a shell: sh -c '...'.`
 

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"slices"
+	"strings"
 	"syscall"
 	"time"
 
@@ -19,6 +21,7 @@ import (
 // runOptions are those of one run beside the machine's own.
 type runOptions struct {
 	specFlags
+	naming
 	user, dir string
 	detach    bool
 	console   bool
@@ -28,7 +31,8 @@ type runOptions struct {
 func (a *app) runVerb() func(*pflag.FlagSet) man.Run {
 	return func(fs *pflag.FlagSet) man.Run {
 		var o runOptions
-		o.bind(fs)
+		o.specFlags.bind(fs)
+		o.naming.bind(fs, existsFail, existsStart, existsReplace)
 		fs.BoolVar(&o.Remove, "rm", false, "remove it when it stops")
 		fs.BoolVarP(&o.detach, "detach", "d", false, "return once it is up, printing its name")
 		fs.BoolVar(&o.console, "console", false, "show its console instead of a shell")
@@ -47,28 +51,88 @@ func (a *app) runVerb() func(*pflag.FlagSet) man.Run {
 // runMachine creates a machine and runs it in the way that the caller's files and flags ask for.
 func (a *app) runMachine(ctx context.Context, o *runOptions, image string, cmd []string) error {
 	run.Hurry()
-	in, err := a.createMachine(&o.specFlags, image, cmd)
+	terminal := isTerminal(os.Stdin) && isTerminal(os.Stdout)
+	in, found, err := a.createMachine(ctx, &o.specFlags, o.naming, image, cmd, func(in *state.Instance) error {
+		return o.fits(in, cmd, terminal)
+	})
 	if err != nil {
 		return err
 	}
 	e := a.opened
-	boots := in.Facts.Init.Mode == state.InitBoot
-	terminal := isTerminal(os.Stdin) && isTerminal(os.Stdout)
-	if boots && o.detach && len(cmd) > 0 {
-		return errors.Join(man.Misused("-d boots the machine and takes no CMD: croft exec runs one in it"), e.Delete(ctx, in.Spec.Name, true))
+	if found {
+		st, err := e.Dir.Status(in)
+		if err == nil && (o.detach || !st.Held()) {
+			err = o.fits(in, cmd, terminal)
+		}
+		if err != nil {
+			return err
+		}
+		if st.Held() {
+			return a.runIn(ctx, in, o, cmd, terminal)
+		}
+		if !boots(in) && len(cmd) > 0 && !slices.Equal(cmd, in.Facts.Init.Args) {
+			return man.Misused("%s boots nothing and is there for another command: %s", in.Spec.Name, strings.Join(in.Facts.Init.Args, " "))
+		}
 	}
 	switch {
 	case o.detach:
-		return a.runDetached(ctx, e, in, o)
-	case in.Spec.Restart.Policy != state.RestartNo && (boots && len(cmd) > 0 || terminal):
-		return errors.Join(man.Misused("--restart is for a machine that is not bound to a command or a terminal: add -d"), e.Delete(ctx, in.Spec.Name, true))
-	case boots && len(cmd) > 0, terminal:
-		return a.runHere(ctx, e, in, o, cmd)
+		err = a.runDetached(ctx, e, in, o)
+	case o.bound(in, cmd, terminal):
+		err = a.runHere(ctx, e, in, o, cmd)
+	default:
+		if o.timings {
+			os.Setenv(run.EnvTimings, "1")
+		}
+		err = e.Foreground(in)
 	}
-	if o.timings {
-		os.Setenv(run.EnvTimings, "1")
+	if o.exists == existsStart && errors.Is(err, state.ErrRunning) { // somebody else was faster
+		return a.runIn(ctx, in, o, cmd, terminal)
 	}
-	return e.Foreground(in)
+	return err
+}
+
+func boots(in *state.Instance) bool { return in.Facts.Init.Mode == state.InitBoot }
+
+// bound says whether the machine lives as long as this run: for a command in it, or on a terminal.
+func (o *runOptions) bound(in *state.Instance, cmd []string, terminal bool) bool {
+	return !o.detach && (terminal || boots(in) && len(cmd) > 0)
+}
+
+// fits says what of the command line does not go together for this machine.
+func (o *runOptions) fits(in *state.Instance, cmd []string, terminal bool) error {
+	switch {
+	case boots(in) && o.detach && len(cmd) > 0:
+		return man.Misused("-d boots the machine and takes no CMD: croft exec runs one in it")
+	case in.Spec.Restart.Policy != state.RestartNo && o.bound(in, cmd, terminal):
+		return man.Misused("--restart is for a machine that is not bound to a command or a terminal: add -d")
+	}
+	return nil
+}
+
+// runIn is a run with --exists start of a machine that runs already: it goes on afterwards.
+func (a *app) runIn(ctx context.Context, in *state.Instance, o *runOptions, cmd []string, terminal bool) error {
+	switch {
+	case o.detach:
+		return a.tellUp(ctx, in)
+	case len(cmd) == 0 && !terminal:
+		return state.Hint(fmt.Errorf("%s: %w", in.Spec.Name, state.ErrRunning), "croft console "+in.Spec.Name)
+	}
+	x := run.Exec{Args: cmd, User: o.user, Dir: o.dir, Terminal: terminal}
+	return a.execute(ctx, in.Spec.Name, x)
+}
+
+// tellUp prints the name of a machine that somebody else starts once it is up.
+func (a *app) tellUp(ctx context.Context, in *state.Instance) error {
+	if err := run.Awake(in); err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, in.Spec.Timeouts.ReadyAfter())
+	defer cancel()
+	if err := a.waitOne(ctx, in.Spec.Name, "ready"); err != nil {
+		return err
+	}
+	fmt.Println(in.Spec.Name)
+	return nil
 }
 
 // abandon removes a machine that did not come up as far as being of use to anybody.
@@ -119,8 +183,7 @@ func (a *app) runHere(ctx context.Context, e *run.Engine, in *state.Instance, o 
 	if err := k.Bind(); err != nil {
 		return a.ended(s, e, in, err)
 	}
-	boots := in.Facts.Init.Mode == state.InitBoot
-	if o.console || !boots {
+	if o.console || !boots(in) {
 		return a.runOnConsole(ctx, e, in, o, s, k)
 	}
 	err = s.Ready(ctx, e, in.Spec.Timeouts.ReadyAfter())
@@ -225,6 +288,8 @@ func (a *app) execVerb() func(*pflag.FlagSet) man.Run {
 		var x run.Exec
 		var env, envFiles []string
 		var noTerminal bool
+		var filters []string
+		fs.StringArrayVar(&filters, filterFlag, nil, "instead of NAME: in all with `KEY=VALUE`, one after the other, with nothing to read; none is success")
 		fs.BoolVarP(&x.NoStdin, "no-stdin", "n", false, "nothing to read for CMD")
 		fs.BoolVarP(&noTerminal, "no-tty", "T", false, "no terminal for CMD")
 		fs.StringVarP(&x.User, "user", "u", "", "run CMD as `USER` of the machine, NAME|UID[:GROUP|GID]")
@@ -234,12 +299,19 @@ func (a *app) execVerb() func(*pflag.FlagSet) man.Run {
 		fs.BoolP("interactive", "i", false, "accepted and always so")
 		fs.BoolP("tty", "t", false, "accepted: a terminal is made when stdin and stdout are terminals")
 		return func(ctx context.Context, args []string) (err error) {
-			x.Args = args[1:]
+			names, cmd := args[:1], args[1:]
+			if len(filters) > 0 {
+				x.NoStdin, cmd = true, args // they could not all have what there is to read
+				if names, err = a.chosen(filters); err != nil {
+					return err
+				}
+			}
+			x.Args = cmd
 			x.Terminal = !noTerminal && !x.NoStdin && isTerminal(os.Stdin) && isTerminal(os.Stdout)
 			if x.Env, err = environment(envFiles, env); err != nil {
 				return err
 			}
-			return a.execute(ctx, args[0], x)
+			return a.each(names, func(name string) error { return a.execute(ctx, name, x) })
 		}
 	}
 }
