@@ -70,8 +70,7 @@ static int64_t now_ms(void)
 
 static void shut(int *fd)
 {
-	if (*fd >= 0)
-		close(*fd);
+	close(*fd); // none is no harm
 	*fd = -1;
 }
 
@@ -144,8 +143,9 @@ static void helper(const char *verb)
 	waitpid(pid, NULL, 0);
 }
 
-// hears says whether the init catches or holds back a signal: PID 1 loses one that it has no handler for yet.
-static int hears(int sig)
+// hears says whether the init holds back or catches a signal: PID 1 loses one that it has no handler for yet. The tiny
+// init waits for signals and catches none; the Go that becomes it catches, and loses, all.
+static int hears(int sig, int tiny)
 {
 	char text[BUF];
 	snprintf(text, sizeof text, "/proc/%d/status", k.init);
@@ -154,15 +154,20 @@ static int hears(int sig)
 	shut(&fd);
 	text[n > 0 ? n : 0] = 0;
 	const char *blocked = strstr(text, "\nSigBlk:"), *caught = strstr(text, "\nSigCgt:");
-	return !blocked || !caught || ((strtoull(blocked + 8, NULL, 16) | strtoull(caught + 8, NULL, 16)) >> (sig - 1) & 1);
+	uint64_t set = blocked && caught ? strtoull(blocked + 8, NULL, 16) | strtoull(caught + 8, NULL, 16) : ~0ULL;
+	return tiny ? set == 0 && strstr(text, "\nState:\tS") : set >> (sig - 1) & 1;
 }
 
 // ask sends the stop signal. Whether it is lost is not known of an init that waits with sigtimedwait(2), as busybox
 // does, or that is about to be executed, so it is sent again after ever longer times; to a payload, which may count, once.
 static void ask(void)
 {
-	unheard = !k.stop_signal || k.grace_ms == 0 || (now_ms() - born > 1000 && hears(k.stop_signal)) ? 0 : unheard * 2 + 20;
-	k.stop_signal ? signal_init(k.stop_signal) : helper("ask");
+	int sig = k.stop_signal, payload = k.grace_ms == 0;
+	unheard = !sig || ((payload || now_ms() - born > 1000) && hears(sig, payload)) ? 0 : unheard * 2 + 20;
+	if (!sig)
+		helper("ask");
+	else if (!payload || !unheard)
+		signal_init(sig);
 	again = now_ms() + unheard;
 }
 
@@ -258,8 +263,7 @@ static void notified(void)
 static void welcome(int fd)
 {
 	struct keeper_hello hello = { .magic = KEEPER_MAGIC, .version = KEEPER_VERSION, .init = k.init, .stopping = stops > 0 };
-	union { char space[CMSG_SPACE(sizeof(int))]; struct cmsghdr align; } u;
-	memset(&u, 0, sizeof u);
+	union { char space[CMSG_SPACE(sizeof(int))]; struct cmsghdr align; } u = { { 0 } };
 	struct iovec iov = { &hello, sizeof hello };
 	struct msghdr m = { .msg_iov = &iov, .msg_iovlen = 1, .msg_control = u.space, .msg_controllen = sizeof u.space };
 	struct cmsghdr *h = CMSG_FIRSTHDR(&m);
@@ -393,8 +397,7 @@ static void next(int status)
 		shut(done[i]); // what the undo has no use for would only leak into it
 	if (reboot)
 		shut(&k.report), unsetenv("CROFT_REPORT");
-	unlinkat(k.rundir, "ready", 0);
-	shut(&k.rundir);
+	unlinkat(k.rundir, "ready", 0), shut(&k.rundir);
 	become(reboot ? "supervise" : "undo", reboot ? NULL : text, cause);
 }
 
@@ -414,8 +417,7 @@ static int keep(int argc, char **argv)
 	if (setns(k.hostns, CLONE_NEWNS) < 0 || chdir("/") < 0)
 		return 125;
 	shut(&k.hostns);
-	sigset_t set;
-	sigemptyset(&set);
+	sigset_t set = { 0 };
 	sigaddset(&set, SIGTERM), sigaddset(&set, SIGINT), sigaddset(&set, SIGQUIT); // the last is ctrl-\ in a terminal
 	sigprocmask(SIG_BLOCK, &set, NULL);
 	signal(SIGPIPE, SIG_IGN), signal(SIGHUP, SIG_IGN);
