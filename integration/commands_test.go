@@ -25,7 +25,7 @@ import (
 // commands are what scripts can say besides testscript's own.
 //
 //	need FACT...                      skip the script, loudly, unless the facts hold (facts_test.go); NAME of guest:NAME gets $NAME, its tar
-//	guest NAME                        import the guest: busybox into the script's own root, the Debians once into a shared one,
+//	guest NAME                        import the guest: busybox into the script's own root, the others once into a shared one,
 //	                                  which then is the script's CROFT_ROOT; its alias is in $IMAGE
 //	[!] croft ARG...                  exec croft ARG...
 //	status N CMD ARG...               exec, and the exit status must be N (128+S for a death by signal S)
@@ -90,7 +90,7 @@ func cmdNeed(ts *testscript.TestScript, neg bool, args []string) {
 var imported = map[string]bool{} // guests in the shared root
 
 func cmdGuest(ts *testscript.TestScript, neg bool, args []string) {
-	usage(ts, !neg && len(args) == 1 && guests[args[0]] != "", "guest busybox|trixie|bookworm")
+	usage(ts, !neg && len(args) == 1 && guests[args[0]] != "", "guest NAME")
 	name := args[0]
 	cmdNeed(ts, false, []string{"root", "guest:" + name})
 	ts.Setenv("IMAGE", guests[name])

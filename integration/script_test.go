@@ -26,6 +26,13 @@ func TestDebian(t *testing.T) {
 	}
 }
 
+// TestInits runs what any machine must do on each init but systemd.
+func TestInits(t *testing.T) {
+	for _, guest := range []string{"busybox", "sysvinit", "runit"} {
+		t.Run(guest, func(t *testing.T) { runScripts(t, "testdata/inits", "GUEST="+guest) })
+	}
+}
+
 // TestTasks runs what real users do, from first command to last.
 func TestTasks(t *testing.T) { runScripts(t, "tasks") }
 

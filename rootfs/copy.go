@@ -264,7 +264,7 @@ func overwriteOne(root *os.Root, name, from, was string) error {
 	if err := root.Remove(name); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
-	return root.WriteFile(name, content, 0o644)
+	return root.WriteFile(name, content, modeOf(string(content)))
 }
 
 // unchanged says whether name still holds what was put there last. The machine may have made anything of it, a

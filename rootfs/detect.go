@@ -1,8 +1,10 @@
 package rootfs
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path"
@@ -17,10 +19,11 @@ import (
 
 // Init is the init system of an image.
 type Init struct {
-	Path   string // in the machine, as to be executed
-	Kind   string // systemd, busybox, or "" for one that is not known
-	Signal int    // number of the signal that asks it for a clean poweroff
-	Notify bool   // it tells the notify socket when it is up
+	Path   string   // in the machine, as to be executed
+	Kind   string   // systemd, busybox, sysvinit, runit, openrc, or "" for one that is not known
+	Signal int      // number of the signal that asks it for a clean poweroff; 0: see Stop
+	Stop   []string // the command in the machine that asks it instead; none: what it hears must be found out
+	Notify bool     // it tells the notify socket when it is up
 }
 
 // inits are the places where the kernel and LXC look for one, in that order.
@@ -36,23 +39,83 @@ func Detect(layers []string) (Init, error) {
 		if err != nil {
 			return Init{}, err
 		}
-		if info.Mode().IsRegular() && info.Mode()&0o111 != 0 {
-			return known(p, target), nil
+		if !info.Mode().IsRegular() || info.Mode()&0o111 == 0 {
+			continue
 		}
+		kind, err := initKind(layers, target)
+		if err != nil {
+			return Init{}, err
+		}
+		return known(p, kind), nil
 	}
 	return Init{}, fmt.Errorf("init: %w", state.ErrNotExist)
 }
 
-// known tells an init by the name of the program that its links lead to.
-func known(p, target string) Init {
-	switch path.Base(target) {
+// initKind tells an init by the name of the program that its links lead to, or where that is but "init" by what
+// stands in it.
+func initKind(layers []string, program string) (string, error) {
+	switch name := path.Base(program); name {
+	case "systemd", "busybox":
+		return name, nil
+	case "runit", "runit-init":
+		return "runit", nil
+	case "openrc-init":
+		return "openrc", nil
+	case "init":
+		text, err := ReadFile(layers, program)
+		switch {
+		case err != nil:
+			return "", err
+		case bytes.Contains(text, []byte("BusyBox v")): // a hard link, or a copy
+			return "busybox", nil
+		case bytes.Contains(text, []byte("/initctl\x00")) && bytes.Contains(text, []byte("/inittab\x00")):
+			return "sysvinit", nil
+		}
+	}
+	return "", nil
+}
+
+// known says how an init of this kind is asked for a clean poweroff.
+func known(program, kind string) Init {
+	found := Init{Path: program, Kind: kind}
+	switch kind {
 	case "systemd":
 		// SIGRTMIN+4 is poweroff.target; SIGRTMIN of the guest's C library is 34.
-		return Init{Path: p, Kind: "systemd", Signal: 34 + 4, Notify: true}
+		found.Signal, found.Notify = 34+4, true
 	case "busybox":
-		return Init{Path: p, Kind: "busybox", Signal: int(unix.SIGUSR2)}
+		found.Signal = int(unix.SIGUSR2)
+	case "openrc":
+		// It blocks what it does not handle, and handles this one in every release.
+		found.Signal = int(unix.SIGTERM)
+	case "sysvinit", "runit":
+		// Runlevel 0 is the one way that all releases have. What sysvinit does at SIGPWR stands in inittab, and in
+		// Debian's it is a script that is not there; SIGRTMIN+4 came with 3.10. runit looks at SIGCONT only when
+		// its file stopit is executable, and where that is is known to this program alone.
+		found.Stop = []string{program, "0"}
 	}
-	return Init{Path: p, Signal: int(unix.SIGPWR)} // as LXC assumes
+	return found
+}
+
+// ReadFile gives the content of a file of the image made of layers (lowest first).
+func ReadFile(layers []string, name string) ([]byte, error) {
+	const most = 4 << 20 // it is the image's, and may be anything
+	target, info, err := Lookup(layers, name)
+	if err != nil {
+		return nil, err
+	}
+	if !info.Mode().IsRegular() {
+		return nil, &os.PathError{Op: "read", Path: name, Err: unix.EINVAL}
+	}
+	dir, _, err := find(layers, target)
+	if err != nil {
+		return nil, err
+	}
+	f, err := os.Open(filepath.Join(dir, target)) // find saw no link on the way
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	return io.ReadAll(io.LimitReader(f, most))
 }
 
 // Lookup resolves a path of the image made of layers (lowest first) as the machine would see it: upper layers

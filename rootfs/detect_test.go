@@ -5,6 +5,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"reflect"
 	"strings"
 	"testing"
 
@@ -14,7 +15,7 @@ import (
 )
 
 // image makes layers out of words, lowest first: "path" is a program, "path/" a directory, "path->to" a link,
-// "!path" a whiteout, "path=" a file that is no program, "path/*" an opaque directory.
+// "!path" a whiteout, "path=" a file that is no program, "path:text" a program with that in it, "path/*" an opaque directory.
 func layersOf(t *testing.T, layers ...string) (dirs []string) {
 	t.Helper()
 	for _, words := range layers {
@@ -30,6 +31,7 @@ func layersOf(t *testing.T, layers ...string) (dirs []string) {
 func makeEntry(t *testing.T, dir, word string) {
 	t.Helper()
 	name, to, link := strings.Cut(word, "->")
+	name, text, _ := strings.Cut(name, ":")
 	path := filepath.Join(dir, strings.TrimRight(strings.TrimPrefix(name, "!"), "/=*"))
 	try(t, os.MkdirAll(filepath.Dir(path), 0o755))
 	switch {
@@ -47,7 +49,7 @@ func makeEntry(t *testing.T, dir, word string) {
 	case strings.HasSuffix(name, "="):
 		try(t, os.WriteFile(path, nil, 0o644))
 	default:
-		try(t, os.WriteFile(path, nil, 0o755))
+		try(t, os.WriteFile(path, []byte(strings.ReplaceAll(text, "_", " ")), 0o755))
 	}
 }
 
@@ -114,32 +116,58 @@ func TestLookupLoops(t *testing.T) {
 
 func TestDetect(t *testing.T) {
 	const systemd = "usr/lib/systemd/systemd"
+	running := Init{Path: "/sbin/init", Kind: "systemd", Signal: 38, Notify: true}
+	runlevel := func(kind string) Init { return Init{Path: "/sbin/init", Kind: kind, Stop: []string{"/sbin/init", "0"}} }
 	for _, c := range []struct {
 		name   string
 		layers []string
 		want   Init // Path "": none
 	}{
-		{"debian", []string{"sbin->usr/sbin lib->usr/lib usr/sbin/init->/lib/systemd/systemd " + systemd}, Init{"/sbin/init", "systemd", 38, true}},
-		{"systemd without a link", []string{systemd}, Init{"/usr/lib/systemd/systemd", "systemd", 38, true}},
-		{"alpine", []string{"sbin/init->/bin/busybox bin/busybox"}, Init{"/sbin/init", "busybox", int(unix.SIGUSR2), false}},
-		{"unknown", []string{"sbin/init"}, Init{"/sbin/init", "", int(unix.SIGPWR), false}},
-		{"order", []string{"init bin/init etc/init"}, Init{"/etc/init", "", int(unix.SIGPWR), false}},
-		{"not executable", []string{"sbin/init= init"}, Init{"/init", "", int(unix.SIGPWR), false}},
-		{"a directory", []string{"sbin/init/ init"}, Init{"/init", "", int(unix.SIGPWR), false}},
+		{"debian", []string{"sbin->usr/sbin lib->usr/lib usr/sbin/init->/lib/systemd/systemd " + systemd}, running},
+		{"systemd without a link", []string{systemd}, Init{Path: "/usr/lib/systemd/systemd", Kind: "systemd", Signal: 38, Notify: true}},
+		{"alpine", []string{"sbin/init->/bin/busybox bin/busybox"}, Init{Path: "/sbin/init", Kind: "busybox", Signal: int(unix.SIGUSR2)}},
+		{"busybox by a hard link", []string{"sbin/init:BusyBox_v1.37.0"}, Init{Path: "/sbin/init", Kind: "busybox", Signal: int(unix.SIGUSR2)}},
+		{"sysvinit", []string{"sbin/init:/run/initctl\x00/etc/inittab\x00"}, runlevel("sysvinit")},
+		{"sysvinit of a layer", []string{"sbin->usr/sbin", "usr/sbin/init:/etc/inittab\x00/dev/initctl\x00"}, runlevel("sysvinit")},
+		{"a manual of sysvinit", []string{"sbin/init:/run/initctl_/etc/inittab"}, Init{Path: "/sbin/init"}},
+		{"runit", []string{"sbin/init->runit-init sbin/runit-init"}, runlevel("runit")},
+		{"openrc", []string{"sbin/init->openrc-init sbin/openrc-init"}, Init{Path: "/sbin/init", Kind: "openrc", Signal: int(unix.SIGTERM)}},
+		{"unknown", []string{"sbin/init"}, Init{Path: "/sbin/init"}},
+		{"unknown by another name", []string{"sbin/init->dinit sbin/dinit"}, Init{Path: "/sbin/init"}},
+		{"order", []string{"init bin/init etc/init"}, Init{Path: "/etc/init"}},
+		{"not executable", []string{"sbin/init= init"}, Init{Path: "/init"}},
+		{"a directory", []string{"sbin/init/ init"}, Init{Path: "/init"}},
 		{"dangling", []string{"sbin/init->/lib/systemd/systemd"}, Init{}},
 		{"deleted by a layer", []string{"sbin/init " + systemd, "!sbin/init !" + systemd}, Init{}},
 		{"none", []string{"bin/sh"}, Init{}},
-		{"replaced by a layer", []string{"sbin/init->/bin/busybox bin/busybox", "sbin/init->../" + systemd + " " + systemd}, Init{"/sbin/init", "systemd", 38, true}},
+		{"replaced by a layer", []string{"sbin/init->/bin/busybox bin/busybox", "sbin/init->../" + systemd + " " + systemd}, running},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			got, err := Detect(layersOf(t, c.layers...))
-			if got != c.want || (c.want.Path == "") != errors.Is(err, state.ErrNotExist) || c.want.Path != "" && err != nil {
+			if !reflect.DeepEqual(got, c.want) || (c.want.Path == "") != errors.Is(err, state.ErrNotExist) || c.want.Path != "" && err != nil {
 				t.Errorf("%+v, %v; want %+v", got, err, c.want)
 			}
 		})
 	}
 	if _, err := Detect(nil); !errors.Is(err, state.ErrNotExist) {
 		t.Errorf("no layers: %v", err)
+	}
+}
+
+func TestReadFile(t *testing.T) {
+	dirs := layersOf(t, "a/x:one b->a p/ q/r:low", "a/y:two", "c->/b/x p/x->/dev/null d->/etc/passwd q/* q/s")
+	for name, want := range map[string]string{"/a/x": "one", "b/y": "two", "/c": "one"} {
+		if got, err := ReadFile(dirs, name); string(got) != want || err != nil {
+			t.Errorf("%s: %q, %v", name, got, err)
+		}
+	}
+	for _, name := range []string{"/p/x", "/d", "/q/r"} {
+		if got, err := ReadFile(dirs, name); !errors.Is(err, fs.ErrNotExist) {
+			t.Errorf("%s: %q, %v", name, got, err)
+		}
+	}
+	if got, err := ReadFile(dirs, "/a"); !errors.Is(err, unix.EINVAL) {
+		t.Errorf("a directory: %q, %v", got, err)
 	}
 }
 

@@ -3,6 +3,7 @@ package rootfs
 import (
 	"os"
 	"path/filepath"
+	"strings"
 )
 
 // Files are what croft generates for a machine, by path in the machine.
@@ -19,11 +20,19 @@ func WriteGuest(r Root, files Files) error {
 		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 			return err
 		}
-		if err := os.WriteFile(path, []byte(content), 0o644); err != nil {
+		if err := os.WriteFile(path, []byte(content), modeOf(content)); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// modeOf makes scripts executable.
+func modeOf(content string) os.FileMode {
+	if strings.HasPrefix(content, "#!") {
+		return 0o755
+	}
+	return 0o644
 }
 
 // RemoveGuest deletes the generated files.

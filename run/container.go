@@ -65,6 +65,9 @@ func newContainer(l *launch) (*container, error) {
 	} else {
 		err = c.startOnConsole(p)
 	}
+	if err == nil && l.Boot {
+		err = freeTerminal(c.slave)
+	}
 	for _, f := range p.ExtraFiles {
 		f.Close()
 	}

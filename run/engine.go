@@ -130,7 +130,7 @@ func decideInit(in *state.Instance, layers []string) error {
 	}
 	in.Spec.Init.Args = nil // a command of this run, not of the machine
 	f.Init = state.Init{Mode: state.InitBoot, Args: []string{found.Path}}
-	f.StopSignal, f.Notify = found.Signal, found.Notify
+	f.InitKind, f.StopSignal, f.StopCommand, f.Notify = found.Kind, found.Signal, found.Stop, found.Notify
 	return nil
 }
 

@@ -55,11 +55,11 @@ func (e *Engine) Explain(in *state.Instance) (Explanation, error) {
 	if running {
 		as.Spec, as.Facts = in.Applied.Spec, in.Applied.Facts
 	}
-	h, err := look(&as)
+	layers, err := e.layers(&as)
 	if err != nil {
 		return Explanation{}, err
 	}
-	layers, err := e.layers(&as)
+	h, err := look(&as, layers)
 	if err != nil {
 		return Explanation{}, err
 	}

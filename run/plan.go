@@ -2,6 +2,7 @@ package run
 
 import (
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"strings"
@@ -34,6 +35,7 @@ type host struct {
 	own     []string // for each, the directory of the caller itself
 	hybrid  bool     // there are a unified hierarchy and others
 	owners  map[string]Owner
+	login   rootfs.Files // what its image needs for a login on the console
 }
 
 // Owner is who owns a file of the host.
@@ -91,6 +93,7 @@ func guestFiles(in *state.Instance, h host) rootfs.Files {
 	if in.Spec.HostNetwork() && h.resolv != "" {
 		f["/etc/resolv.conf"] = h.resolv
 	}
+	maps.Copy(f, h.login)
 	return f
 }
 
@@ -167,8 +170,8 @@ const (
 	DefaultRun  = "/run/croft"
 )
 
-// look gathers what the plan of in needs to know of this host.
-func look(in *state.Instance) (host, error) {
+// look gathers what the plan of in, an image of these layers, needs to know of this host.
+func look(in *state.Instance, layers []string) (host, error) {
 	resolv, _ := os.ReadFile("/etc/resolv.conf") // without one the guest keeps the image's
 	roots, own, err := hierarchies()
 	if err != nil {
@@ -182,5 +185,6 @@ func look(in *state.Instance) (host, error) {
 		}
 		owners[m.Source] = Owner{st.Uid, st.Gid}
 	}
-	return host{string(resolv), roots, own, len(roots) > 1 && isUnified(roots[0]), owners}, nil
+	login, err := loginFiles(in.Facts.InitKind, layers)
+	return host{string(resolv), roots, own, len(roots) > 1 && isUnified(roots[0]), owners, login}, err
 }

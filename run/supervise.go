@@ -161,11 +161,11 @@ func (e *Engine) settle(name string) (*state.Instance, error) {
 // prepare writes down what is about to be done, before any of it is. An heir goes on where the run before it ended.
 func (e *Engine) prepare(in *state.Instance, heir bool, report *report) (*launch, error) {
 	began := time.Now()
-	h, err := look(in)
+	layers, err := e.layers(in)
 	if err != nil {
 		return nil, err
 	}
-	layers, err := e.layers(in)
+	h, err := look(in, layers)
 	if err != nil {
 		return nil, err
 	}
@@ -236,7 +236,7 @@ func (l *launch) become(claim *state.Claim, hostns int, stop bool) error {
 	case !l.Boot:
 		grace = 0
 	case !l.Notify:
-		grace = bootGrace
+		grace = -2 // Await finds out
 	}
 	fields := []int{
 		l.container.pid, passOn(l.container.pidfd), passOn(l.container.pty), passOn(l.container.slave),
@@ -272,9 +272,6 @@ func (l *launch) life() int {
 	}
 	return max(1, int((time.Until(expires)+time.Second-1)/time.Second))
 }
-
-// bootGrace is how long, in ms, an init that does not tell when it is up must live to count as ready.
-const bootGrace = 100
 
 // passOn clears close-on-exec and gives the number; -1 for nil.
 func passOn(f *os.File) int {

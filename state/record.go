@@ -40,7 +40,9 @@ type Facts struct {
 	ProjectID   uint32   `json:"project_id,omitempty"` // for quota; 0: none
 	Links       []Link   `json:"links,omitempty"`
 	Init        Init     `json:"init"` // as decided: never InitAuto
-	StopSignal  int      `json:"stop_signal"`
+	InitKind    string   `json:"init_kind,omitempty"` // "": not known, or nothing boots
+	StopSignal  int      `json:"stop_signal"`         // 0: the machine is asked from inside
+	StopCommand []string `json:"stop_command,omitempty"`
 	Notify      bool     `json:"notify,omitempty"` // the init tells its notify socket when it is up
 }
 

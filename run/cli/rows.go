@@ -38,7 +38,7 @@ func machines(a *app) []*man.Command {
 		},
 		{
 			Name: "start", Args: "NAME...", Instead: []string{filterFlag}, Short: "Start machines", New: a.start(),
-			Long: "Returns once each machine is up: systemd tells when it is, any other init counts as up when it has run for a moment. One that runs already is left as it is, which is success.\n\n" +
+			Long: "Returns once each machine is up: systemd tells when it is; of another init croft finds out whether it is done with what it does at the start. One that runs already is left as it is, which is success.\n\n" +
 				"With -F it stays in the foreground until the machine stops, as a unit file or a supervisor wants it.",
 			Examples: []man.Example{
 				{Say: "Start one and see where the time goes", Do: "croft start --timings web"},
@@ -249,9 +249,27 @@ func hidden(a *app) []*man.Command {
 		{Name: "undo", Args: "NAME STATUS CAUSE", Hidden: true, New: func(*pflag.FlagSet) man.Run {
 			return func(_ context.Context, args []string) error { return a.undo(args[0], args[1], args[2]) }
 		}},
+		{Name: "await", Args: "NAME", Hidden: true, New: a.helper((*run.Engine).Await)},
+		{Name: "ask", Args: "NAME", Hidden: true, New: a.helper((*run.Engine).Ask)},
 		{Name: "__manual", Args: "DIR", Hidden: true, New: func(*pflag.FlagSet) man.Run {
 			return func(_ context.Context, args []string) error { return a.manual(args[0]) }
 		}},
+	}
+}
+
+// helper is a verb that a keeper executes for its machine.
+func (a *app) helper(do func(*run.Engine, context.Context, string) error) func(*pflag.FlagSet) man.Run {
+	return func(*pflag.FlagSet) man.Run {
+		return func(ctx context.Context, args []string) error {
+			e, err := a.engine()
+			if err == nil {
+				err = do(e, ctx, args[0])
+			}
+			if err != nil {
+				return said{err, exitFailed} // our stderr is the machine's, or nobody's
+			}
+			return nil
+		}
 	}
 }
 
