@@ -29,6 +29,7 @@ type Explanation struct {
 	Capabilities []string         `json:"capabilities"`
 	Refused      []string         `json:"refused_syscalls"`
 	StopSignal   int              `json:"stop_signal"`
+	StopCommand  []string         `json:"stop_command,omitempty"`
 	StopSeconds  int              `json:"stop_seconds"`
 	Removed      bool             `json:"removed_when_stopped"`
 	LifeSeconds  int              `json:"life_seconds"` // from its start to a stop; 0: it has no end
@@ -80,7 +81,7 @@ func (p *Plan) explain() Explanation {
 		Driver: in.Facts.Driver, Layers: p.Root.Layers, Changes: p.Root.Dir,
 		ReadOnly: in.Spec.Root.ReadOnly, Ephemeral: in.Spec.Root.Ephemeral, LifeSeconds: in.Spec.Timeouts.Life, Restart: in.Spec.Restart,
 		IDs: in.Facts.Range, Network: state.NetworkNone, Cgroups: p.Cgroups,
-		Capabilities: oci.Process.Capabilities.Bounding, Refused: refused[:], StopSignal: in.Facts.StopSignal,
+		Capabilities: oci.Process.Capabilities.Bounding, Refused: refused[:], StopSignal: in.Facts.StopSignal, StopCommand: in.Facts.StopCommand,
 		StopSeconds: int(in.Spec.Timeouts.StopAfter().Seconds()), Removed: in.Spec.Remove,
 		Files: slices.Sorted(maps.Keys(p.Files)), Namespaces: []string{"user"}, Mounts: []ExplainedMount{}, Later: []string{},
 	}

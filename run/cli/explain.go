@@ -122,7 +122,14 @@ func rootText(x run.Explanation) string {
 
 // stopText says what stop does.
 func stopText(x run.Explanation) string {
-	text := fmt.Sprintf("%s asks its init for a clean end; what is left after %s is killed", signalText(x.StopSignal),
+	asks := signalText(x.StopSignal)
+	switch {
+	case len(x.StopCommand) > 0:
+		asks = strings.Join(x.StopCommand, " ") + ", executed in it,"
+	case x.StopSignal == 0:
+		asks = "a signal that it hears, else poweroff, executed in it,"
+	}
+	text := fmt.Sprintf("%s asks its init for a clean end; what is left after %s is killed", asks,
 		durationText(time.Duration(x.StopSeconds)*time.Second))
 	if x.Removed {
 		return text + "; then machine and record are removed"
