@@ -72,7 +72,7 @@ func newLoop(file *os.File) (*os.File, error) {
 		if err != nil {
 			return nil, noLoop(fmt.Errorf("ioctl(LOOP_CTL_GET_FREE): %w", err))
 		}
-		device, err := bindLoop(fmt.Sprintf("/dev/loop%d", n), file)
+		device, err := bindLoop(n, file)
 		if errors.Is(err, unix.EBUSY) || errors.Is(err, unix.ENXIO) {
 			continue
 		}
@@ -81,8 +81,16 @@ func newLoop(file *os.File) (*os.File, error) {
 	return nil, noLoop(unix.EBUSY)
 }
 
-func bindLoop(path string, file *os.File) (*os.File, error) {
+func bindLoop(n int, file *os.File) (*os.File, error) {
+	path := fmt.Sprintf("/dev/loop%d", n)
 	device, err := os.Open(path)
+	if errors.Is(err, os.ErrNotExist) { // in a container nobody but us follows what the kernel makes
+		const major = 7 // of all loop devices: devices.txt
+		if err := unix.Mknod(path, unix.S_IFBLK|0o660, int(unix.Mkdev(major, uint32(n)))); err != nil && !errors.Is(err, unix.EEXIST) {
+			return nil, &os.PathError{Op: "mknod", Path: path, Err: err}
+		}
+		device, err = os.Open(path)
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -103,5 +111,5 @@ func noLoop(err error) error {
 		return nil
 	}
 	err = fmt.Errorf("a loop device %w: %w", state.ErrUnsupported, err)
-	return state.Hint(err, "modprobe loop; in a container /dev has to have loop-control and loop devices of the host")
+	return state.Hint(err, "modprobe loop; in a container /dev/loop-control has to be the host's")
 }

@@ -241,9 +241,9 @@ func storeProbes() []probe {
 		{"store.shift", false, true, storeShift, "each machine gets a copy of the whole image; volumes from there are refused", "keep the store on a disk: croft --root DIR; in a container: on a volume"},
 		{"store.upper", false, true, storeUpper, "each machine gets a copy of the whole image", "keep the store on a disk: croft --root DIR; in a container: on a volume"},
 		{"store.layers", false, true, storeLayers, "nothing but a few mounts more at each start", "a kernel from 6.15 on"},
-		{"store.squashfs", false, true, mountsFile("squashfs"), "squashfs images are unpacked once, which takes more space", "modprobe squashfs; modprobe loop"},
-		{"store.erofs", false, true, mountsFile("erofs"), "EROFS images are unpacked once, which takes more space", "modprobe erofs; modprobe loop"},
-		{"store.loop", false, true, storeLoop, "squashfs images are unpacked once, which takes more space", "modprobe loop"},
+		{"store.squashfs", false, true, mountsFile("squashfs"), "a squashfs is unpacked when it is imported or, where it cannot be mounted either, refused", "modprobe squashfs; modprobe loop"},
+		{"store.erofs", false, true, mountsFile("erofs"), "an EROFS is unpacked when it is imported or, where it cannot be mounted either, refused", "modprobe erofs; modprobe loop"},
+		{"store.loop", false, true, storeLoop, "no squashfs or EROFS can be imported, nor a machine of one started", "modprobe loop"},
 		{"store.run", true, true, storeRun, "", "choose another place: croft --run DIR"},
 	}
 }
