@@ -66,18 +66,30 @@ func (a *app) globals(fs *pflag.FlagSet) {
 
 // environment gives the flags that were not used the values of the environment.
 func (a *app) environment(fs *pflag.FlagSet) {
-	a.origin = map[string]string{}
-	for flag, name := range map[string]string{"root": "CROFT_ROOT", "run": "CROFT_RUN"} {
-		switch v := os.Getenv(name); {
-		case fs.Changed(flag):
-			a.origin[flag] = "--" + flag
-		case v != "":
-			a.origin[flag] = name
-			_ = fs.Set(flag, v) // a string takes any
-		}
-	}
+	a.places(fs.Changed)
 	if a.log != "" {
 		os.Setenv(run.EnvLog, a.log)
+	}
+}
+
+// completing does so for the flags of the words to be completed: they were bound anew, to their defaults.
+func (a *app) completing() {
+	a.places(func(flag string) bool {
+		return flag == "root" && a.root != run.DefaultRoot || flag == "run" && a.run != run.DefaultRun
+	})
+}
+
+// places gives root and run the values of the environment where no flag said them, and notes who did.
+func (a *app) places(flagged func(flag string) bool) {
+	a.origin = map[string]string{}
+	for flag, to := range map[string]*string{"root": &a.root, "run": &a.run} {
+		name := "CROFT_" + strings.ToUpper(flag)
+		switch v := os.Getenv(name); {
+		case flagged(flag):
+			a.origin[flag] = "--" + flag
+		case v != "":
+			a.origin[flag], *to = name, v
+		}
 	}
 }
 

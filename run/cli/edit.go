@@ -66,11 +66,11 @@ func (a *app) editIn(editor string, in *state.Instance, quiet bool) error {
 	}
 	for {
 		after, err := edited(editor, f.Name())
-		if err == nil && (blank(after) || bytes.Equal(after, before)) {
-			if !quiet {
+		if blank(after) || bytes.Equal(after, before) {
+			if err == nil && !quiet {
 				fmt.Fprintln(os.Stderr, "nothing was changed")
 			}
-			return os.Remove(f.Name())
+			return errors.Join(err, os.Remove(f.Name()))
 		}
 		if err == nil {
 			err = a.reconfigure("edit", name, quiet, func(s *state.Spec) error {
@@ -89,17 +89,20 @@ func (a *app) editIn(editor string, in *state.Instance, quiet bool) error {
 	}
 }
 
-// edited runs the editor, a command line for the shell as git has it, and gives what it left in the file.
+// edited runs the editor, a command line for the shell as git has it, and gives what is in the file then, also when the
+// editor failed.
 func edited(editor, file string) ([]byte, error) {
 	cmd := exec.Command("sh", "-c", editor+` "$@"`, editor, file)
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
 	interrupts := make(chan os.Signal, 1)
 	signal.Notify(interrupts, syscall.SIGINT, syscall.SIGQUIT) // typed into the editor, they are the editor's
 	defer signal.Stop(interrupts)
-	if err := cmd.Run(); err != nil {
-		return nil, fmt.Errorf("%s: %w", editor, err)
+	failed := cmd.Run()
+	if failed != nil {
+		failed = fmt.Errorf("%s: %w", editor, failed)
 	}
-	return os.ReadFile(file) // by name: most editors put a new file in its place
+	text, err := os.ReadFile(file) // by name: most editors put a new file in its place
+	return text, errors.Join(failed, err)
 }
 
 // again tells what is wrong and asks whether to go on.

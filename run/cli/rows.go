@@ -302,6 +302,17 @@ func (a *app) manual(dir string) error {
 
 // lookup gives the words that an operand of the given kind can be.
 func (a *app) lookup(kind string) []string {
+	switch kind {
+	case "KEY":
+		return keyNames()
+	case "KEY=VALUE":
+		var words []string
+		for _, k := range keyNames() {
+			words = append(words, k+"=")
+		}
+		return words
+	}
+	a.completing()
 	e, err := a.engine()
 	if err != nil {
 		return nil
