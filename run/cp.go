@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"path"
 	"runtime"
 
 	"croft/idmap"
@@ -200,13 +199,10 @@ func (e *Engine) openStopped(in *state.Instance, notRunning error) (*openTree, e
 }
 
 // covered are the places of a machine where something is mounted when it runs.
-func covered(in *state.Instance) []string {
-	all := []string{"/proc", "/sys", "/dev"}
-	if in.Facts.Init.Mode == state.InitBoot {
-		all = append(all, "/run")
-	}
-	for _, m := range in.Spec.Mounts {
-		all = append(all, path.Clean(m.Target))
+func covered(in *state.Instance) (all []string) {
+	p := &Plan{Instance: in, Boot: in.Facts.Init.Mode == state.InitBoot, Notify: in.Facts.Notify}
+	for _, m := range p.mounts() {
+		all = append(all, m.Destination)
 	}
 	return all
 }

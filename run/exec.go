@@ -53,13 +53,19 @@ const (
 
 // Exec runs a command in a running machine, with the machine's full confinement on it, and returns its status.
 // When this process dies the keeper ends all that the command has started.
-func (e *Engine) Exec(ctx context.Context, in *state.Instance, x Exec) (ExitStatus, error) {
+func (e *Engine) Exec(ctx context.Context, in *state.Instance, x Exec) (status ExitStatus, err error) {
 	keeper, err := e.Connect(ctx, in)
 	if err != nil {
 		return 0, err
 	}
 	defer keeper.Close()
-	if in, err = e.Dir.Get(in.Spec.Name); err != nil { // as it runs now, which may be later than the caller's
+	name := in.Spec.Name
+	defer func() {
+		if err != nil && status == 0 && keeper.initEnded() { // whatever call it was that noticed
+			err = fmt.Errorf("%s: has just ended: %w", name, state.ErrNotRunning)
+		}
+	}()
+	if in, err = e.Dir.Get(name); err != nil { // as it runs now, which may be later than the caller's
 		return 0, err
 	}
 	if in.Applied == nil {
@@ -87,8 +93,8 @@ func (e *Engine) Exec(ctx context.Context, in *state.Instance, x Exec) (ExitStat
 		return 0, err
 	}
 	defer s.close()
-	status, err := s.run(ctx, entry, cell)
-	if err == nil && !s.signalled {
+	status, err = s.run(ctx, entry, cell)
+	if err == nil && !s.signalled && !keeper.initEnded() {
 		err = keeper.Done() // what it left running in the background may stay
 	}
 	return status, err
@@ -191,6 +197,15 @@ func guestText(root *os.File, path string) []byte {
 	const most = 1 << 20 // it is the guest's file, and need not end
 	text, _ := io.ReadAll(io.LimitReader(f, most))
 	return text
+}
+
+// initEnded says whether the machine's init is dead, or dying: it gives up its root long before its pidfd tells, since
+// between the two it waits for all others of its pid namespace.
+func (k *Keeper) initEnded() bool {
+	p := []unix.PollFd{{Fd: int32(k.Init.Fd()), Events: unix.POLLIN}}
+	n, err := unix.Poll(p, 0)
+	_, rootless := os.Readlink(fmt.Sprintf("/proc/%d/root", k.PID))
+	return n == 1 && err == nil || errors.Is(rootless, os.ErrNotExist)
 }
 
 // guestRoot opens the root directory of the machine's init. The machine owns what is below: resolve in it only.

@@ -137,7 +137,7 @@ func (a *app) tellUp(ctx context.Context, in *state.Instance) error {
 
 // abandon removes a machine that did not come up as far as being of use to anybody.
 func abandon(e *run.Engine, in *state.Instance, cause error) error {
-	if _, err := e.Dir.Get(in.Spec.Name); errors.Is(err, state.ErrNotExist) {
+	if _, err := e.Dir.Get(in.Spec.Name); errors.Is(err, state.ErrNotExist) || hintOf(cause) != "" {
 		return cause
 	}
 	return state.Hint(cause, "croft rm -f "+in.Spec.Name)
