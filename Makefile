@@ -61,7 +61,7 @@ FUZZTIME ?= 60s
 fuzz: deps
 	@grep -rl '^func Fuzz' --include='*_test.go' . | while read -r file; do \
 		for target in $$(sed -n 's/^func \(Fuzz[A-Za-z]*\)(.*/\1/p' "$$file"); do \
-			echo "$$target" && $(GO) test -tags "$(TAGS)" -run '^$$' -fuzz "^$$target$$" -fuzzminimizetime 5s -fuzztime $(FUZZTIME) "$$(dirname "$$file")" || exit 1; \
+			echo "$$target" && $(GO) test -tags "$(TAGS)" -run '^$$' -fuzz "^$$target$$" -fuzzminimizetime 10x -fuzztime $(FUZZTIME) "$$(dirname "$$file")" || exit 1; \
 		done; done
 
 soak: test-deps build

@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"strings"
 	"time"
+	"unicode"
 )
 
 // logParts are the files of the instance's console log: the turned one first, then the running one.
@@ -78,7 +79,13 @@ func plain(line []byte) string {
 			out = append(out, c)
 		}
 	}
-	return string(out)
+	// What is left may be a control only now that what stood in the middle of it is gone: U+009B is ESC [ to a terminal.
+	return strings.Map(func(r rune) rune {
+		if !unicode.IsPrint(r) {
+			return -1
+		}
+		return r
+	}, string(out))
 }
 
 // Follow copies what the console prints behind from until ended says so. What was printed by then is copied.

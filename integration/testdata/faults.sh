@@ -6,6 +6,15 @@ RANDOM=$SEED
 # crofts: the pids of all that runs from this script's croft.
 crofts() { find /proc -maxdepth 2 -name exe -lname "$CROFT_BIN" 2>/dev/null | cut -d/ -f3; }
 
+# slay PID...: SIGKILL, and the end of all that they had open, locks above all, before it returns.
+slay() {
+	local pid
+	kill -9 "$@" 2>/dev/null
+	for pid; do
+		while [[ $(cat /proc/"$pid"/task/*/stat 2>/dev/null) == *") "[^ZX]* ]]; do sleep 0.01; done
+	done
+}
+
 # soon COMMAND...: an end within 30 s, whatever its status.
 soon() {
 	timeout 30 "$@" # whose own status may be 137, of a command that died with its machine

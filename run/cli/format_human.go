@@ -95,10 +95,11 @@ func parseDuration(s string) (time.Duration, error) {
 		text = strconv.FormatFloat(n, 'f', -1, 64) + "s"
 	}
 	d, err := time.ParseDuration(text)
-	if err != nil || d < 0 {
+	whole := time.Duration(days) * 24 * time.Hour
+	if err != nil || d < 0 || d > math.MaxInt64-whole {
 		return 0, wrong
 	}
-	return d + time.Duration(days)*24*time.Hour, nil
+	return d + whole, nil
 }
 
 // parseTime reads an RFC 3339 time, a date, or how long ago: "10m".
