@@ -1,5 +1,6 @@
 package run
 
+// #include "hold.h"
 // #include "mounts.h"
 import "C"
 
@@ -69,8 +70,10 @@ func (e *Engine) supervise(name string, report *report) error {
 	if err != nil {
 		return err
 	}
-	ctx, cancel := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
+	ctx, cancel := signal.NotifyContext(context.Background(), stopSignals[:]...)
 	defer cancel()
+	asked := make(chan os.Signal, 1)
+	signal.Notify(asked, stopSignals[:]...)
 	signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE) // whoever reads our stderr may go; ignored, the guest would inherit it
 	l, err := e.prepare(in, heir, report)
 	if err == nil {
@@ -83,7 +86,7 @@ func (e *Engine) supervise(name string, report *report) error {
 		}
 	}
 	if err == nil {
-		err = l.become(claim, hostns, ctx.Err() != nil)
+		err = l.become(claim, hostns, asked)
 	}
 	return e.failed(in, l, err, heir, claim)
 }
@@ -219,10 +222,16 @@ func (e *Engine) failed(in *state.Instance, l *launch, why error, heir bool, cla
 	return errors.Join(why, err)
 }
 
+// stopSignals ask a starter, like a keeper, to stop the machine: of systemd and users, and those of a terminal.
+var stopSignals = [...]os.Signal{syscall.SIGTERM, syscall.SIGINT, syscall.SIGQUIT}
+
 // become executes the keeper in place of this process. What it needs is open and not close-on-exec; all else
-// is closed by the exec. With stop it begins by stopping the machine.
-func (l *launch) become(claim *state.Claim, hostns int, stop bool) error {
+// is closed by the exec. It begins by stopping the machine when a signal came by asked, or comes from now on.
+func (l *launch) become(claim *state.Claim, hostns int, asked chan os.Signal) error {
 	name := l.Instance.Spec.Name
+	runtime.LockOSThread() // the one that executes it, and never unlocked
+	C.croft_hold_signals()
+	signal.Stop(asked) // when it returns the last one has arrived
 	logs, err := os.Open(l.engine.Dir.Of(name))
 	if err != nil {
 		return err
@@ -242,7 +251,7 @@ func (l *launch) become(claim *state.Claim, hostns int, stop bool) error {
 		l.container.pid, passOn(l.container.pidfd), passOn(l.container.pty), passOn(l.container.slave),
 		passOn(l.listener), passOn(l.notify), passOn(logs), passOn(run), passOn(l.report.file), hostns,
 		l.Instance.Facts.StopSignal, int(l.Instance.Spec.Timeouts.StopAfter() / time.Second), l.life(), grace,
-		flag(l.Foreground), flag(stop),
+		flag(l.Foreground), flag(len(asked) > 0),
 	}
 	args := []string{"croft", "keeper", name}
 	for _, n := range fields {
