@@ -45,6 +45,7 @@ func (e *Engine) Try(ctx context.Context) (steps []Timing, err error) {
 	if err != nil {
 		return nil, err
 	}
+	t.Pool = e.Pool
 	return t.try(ctx)
 }
 

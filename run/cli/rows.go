@@ -261,7 +261,7 @@ func hidden(a *app) []*man.Command {
 func (a *app) helper(do func(*run.Engine, context.Context, string) error) func(*pflag.FlagSet) man.Run {
 	return func(*pflag.FlagSet) man.Run {
 		return func(ctx context.Context, args []string) error {
-			e, err := a.engine()
+			e, err := a.open()
 			if err == nil {
 				err = do(e, ctx, args[0])
 			}
