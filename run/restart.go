@@ -38,6 +38,10 @@ func pauseBefore(n int) time.Duration {
 // conclude undoes a machine that has ended. When its policy wants it to run again it is started in this process, with
 // the claim, and conclude does not return; otherwise it gives the end as an ExitStatus, nil for 0.
 func (e *Engine) conclude(in *state.Instance, end state.Exit, cause Cause, claim *state.Claim) error {
+	// An undo is short, and half of one helps nobody: it is a restart that the signals are for.
+	signals := make(chan os.Signal, 1)
+	signal.Notify(signals, syscall.SIGTERM, syscall.SIGINT, syscall.SIGQUIT)
+	defer signal.Stop(signals)
 	end.Time = time.Now().UTC()
 	count, again := in.Restarts, cause == CauseSelf && in.Spec.Restart.After(end.Code)
 	switch most := in.Spec.Restart.Most(); {
@@ -52,7 +56,7 @@ func (e *Engine) conclude(in *state.Instance, end state.Exit, cause Cause, claim
 		return err
 	}
 	if again {
-		return e.restart(in.Spec.Name, pauseBefore(count), claim)
+		return e.restart(in.Spec.Name, pauseBefore(count), claim, signals)
 	}
 	if end.Code != 0 {
 		return ExitStatus(end.Code)
@@ -61,9 +65,9 @@ func (e *Engine) conclude(in *state.Instance, end state.Exit, cause Cause, claim
 }
 
 // restart starts the machine after a pause, in this process. It returns when somebody wants it stopped.
-func (e *Engine) restart(name string, pause time.Duration, claim *state.Claim) error {
+func (e *Engine) restart(name string, pause time.Duration, claim *state.Claim, signals <-chan os.Signal) error {
 	dropClients()
-	asked, err := e.askedWithin(name, pause)
+	asked, err := e.askedWithin(name, pause, signals)
 	if err == nil && !asked {
 		err = e.startAgain(name, claim)
 	}
@@ -100,11 +104,8 @@ func dropClients() {
 }
 
 // askedWithin waits for the given time, in the keeper's place and at its socket: whoever asks for a stop or a kill
-// meanwhile, or sends the signals for one, ends the wait.
-func (e *Engine) askedWithin(name string, pause time.Duration) (bool, error) {
-	signals := make(chan os.Signal, 1)
-	signal.Notify(signals, syscall.SIGTERM, syscall.SIGINT, syscall.SIGQUIT)
-	defer signal.Stop(signals)
+// meanwhile, or sends one of the signals, ends the wait.
+func (e *Engine) askedWithin(name string, pause time.Duration, signals <-chan os.Signal) (bool, error) {
 	if err := os.MkdirAll(e.Dir.RunOf(name), 0o711); err != nil {
 		return false, err
 	}
