@@ -144,11 +144,16 @@ func cloneTree(layer string, userns *os.File) (*os.File, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := shift(tree, userns); err != nil {
-		tree.Close()
-		return nil, &os.PathError{Op: "mount_setattr", Path: layer, Err: err}
+	err = shift(tree, userns)
+	if err == nil {
+		return tree, nil
 	}
-	return tree, nil
+	tree.Close()
+	err = &os.PathError{Op: "mount_setattr", Path: layer, Err: err}
+	if errors.Is(err, unix.EINVAL) {
+		err = fmt.Errorf("this kernel cannot shift the ids of that filesystem: %w", err)
+	}
+	return nil, err
 }
 
 func detach(layer string) (*os.File, error) {
