@@ -28,7 +28,7 @@ func TestDebian(t *testing.T) {
 
 // TestInits runs what any machine must do on each init but systemd.
 func TestInits(t *testing.T) {
-	for _, guest := range []string{"busybox", "sysvinit", "runit"} {
+	for _, guest := range []string{"busybox", "sysvinit", "openrc", "openrc-init", "runit"} {
 		t.Run(guest, func(t *testing.T) { runScripts(t, "testdata/inits", "GUEST="+guest) })
 	}
 }

@@ -32,8 +32,8 @@ func (e *Engine) Await(ctx context.Context, name string) error {
 		return err
 	}
 	defer root.Close()
-	began, seen := time.Now(), 0
-	for seen < 2 { // one look may fall between two things that the init waits for
+	began, quiet := time.Now(), time.Time{}
+	for {
 		if keeper.gone(pause(began)) {
 			return nil
 		}
@@ -44,14 +44,25 @@ func (e *Engine) Await(ctx context.Context, name string) error {
 		if err != nil {
 			return err
 		}
-		up := isUp(in.Applied.Facts.InitKind, init, root)
-		if init.terminal && !init.ours() {
+		if init.ours() {
+			continue
+		}
+		if init.terminal {
 			if err := freeConsole(root); err != nil {
 				return err
 			}
 		}
-		if seen++; !up {
-			seen = 0
+		s := stageOf(in.Applied.Facts.InitKind, init, root)
+		if s == booting {
+			quiet = time.Time{}
+			continue
+		}
+		// One look may fall between two things that the init waits for.
+		if up := s == loggingIn && !quiet.IsZero(); up || !quiet.IsZero() && time.Since(quiet) > quietLimit {
+			break
+		}
+		if quiet.IsZero() {
+			quiet = time.Now()
 		}
 	}
 	return keeper.Ready()
@@ -83,43 +94,81 @@ func pause(began time.Time) time.Duration {
 	return min(max(time.Since(began)/16, 10*time.Millisecond), 500*time.Millisecond)
 }
 
-// isUp says whether an init is done with what its system does before anybody can log in.
-func isUp(kind string, init process, root *os.File) bool {
-	if init.ours() {
-		return false
-	}
+// stage is how far an init has come.
+type stage int
+
+const (
+	booting   stage = iota
+	idle            // it waits for nothing that is known of
+	loggingIn       // and what comes last is there: whoever comes is let in
+)
+
+// quietLimit is how long an init must be idle to count as up when nobody is let in: the image has no getty, or not one
+// that is recognized.
+const quietLimit = 5 * time.Second
+
+func stageOf(kind string, init process, root *os.File) stage {
+	up := false
 	switch kind {
 	case "runit": // stage 2 ends by executing it
-		return slices.ContainsFunc(init.children, func(p process) bool { return p.runs("runsvdir") })
+		up = slices.ContainsFunc(init.children, func(p process) bool { return p.runs("runsvdir") })
 	case "openrc": // its fifo is made when the default runlevel is there
 		ctl, err := openIn(root, "run/openrc/init.ctl", unix.O_PATH)
 		ctl.Close() // nil is fine
-		return err == nil
+		up = err == nil
 	case "":
-		return init.state == 'S' && init.age > unknownGrace
+		up = init.state == 'S' && init.age > unknownGrace
+	default:
+		return stageByInittab(kind, init, string(guestText(root, "etc/inittab")))
 	}
-	first := firstCommands(string(guestText(root, "etc/inittab")))
-	waitsFor := func(p process) bool {
-		// At first sysvinit waits for a copy of itself, which waits for the entry's command.
-		return p.state == 'Z' || kind == "sysvinit" && p.program == init.program ||
-			slices.ContainsFunc(first, func(c string) bool { return strings.Contains(p.command(), c) })
+	if up {
+		return loggingIn
 	}
-	return init.state == 'S' && !slices.ContainsFunc(init.children, waitsFor)
+	return booting
 }
 
 // unknownGrace is how long an init that nothing is known of must live to count as up.
 const unknownGrace = 100 * time.Millisecond
 
-// firstCommands are the commands of an inittab that must end before its gettys are started.
-func firstCommands(inittab string) []string {
-	first := []string{"/etc/init.d/rcS"} // of busybox without an inittab
-	for line := range strings.Lines(inittab) {
-		f := strings.SplitN(line, ":", 4)
-		if len(f) == 4 && (f[2] == "sysinit" || f[2] == "bootwait" || f[2] == "wait") {
-			first = append(first, strings.Join(strings.Fields(strings.TrimLeft(f[3], "-")), " "))
+// stageByInittab compares what sysvinit or busybox has running with its inittab.
+func stageByInittab(kind string, init process, inittab string) stage {
+	first, last := commands(inittab)
+	come := idle
+	if init.state != 'S' { // it is about to do something
+		come = booting
+	}
+	for _, p := range init.children {
+		is := func(command string) bool { return strings.Contains(p.command(), command) }
+		switch {
+		case p.state == 'Z', slices.ContainsFunc(first, is), p.runs("openrc"): // with the last rc replaces itself
+			return booting
+		case kind == "sysvinit" && p.program == init.program: // a copy, which waits for one of the first commands
+			return booting
+		case come == idle && (slices.ContainsFunc(last, is) || slices.Equal(p.args, init.args)): // a copy that waits for a key
+			come = loggingIn
 		}
 	}
-	return first
+	return come
+}
+
+// commands are those of an inittab that must end before its gettys are started, and those gettys and their like.
+func commands(inittab string) (first, last []string) {
+	first = []string{"/etc/init.d/rcS"} // of busybox without an inittab
+	for line := range strings.Lines(inittab) {
+		f := strings.SplitN(line, ":", 4)
+		if len(f) != 4 || strings.HasPrefix(strings.TrimSpace(line), "#") {
+			continue
+		}
+		command := strings.Join(strings.Fields(strings.TrimLeft(f[3], "-")), " ")
+		switch {
+		case command == "":
+		case f[2] == "sysinit", f[2] == "bootwait", f[2] == "wait":
+			first = append(first, command)
+		case f[2] == "respawn", f[2] == "askfirst":
+			last = append(last, command)
+		}
+	}
+	return first, last
 }
 
 // process is what /proc tells of one.

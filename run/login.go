@@ -182,8 +182,9 @@ func openrcFiles(layers []string) (rootfs.Files, error) {
 			f[services+"agetty."+tty] = "#!/sbin/openrc-run\ndepend() { keyword -lxc; }\n"
 		}
 	}
-	// For a service of a runlevel OpenRC asks for the name alone, there and in init.d.
-	f[services+"agetty.console"] = "#!/sbin/openrc-run\n. /etc/init.d/agetty\n"
+	// For a service of a runlevel OpenRC asks for the name alone, there and in init.d. Without a baud rate agetty takes
+	// the console for a line on which keys do not make signals.
+	f[services+"agetty.console"] = "#!/sbin/openrc-run\n: ${baud:=38400}\n. /etc/init.d/agetty\n"
 	f[level+"agetty.console"] = ""
 	return f, nil
 }
