@@ -85,7 +85,7 @@ func machines(a *app) []*man.Command {
 			Examples: []man.Example{
 				{Say: "With the flags of run", Do: "croft set -e LANG=C.UTF-8 --stop-timeout 5m web"},
 				{Say: "The same in keys and values", Do: "croft set web env.LANG=C.UTF-8 stop-timeout=5m"},
-				{Say: "As on another machine", Do: "croft get web env | xargs -d '\n' printf 'env=%s\n' | xargs -d '\n' croft set web2"},
+				{Say: "Remove it when it stops", Do: "croft set --rm web"},
 			}, See: []string{"get", "unset", "edit", "explain"},
 		},
 		{
@@ -378,7 +378,7 @@ const setText = `Changes what was asked of a machine when it was made, in the wo
 Of a list (env, label, volume, tmpfs) what is given takes the place of the entry that has its name and stands beside the others. KEY.ENTRY means one entry: env.LANG=C. An empty value is what unset does. LXD's environment.LANG is env.LANG, and user.NOTE is a label of that name, to be used as one likes.
 
 ## A machine that runs
-Labels, rm, restart and stop-timeout hold at once. The others are what the machine was started with, and hold from its next start; a line on stderr says so. croft explain tells what is waiting.
+Labels, rm, restart and the stop-timeout of croft stop hold at once. The others are what the machine was started with, and hold from its next start; a line on stderr says so. croft explain tells what is waiting.
 
 ## What stays as it was made
 The name (see croft rename), the image, the storage driver, and whether it boots.`
