@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"runtime"
+	"time"
 
 	"croft/idmap"
 	"croft/rootfs"
@@ -26,6 +27,9 @@ type Copying = rootfs.Copying
 func (e *Engine) Copy(ctx context.Context, from []Place, to Place, how Copying) error {
 	return e.withTrees(ctx, append([]Place{to}, from...), func(ctx context.Context, trees opened) error {
 		sources, err := trees.sources(from)
+		if err == nil {
+			err = trees[to.Machine].lasts()
+		}
 		if err != nil {
 			return err
 		}
@@ -47,6 +51,9 @@ func (e *Engine) CopyOut(ctx context.Context, from []Place, w io.Writer, how Cop
 // CopyIn unpacks the tar r into a directory.
 func (e *Engine) CopyIn(ctx context.Context, r io.Reader, to Place, how Copying) error {
 	return e.withTrees(ctx, []Place{to}, func(ctx context.Context, trees opened) error {
+		if err := trees[to.Machine].lasts(); err != nil {
+			return err
+		}
 		return rootfs.CopyIn(ctx, r, trees.of(to), to.Path, how)
 	})
 }
@@ -56,8 +63,22 @@ type opened map[string]*openTree
 
 type openTree struct {
 	*rootfs.Tree
-	keeper *Keeper // nil: it is stopped
-	hold   *state.Hold
+	keeper  *Keeper         // nil unless it runs
+	stopped *state.Instance // nil when it does
+	hold    *state.Hold
+}
+
+// lasts refuses to write to a stopped machine what it may not have, or will not.
+func (t *openTree) lasts() error {
+	switch in := t.stopped; {
+	case in == nil: // the host, or the kernel knows
+	case in.Spec.Root.ReadOnly:
+		return fmt.Errorf("%s: its root is read-only: %w", in.Spec.Name, unix.EROFS)
+	case in.Spec.Root.Ephemeral:
+		err := fmt.Errorf("%s: it begins anew at every start, without what is copied into it before: %w", in.Spec.Name, state.ErrNotRunning)
+		return state.Hint(err, "croft start "+in.Spec.Name)
+	}
+	return nil
 }
 
 func (t *openTree) close() {
@@ -67,6 +88,12 @@ func (t *openTree) close() {
 	}
 	if t.keeper != nil {
 		t.keeper.Close()
+	}
+}
+
+func (o opened) close() {
+	for _, t := range o {
+		t.close()
 	}
 }
 
@@ -94,17 +121,13 @@ func (e *Engine) withTrees(ctx context.Context, places []Place, do func(context.
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	trees := opened{}
-	defer func() {
-		for _, t := range trees {
-			t.close()
-		}
-	}()
 	for _, p := range places {
 		if trees[p.Machine] != nil {
 			continue
 		}
 		t, err := e.openTree(ctx, p.Machine)
 		if err != nil {
+			trees.close()
 			return err
 		}
 		trees[p.Machine] = t
@@ -112,12 +135,32 @@ func (e *Engine) withTrees(ctx context.Context, places []Place, do func(context.
 			go watch(ctx, p.Machine, t.keeper.Init, cancel)
 		}
 	}
-	err := do(ctx, trees)
-	if err != nil && ctx.Err() != nil {
-		return context.Cause(ctx)
+	done := make(chan error, 1)
+	go func() {
+		err := do(ctx, trees)
+		trees.close()
+		done <- err
+	}()
+	var late <-chan time.Time
+	ended := ctx.Done()
+	for {
+		select {
+		case err := <-done:
+			if err != nil && ctx.Err() != nil {
+				err = context.Cause(ctx)
+			}
+			return err
+		case <-ended:
+			ended, late = nil, time.After(copyGrace)
+		case <-late:
+			return context.Cause(ctx)
+		}
 	}
-	return err
 }
+
+// copyGrace is for a copy that is to end: one that waits for whoever writes or reads its tar does not notice, and
+// ends with this process.
+const copyGrace = 300 * time.Millisecond
 
 // watch calls cancel when the init of the machine ends.
 func watch(ctx context.Context, name string, init *os.File, cancel context.CancelCauseFunc) {
@@ -190,7 +233,7 @@ func (e *Engine) openStopped(in *state.Instance, notRunning error) (*openTree, e
 		hold.Release()
 		return nil, err
 	}
-	t := &openTree{Tree: rootfs.MachineTree(name, root, in.Facts.Range), hold: hold}
+	t := &openTree{Tree: rootfs.MachineTree(name, root, in.Facts.Range), stopped: in, hold: hold}
 	if err := t.Cover(covered(in)); err != nil {
 		t.close()
 		return nil, err

@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"bufio"
 	"context"
 	"fmt"
 	"os"
@@ -27,8 +28,45 @@ func files(a *app) []*man.Command {
 				{Say: "As a tar", Do: "croft cp web:/etc - | tar -t\ntar -c . | croft cp - web:/srv"},
 				{Say: "From one machine into another, with owners and all", Do: "croft cp -a web:/home/. new:/home"},
 			},
-			See: []string{"exec", "run"},
+			See: []string{"diff", "exec", "run"},
 		},
+		{
+			Name: "diff", Args: "NAME", Peers: []string{"changes"}, Short: "List what a machine changed against its image", New: a.diff(), Long: diffText,
+			Examples: []man.Example{
+				{Say: "What an installation has made", Do: "croft exec web apt-get install -y make\ncroft diff web"},
+				{Say: "The new files alone", Do: "croft diff web | sed -n 's/^A //p'"},
+			},
+			See: []string{"cp", "image"},
+		},
+	}
+}
+
+const diffText = `Prints a line for each file and directory that is not as the image has it, running or not: ` + "`A`" + ` was added, ` + "`C`" + ` changed, ` + "`D`" + ` deleted. Of what was deleted with all that was in it there is one line.
+
+A file counts as changed when its type, mode, owner, size, time, target or extended attributes are others; a directory also when anything in it is. What croft itself puts there does not count: the host name's and other generated files, unless the machine has changed them, and what is mounted.`
+
+func (a *app) diff() func(*pflag.FlagSet) man.Run {
+	return func(fs *pflag.FlagSet) man.Run {
+		format := formatValue("table")
+		fs.Var(&format, "format", "print `table|json|yaml|csv|TEMPLATE`")
+		return func(_ context.Context, args []string) error {
+			e, in, err := a.instance(args[0])
+			if err != nil {
+				return err
+			}
+			changes, err := e.Diff(in)
+			if err != nil {
+				return fmt.Errorf("diff %s: %w", in.Spec.Name, err)
+			}
+			if format != "table" {
+				return view[run.Change]{}.write(os.Stdout, string(format), changes)
+			}
+			out := bufio.NewWriter(os.Stdout)
+			for _, c := range changes {
+				fmt.Fprintln(out, c.Kind, harmless(c.Path)) // no heading: as docker diff and podman diff have it
+			}
+			return out.Flush()
+		}
 	}
 }
 
