@@ -34,8 +34,9 @@ type Change struct {
 // Changes lists by path what the root r kept by the named driver has that its image has not, and the other way
 // round. A file is changed when anything that can be seen of it without reading it is: type, mode, owner, size, time,
 // target, extended attributes. A directory is also changed when anything in it is. What croft put there does not
-// count: the generated files, until the machine has changed them, and the mount points. r may be in use.
-func Changes(r Root, driver string, generated Files, mounts []string) ([]Change, error) {
+// count: the generated files, until the machine has changed them, and the mount points. r may be in use; ids are those of
+// its last start.
+func Changes(r Root, driver string, ids state.Range, generated Files, mounts []string) ([]Change, error) {
 	view, err := OpenView(r.Layers)
 	if err != nil {
 		return nil, err
@@ -54,6 +55,9 @@ func Changes(r Root, driver string, generated Files, mounts []string) ([]Change,
 	case "overlay":
 	case "dir":
 		top, d.whole, d.was = copyOf(r), true, filepath.Join(r.Dir, "generated")
+	case "shifted":
+		top, d.whole, d.was = shiftedOf(r, int(ids.Base)), true, filepath.Join(r.Dir, "generated")
+		d.owners = owners{from: int(ids.Base)}
 	default:
 		return nil, fmt.Errorf("driver %q: %w", driver, state.ErrUnsupported)
 	}
@@ -77,6 +81,7 @@ func Changes(r Root, driver string, generated Files, mounts []string) ([]Change,
 // differ compares what a machine has with its image. The image's layers do not change and are trusted; the machine's
 // own files may be changed by it at any moment, and are only looked at by handles.
 type differ struct {
+	owners    owners          // of the machine's files, into those of the image
 	whole     bool            // the machine's files are all there, and not laid over the image's
 	generated map[string]bool // by path
 	was       string          // what of them was put into a whole copy last; "" when they lie in a layer of their own
@@ -138,7 +143,7 @@ func (d *differ) entry(dir *os.File, name, at string, lowers []string, whole boo
 	if err != nil {
 		return err
 	}
-	is, handle, err := describe(dir, name)
+	is, handle, err := describe(dir, name, d.owners)
 	if err != nil {
 		return err
 	}
@@ -231,7 +236,7 @@ func underneath(lowers []string, name string) (found *tar.Header, below []string
 		if err != nil {
 			return nil, nil, err
 		}
-		h, handle, err := describe(dir, name)
+		h, handle, err := describe(dir, name, owners{})
 		gone := err == nil && handle == nil && exists(dir, name) // a whiteout
 		dir.Close()
 		handle.Close() // nil is fine
@@ -266,9 +271,9 @@ func cutAtOpaque(dirs []string) []string {
 	return dirs
 }
 
-// describe gives all that can be seen of name in dir, and a handle on it; both nil when there is nothing, or a
-// whiteout.
-func describe(dir *os.File, name string) (*tar.Header, *os.File, error) {
+// describe gives all that can be seen of name in dir, with owners changed, and a handle on it; both nil when there is
+// nothing, or a whiteout.
+func describe(dir *os.File, name string, o owners) (*tar.Header, *os.File, error) {
 	fd, err := unix.Openat(int(dir.Fd()), name, unix.O_PATH|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
 	if err == unix.ENOENT {
 		return nil, nil, nil
@@ -277,7 +282,7 @@ func describe(dir *os.File, name string) (*tar.Header, *os.File, error) {
 		return nil, nil, os.NewSyscallError("openat", err)
 	}
 	f := os.NewFile(uintptr(fd), name)
-	h, err := describeHandle(f)
+	h, err := describeHandle(f, o)
 	if h == nil {
 		f.Close()
 		f = nil
@@ -285,7 +290,7 @@ func describe(dir *os.File, name string) (*tar.Header, *os.File, error) {
 	return h, f, err
 }
 
-func describeHandle(f *os.File) (*tar.Header, error) {
+func describeHandle(f *os.File, o owners) (*tar.Header, error) {
 	var st unix.Stat_t
 	if err := unix.Fstat(int(f.Fd()), &st); err != nil {
 		return nil, os.NewSyscallError("fstat", err)
@@ -296,6 +301,7 @@ func describeHandle(f *os.File) (*tar.Header, error) {
 	if st.Mode&unix.S_IFMT == unix.S_IFSOCK {
 		st.Mode = st.Mode&modeBits | unix.S_IFIFO // no tar has sockets; here it only matters that it is no file
 	}
+	st.Uid, st.Gid = o.id(st.Uid), o.id(st.Gid)
 	h, err := header("", &st)
 	if err != nil {
 		return nil, err
@@ -311,6 +317,13 @@ func describeHandle(f *os.File) (*tar.Header, error) {
 		func(x string, b []byte) (int, error) { return unix.Getxattr(at, x, b) })
 	if err != nil {
 		return nil, err
+	}
+	for key, value := range h.PAXRecords {
+		name := strings.TrimPrefix(key, xattrRecord)
+		if value = string(o.attribute(name, []byte(value))); name == capability {
+			value = plainCapability(value)
+		}
+		h.PAXRecords[key] = value
 	}
 	return h, nil
 }

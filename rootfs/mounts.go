@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 )
 
@@ -14,6 +15,16 @@ func Clear(dir string) error {
 		return err
 	}
 	return removeTree(dir)
+}
+
+// MountedBelow says whether something is mounted below dir, in the caller's namespace.
+func MountedBelow(dir string) (bool, error) {
+	points, err := mountsBelow(dir)
+	if err != nil {
+		return false, err
+	}
+	dir, err = filepath.EvalSymlinks(dir)
+	return slices.ContainsFunc(points, func(p string) bool { return p != dir }), err
 }
 
 func unmountBelow(dir string) error {

@@ -25,6 +25,20 @@ func Shifts(dir string, userns *os.File) error {
 	return tree.Close()
 }
 
+// ShiftsBelow says the same of dir with all that is mounted below it.
+func ShiftsBelow(dir string, userns *os.File) error {
+	tree, err := unix.OpenTree(unix.AT_FDCWD, dir, unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC|unix.AT_RECURSIVE)
+	if err != nil {
+		return &os.PathError{Op: "open_tree", Path: dir, Err: err}
+	}
+	defer unix.Close(tree)
+	attr := unix.MountAttr{Attr_set: unix.MOUNT_ATTR_IDMAP, Userns_fd: uint64(userns.Fd())}
+	if err := unix.MountSetattr(tree, "", unix.AT_EMPTY_PATH|unix.AT_RECURSIVE, &attr); err != nil {
+		return &os.PathError{Op: "mount_setattr", Path: dir, Err: err}
+	}
+	return nil
+}
+
 // CarriesUpper says why the directory scratch cannot hold the upper directory of an overlay; nil means that it can.
 // It leaves directories in scratch.
 func CarriesUpper(scratch string) error {

@@ -129,14 +129,10 @@ func (t *Tree) where(f *os.File) string {
 // id gives the machine's own number of an owner as the kernel tells it to the host. What has no number in the
 // machine belongs to nobody.
 func (t *Tree) id(host uint32) int {
-	const nobody = 65534
-	switch {
-	case t.root == nil:
+	if t.root == nil {
 		return int(host)
-	case host < t.ids.Base || uint64(host) >= t.ids.End():
-		return nobody
 	}
-	return int(host - t.ids.Base)
+	return int(owners{from: int(t.ids.Base)}.id(host))
 }
 
 // Glob gives the paths that a pattern of path.Match stands for, sorted; no element of it begins with a dot unless

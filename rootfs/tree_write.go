@@ -117,7 +117,8 @@ func (w *writer) settle(h *tar.Header) error {
 	}
 	h.Uid, h.Gid = h.Uid+int(w.tree.ids.Base), h.Gid+int(w.tree.ids.Base)
 	if value, ok := h.PAXRecords[xattrRecord+capability]; ok {
-		h.PAXRecords[xattrRecord+capability] = rootedCapability(value, w.tree.ids.Base)
+		rooted := owners{to: int(w.tree.ids.Base)}.capability([]byte(value))
+		h.PAXRecords[xattrRecord+capability] = string(rooted)
 	}
 	return nil
 }
@@ -468,30 +469,14 @@ func (w *writer) stretch(dst, src *os.File, off, end int64) error {
 
 // A file's capabilities name the root that they count for (capabilities(7), "Namespaced file capabilities"): the
 // root of the user namespace, which is another id on each side. In a header they are those of no particular root.
-const (
-	capability    = "security.capability"
-	capRevision2  = 0x02000000
-	capRevision3  = 0x03000000
-	capRevisions  = 0xff000000
-	capPlainSize  = 20 // struct vfs_cap_data
-	capRootedSize = 24 // struct vfs_ns_cap_data
-)
+const capability = "security.capability"
 
-// plainCapability takes the root's id off.
+// plainCapability takes the root's id off: version 2 of what owners.capability makes version 3.
 func plainCapability(value string) string {
-	if len(value) != capRootedSize {
+	const revisions, revision2, size2, size3 = 0xff000000, 0x02000000, 20, 24 // linux/capability.h
+	if len(value) != size3 {
 		return value
 	}
-	magic := binary.LittleEndian.Uint32([]byte(value))&^uint32(capRevisions) | capRevision2
-	return string(binary.LittleEndian.AppendUint32(nil, magic)) + value[4:capPlainSize]
-}
-
-// rootedCapability makes it count for the machine whose root is the host's id base.
-func rootedCapability(value string, base uint32) string {
-	if len(value) != capPlainSize {
-		return value
-	}
-	magic := binary.LittleEndian.Uint32([]byte(value))&^uint32(capRevisions) | capRevision3
-	text := string(binary.LittleEndian.AppendUint32(nil, magic)) + value[4:]
-	return text + string(binary.LittleEndian.AppendUint32(nil, base))
+	magic := binary.LittleEndian.Uint32([]byte(value))&^uint32(revisions) | revision2
+	return string(binary.LittleEndian.AppendUint32(nil, magic)) + value[4:size2]
 }

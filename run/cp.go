@@ -73,7 +73,7 @@ func (t *openTree) lasts() error {
 	switch in := t.stopped; {
 	case in == nil: // the host, or the kernel knows
 	case in.Spec.Root.ReadOnly:
-		return fmt.Errorf("%s: its root is read-only: %w", in.Spec.Name, unix.EROFS)
+		return fmt.Errorf("%s: the root of the machine: %w", in.Spec.Name, unix.EROFS)
 	case in.Spec.Root.Ephemeral:
 		err := fmt.Errorf("%s: it begins anew at every start, without what is copied into it before: %w", in.Spec.Name, state.ErrNotRunning)
 		return state.Hint(err, "croft start "+in.Spec.Name)

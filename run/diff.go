@@ -18,5 +18,5 @@ func (e *Engine) Diff(in *state.Instance) ([]Change, error) {
 	}
 	root := rootfs.Root{Dir: e.Dir.RootOf(in.Spec.Name), Layers: layers}
 	resolv, _ := os.ReadFile("/etc/resolv.conf")
-	return rootfs.Changes(root, in.Facts.Driver, guestFiles(in, host{resolv: string(resolv)}), covered(in))
+	return rootfs.Changes(root, in.Facts.Driver, in.Facts.Range, guestFiles(in, host{resolv: string(resolv)}), covered(in))
 }

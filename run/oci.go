@@ -135,7 +135,12 @@ func (p *Plan) volume(v state.Mount) specs.Mount {
 	m := specs.Mount{
 		Destination: filepath.Clean(v.Target), Type: "bind", Source: v.Source,
 		// All for what is mounted below as well: plain "ro" would leave that writable.
-		Options: []string{"rbind", "nosuid", "nodev", "rnosuid", "rnodev", "idmap"},
+		Options: []string{"rbind", "nosuid", "nodev", "rnosuid", "rnodev"},
+	}
+	if p.Owners[v.Source].Nested {
+		m.Options = append(m.Options, "ridmap")
+	} else {
+		m.Options = append(m.Options, "idmap")
 	}
 	if v.ReadOnly {
 		m.Options = append(m.Options, "ro", "rro")

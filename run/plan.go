@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"strings"
 
+	"croft/idmap"
 	"croft/rootfs"
 	"croft/state"
 
@@ -38,8 +39,11 @@ type host struct {
 	login   rootfs.Files // what its image needs for a login on the console
 }
 
-// Owner is who owns a file of the host.
-type Owner struct{ UID, GID uint32 }
+// Owner is who owns a volume's source on the host.
+type Owner struct {
+	UID, GID uint32
+	Nested   bool // something is mounted below it, and can be shifted as well
+}
 
 // NewPlan works out the start of in. It is pure: it looks at nothing but its arguments.
 func NewPlan(dir *state.Dir, in *state.Instance, layers []string, h host, foreground bool) *Plan {
@@ -183,8 +187,27 @@ func look(in *state.Instance, layers []string) (host, error) {
 		if err := unix.Stat(m.Source, &st); err != nil {
 			return host{}, fmt.Errorf("volume %s: %w", m.Source, err)
 		}
-		owners[m.Source] = Owner{st.Uid, st.Gid}
+		nested, err := nestedMounts(m.Source, in.Facts.Range)
+		if err != nil {
+			return host{}, fmt.Errorf("volume %s: %w", m.Source, err)
+		}
+		owners[m.Source] = Owner{st.Uid, st.Gid, nested}
 	}
 	login, err := loginFiles(in.Facts.InitKind, layers)
 	return host{string(resolv), roots, own, len(roots) > 1 && isUnified(roots[0]), owners, login}, err
+}
+
+// nestedMounts says whether something is mounted below source, and all of it can be shifted to the ids of a machine.
+// It is found out by doing so, with a copy that nobody sees.
+func nestedMounts(source string, ids state.Range) (bool, error) {
+	below, err := rootfs.MountedBelow(source)
+	if err != nil || !below {
+		return false, err
+	}
+	userns, err := idmap.Namespace(ids)
+	if err != nil {
+		return false, err
+	}
+	defer userns.Close()
+	return rootfs.ShiftsBelow(source, userns) == nil, nil
 }

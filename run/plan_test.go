@@ -39,7 +39,7 @@ func plans() map[string]*Plan {
 	})
 	add("volumes", DefaultRoot, false, func(in *state.Instance, h *host) {
 		in.Spec.Mounts = []state.Mount{{Source: "/srv", Target: "/srv"}, {Source: "/home/joe/src", Target: "/src/", ReadOnly: true}}
-		h.owners = map[string]Owner{"/srv": {0, 0}, "/home/joe/src": {1000, 1001}}
+		h.owners = map[string]Owner{"/srv": {UID: 0, GID: 0}, "/home/joe/src": {UID: 1000, GID: 1001, Nested: true}}
 	})
 	add("memory", DefaultRoot, false, func(in *state.Instance, h *host) {
 		in.Spec.Root = state.Root{ReadOnly: true}
