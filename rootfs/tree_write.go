@@ -346,15 +346,17 @@ func (w *writer) device(at *os.File, base string, h *tar.Header) error {
 	return w.special(at, base, h, func(name string) error { return unix.Mknodat(int(at.Fd()), name, mode|0o600, int(dev)) })
 }
 
-// special makes what is not opened to be changed. What has the name a moment later may be the guest's: it is
-// changed by a handle, which follows no link.
+// special makes what is not opened to be changed. What has the name a moment later may be the guest's choice: it is
+// changed by a handle, which follows no link and no mount, of a file of its cgroup, say, whose owner we could change.
 func (w *writer) special(at *os.File, base string, h *tar.Header, create func(name string) error) error {
 	if err := w.place(at, base, create); err != nil {
 		return err
 	}
-	fd, err := unix.Openat(int(at.Fd()), base, unix.O_PATH|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	fd, err := unix.Openat2(int(at.Fd()), base, &unix.OpenHow{
+		Flags: unix.O_PATH | unix.O_NOFOLLOW | unix.O_CLOEXEC, Resolve: unix.RESOLVE_NO_XDEV,
+	})
 	if err != nil {
-		return os.NewSyscallError("openat", err)
+		return os.NewSyscallError("openat2", err)
 	}
 	f := os.NewFile(uintptr(fd), base)
 	defer f.Close()
