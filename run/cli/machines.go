@@ -26,7 +26,7 @@ type naming struct {
 
 func (n *naming) bind(fs *pflag.FlagSet, words ...string) {
 	n.exists = words[0]
-	fs.Var(oneOf(&n.exists, words...), "exists", "when there is a machine of that --name: `"+strings.Join(words, "|")+"`; what was made without --rm is replaced with -f alone")
+	fs.Var(oneOf(&n.exists, words...), "exists", "when there is a machine of that --name: `"+strings.Join(words, "|")+"`; what was made without --rm is replaced only with -f")
 	fs.BoolVarP(&n.force, "force", "f", false, "with --exists replace: one that was made to stay, too")
 }
 
