@@ -123,7 +123,7 @@ func (s *Store) writeAliases(aliases map[string]string) error {
 	if err != nil {
 		return err
 	}
-	return state.Replace(filepath.Join(s.Dir, aliasesName), append(data, '\n'), 0o644)
+	return state.ReplaceSpared(filepath.Join(s.Dir, aliasesName), append(data, '\n'), 0o644)
 }
 
 // aliasesOf inverts the map: fingerprint to sorted aliases.

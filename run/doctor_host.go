@@ -174,20 +174,11 @@ func clock(*examination) (string, error) {
 
 // storeSpace counts what is free on the store's filesystem.
 func storeSpace(x *examination) (string, error) {
-	var st unix.Statfs_t
-	dir := existing(x.rootDir)
-	if err := unix.Statfs(dir, &st); err != nil {
-		return "", &os.PathError{Op: "statfs", Path: dir, Err: err}
+	s, err := spaceAt(existing(x.rootDir))
+	if err == nil && s.short() {
+		err = fmt.Errorf("only %s", s)
 	}
-	free := st.Bavail * uint64(st.Bsize)
-	found := fmt.Sprintf("%d MiB free", free>>20)
-	if st.Files > 0 { // some filesystems have as many as fit
-		found += fmt.Sprintf(" and %d inodes", st.Ffree)
-	}
-	if free < 64<<20 || st.Files > 0 && st.Ffree < 1000 {
-		return "", errors.New("only " + found)
-	}
-	return found, nil
+	return s.String(), err
 }
 
 // mounted is one line of mountinfo.

@@ -40,7 +40,7 @@ func (e *Engine) Draft(spec state.Spec) (*state.Instance, error) {
 		return nil, fmt.Errorf("image %s is for %s and this host is %s: %w", spec.Image, img.Architecture, image.Host(), state.ErrUnsupported)
 	}
 	in := &state.Instance{Spec: spec}
-	return in, e.decide(in, img)
+	return in, unprivileged(e.decide(in, img))
 }
 
 // Create gives a draft its ids and writes it down. The host is not touched otherwise.

@@ -82,7 +82,7 @@ func (e *Engine) try(ctx context.Context) (steps []Timing, err error) {
 			return err
 		}},
 		{"enter", func() error { return e.enterTrial(ctx, in) }},
-		{"stop", func() error { return e.Stop(ctx, in, in.Spec.Timeouts.StopAfter()) }},
+		{"stop", func() error { return e.Stop(ctx, in, 10*time.Second) }},
 		{"remove", func() error { return e.Delete(ctx, trialName, false) }},
 	} {
 		began := time.Now()

@@ -20,6 +20,8 @@ func TestClaim(t *testing.T) {
 	d := open(t)
 	make1(t, d, "web")
 	claimedIs(t, d, "web", false)
+	os.Remove(d.claimFile("web")) // as with a record of an earlier croft, which made it at the first start
+	claimedIs(t, d, "web", false)
 	if _, err := os.Lstat(d.claimFile("web")); err == nil {
 		t.Error("a question made the file")
 	}

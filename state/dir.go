@@ -111,13 +111,24 @@ func (d *Dir) publish(in *Instance) error {
 	if err != nil {
 		return err
 	}
-	if err := Replace(filepath.Join(aside, "instance.json"), data, 0o600); err != nil {
+	if err := d.furnish(aside, data); err != nil {
 		return err
 	}
 	if err := os.Rename(aside, d.Of(in.Spec.Name)); err != nil {
 		return err
 	}
 	return SyncDir(d.instances())
+}
+
+// furnish fills the directory of a new instance: with its record, and with the files that its end and its removal will
+// need, when there may be no room for new ones.
+func (d *Dir) furnish(dir string, record []byte) error {
+	for _, name := range []string{"claim", "lock"} {
+		if err := os.WriteFile(filepath.Join(dir, name), nil, 0o600); err != nil {
+			return err
+		}
+	}
+	return ReplaceSpared(filepath.Join(dir, "instance.json"), record, 0o600)
 }
 
 // newUUID is a random (version 4) UUID in the 32 digits of a machine id.
@@ -221,7 +232,7 @@ func (d *Dir) Edit(name string, change func(*Instance) error) (*Instance, error)
 	if err != nil {
 		return nil, err
 	}
-	return in, Replace(d.record(name), data, 0o600)
+	return in, ReplaceSpared(d.record(name), data, 0o600)
 }
 
 func (d *Dir) lock(name string) (*os.File, error) {
@@ -261,12 +272,9 @@ func (d *Dir) Remove(name string) error {
 	if name == "" || name[0] == '.' || filepath.Base(name) != name {
 		return fmt.Errorf("remove %q: name %w", name, ErrInvalid)
 	}
-	aside, err := os.MkdirTemp(d.instances(), ".gone-")
-	if err != nil {
-		return err
-	}
+	aside := filepath.Join(d.instances(), ".gone-"+newUUID()) // nothing is made: the disk may be full
 	defer os.RemoveAll(aside)
-	if err := os.Rename(d.Of(name), filepath.Join(aside, name)); err != nil && !os.IsNotExist(err) {
+	if err := os.Rename(d.Of(name), aside); err != nil && !os.IsNotExist(err) {
 		return err
 	}
 	return SyncDir(d.instances())

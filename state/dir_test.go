@@ -261,8 +261,8 @@ func TestEditSurvivesKill(t *testing.T) {
 	if _, err := d.Sweep(); err != nil {
 		t.Error(err)
 	}
-	if got := entries(t, d.Of("web")); len(got) != 2 {
-		t.Errorf("beside record and lock: %v", got)
+	if got := entries(t, d.Of("web")); len(got) != 4 {
+		t.Errorf("beside record, spare, claim and lock: %v", got)
 	}
 }
 

@@ -52,6 +52,7 @@ type app struct {
 	host      hostSettings      // once they are read
 	log       string
 	inner     bool // the exit code belongs to what runs inside
+	force     bool // go on where the disk is nearly full
 	opened    *run.Engine
 }
 
@@ -121,6 +122,13 @@ func (a *app) open() (*run.Engine, error) {
 	a.opened = e
 	return e, err
 }
+
+// forced binds --force of the verbs that begin something new on the disk.
+func (a *app) forced(fs *pflag.FlagSet) {
+	fs.BoolVar(&a.force, "force", false, forceText)
+}
+
+const forceText = "go on although the disk is full but for a reserve"
 
 // fail prints an error in the one form there is and gives its exit code.
 func (a *app) fail(err error, inner bool) int {

@@ -95,6 +95,7 @@ func (a *app) imageImport() func(*pflag.FlagSet) man.Run {
 		fs.StringArrayVar(&aliases, "alias", nil, "call the image `ALIAS`")
 		reuse := fs.Bool("reuse", false, "take the alias away from the image that has it")
 		quiet := fs.BoolP("quiet", "q", false, "no progress")
+		a.forced(fs)
 		var limit int64
 		fs.Var((*sizeValue)(&limit), "max-size", "refuse an archive of more than `SIZE` uncompressed")
 		return func(ctx context.Context, args []string) error {
@@ -111,6 +112,9 @@ func (a *app) imageImport() func(*pflag.FlagSet) man.Run {
 			}
 			if args[0] == "-" && rootfs == "-" {
 				return man.Misused("stdin can be one of the two, not both")
+			}
+			if err := e.Room(a.force); err != nil {
+				return fmt.Errorf("import %s: %w", args[0], err)
 			}
 			ctx, cancel := signal.NotifyContext(ctx, syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP)
 			defer cancel()

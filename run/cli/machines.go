@@ -27,7 +27,7 @@ type naming struct {
 func (n *naming) bind(fs *pflag.FlagSet, words ...string) {
 	n.exists = words[0]
 	fs.Var(oneOf(&n.exists, words...), "exists", "when there is a machine of that --name: `"+strings.Join(words, "|")+"`; what was made without --rm is replaced only with -f")
-	fs.BoolVarP(&n.force, "force", "f", false, "with --exists replace: one that was made to stay, too")
+	fs.BoolVarP(&n.force, "force", "f", false, "with --exists replace: one that was made to stay, too; and "+forceText)
 }
 
 // What --exists can be.
@@ -41,6 +41,9 @@ const (
 // the draft is not made. With --exists start it may be one that was there: found.
 func (a *app) createMachine(ctx context.Context, flags *specFlags, names naming, image string, cmd []string, fits func(*state.Instance) error) (in *state.Instance, found bool, err error) {
 	e, err := a.engine()
+	if err == nil {
+		err = e.Room(names.force)
+	}
 	if err != nil {
 		return nil, false, err
 	}
@@ -124,6 +127,7 @@ func (a *app) start() func(*pflag.FlagSet) man.Run {
 	return func(fs *pflag.FlagSet) man.Run {
 		timings := fs.Bool("timings", false, "tell on stderr how long each step took")
 		front := fs.BoolP("foreground", "F", false, "stay until it stops, with its console on stdout: for unit files")
+		a.forced(fs)
 		named := a.filters(fs)
 		return func(ctx context.Context, args []string) error {
 			names, err := named(args)
@@ -147,6 +151,9 @@ func (a *app) startOne(ctx context.Context, name string, timings bool) error {
 	}
 	if st, err := e.Dir.Status(in); err != nil || st.Held() {
 		return errors.Join(err, run.Awake(in)) // running already is success
+	}
+	if err := e.Room(a.force); err != nil {
+		return fmt.Errorf("start %s: %w", name, err)
 	}
 	run.Hurry()
 	began := time.Now()
@@ -175,6 +182,9 @@ func (a *app) startHere(name string, timings bool) error {
 	}
 	if held, err := e.Dir.Claimed(name); err != nil || held {
 		return errors.Join(err, fmt.Errorf("start %s: %w", name, state.ErrRunning))
+	}
+	if err := e.Room(a.force); err != nil {
+		return fmt.Errorf("start %s: %w", name, err)
 	}
 	if timings {
 		os.Setenv(run.EnvTimings, "1")
@@ -267,12 +277,23 @@ func (a *app) stopOne(ctx context.Context, name string, limit time.Duration) err
 }
 
 func (a *app) restart() func(*pflag.FlagSet) man.Run {
-	return a.stopping(func(ctx context.Context, name string, limit time.Duration) error {
+	again := a.stopping(func(ctx context.Context, name string, limit time.Duration) error {
+		e, _, err := a.instance(name)
+		if err != nil {
+			return err
+		}
+		if err := e.Room(a.force); err != nil { // before it is stopped, and cannot be started again
+			return fmt.Errorf("restart %s: %w", name, err)
+		}
 		if err := a.stopOne(ctx, name, limit); err != nil {
 			return err
 		}
 		return a.startOne(ctx, name, false)
 	})
+	return func(fs *pflag.FlagSet) man.Run {
+		a.forced(fs)
+		return again(fs)
+	}
 }
 
 func (a *app) kill() func(*pflag.FlagSet) man.Run {
