@@ -120,7 +120,7 @@ func runnable(root *os.File, name, dir string, env []string) error {
 
 // CommandError is a command that could not be run at all.
 type CommandError struct {
-	Status ExitStatus // 126 or 127
+	Status ExitStatus // 126 or 127, or of a run that was interrupted before there was a command
 	text   string
 }
 

@@ -218,11 +218,11 @@ func onHost(do func() error) error {
 }
 
 // Foreground starts an instance in this very process, which becomes its keeper and exits with its status:
-// console and signals are the caller's. It returns only with an error.
-func (e *Engine) Foreground(in *state.Instance) error {
+// console and signals are the caller's. It returns only with an error; when ctx ends before the machine runs, it does not.
+func (e *Engine) Foreground(ctx context.Context, in *state.Instance) error {
 	os.Setenv(envFront, "1")
 	if _, err := hostMounts(); err == nil {
-		return e.Supervise(in.Spec.Name)
+		return e.Supervise(ctx, in.Spec.Name)
 	}
 	env := append(e.environ(), envFront+"=1")
 	err := syscall.Exec("/proc/self/exe", []string{"croft", "supervise", in.Spec.Name}, env)

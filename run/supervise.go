@@ -43,10 +43,10 @@ const (
 // Supervise starts an instance in this process and becomes its keeper. It returns when that failed, and then
 // nothing of the start is left, or when the machine has ended before: with its ExitStatus, nil for 0. The process
 // was made for it: see Engine.Start and Engine.Foreground.
-func (e *Engine) Supervise(name string) error {
+func (e *Engine) Supervise(ctx context.Context, name string) error {
 	report := inheritReport()
 	report.takeLogs()
-	err := e.supervise(name, report)
+	err := e.supervise(ctx, name, report)
 	var ended ExitStatus
 	if err == nil || errors.As(err, &ended) {
 		return err
@@ -56,7 +56,7 @@ func (e *Engine) Supervise(name string) error {
 	return err
 }
 
-func (e *Engine) supervise(name string, report *report) error {
+func (e *Engine) supervise(ctx context.Context, name string, report *report) error {
 	hostns, err := hostMounts()
 	if err != nil {
 		return err
@@ -70,7 +70,7 @@ func (e *Engine) supervise(name string, report *report) error {
 	if err != nil {
 		return err
 	}
-	ctx, cancel := signal.NotifyContext(context.Background(), stopSignals[:]...)
+	ctx, cancel := signal.NotifyContext(ctx, stopSignals[:]...)
 	defer cancel()
 	asked := make(chan os.Signal, 1)
 	signal.Notify(asked, stopSignals[:]...)
@@ -204,6 +204,9 @@ func (e *Engine) failed(in *state.Instance, l *launch, why error, heir bool, cla
 	cause := CauseSelf
 	if errors.Is(why, context.Canceled) {
 		why, cause = errors.New("interrupted"), CauseAsked
+		if e.Foregrounded() { // where the status is that of a program that was ended so
+			why = &CommandError{ExitStatus(128 + int(syscall.SIGTERM)), "interrupted"}
+		}
 	}
 	if l != nil && l.container != nil { // it is our child, and we are about to go
 		unix.PidfdSendSignal(int(l.container.pidfd.Fd()), unix.SIGKILL, nil, 0)

@@ -137,7 +137,7 @@ func (a *app) start() func(*pflag.FlagSet) man.Run {
 			case *front && len(names) != 1:
 				return man.Misused("--foreground starts one machine, not %d", len(names))
 			case *front:
-				return a.startHere(names[0], *timings)
+				return a.startHere(ctx, names[0], *timings)
 			}
 			return a.each(names, func(name string) error { return a.startOne(ctx, name, *timings) })
 		}
@@ -175,7 +175,7 @@ func (a *app) startOne(ctx context.Context, name string, timings bool) error {
 }
 
 // startHere starts a machine in this process, which stays as its keeper.
-func (a *app) startHere(name string, timings bool) error {
+func (a *app) startHere(ctx context.Context, name string, timings bool) error {
 	e, in, err := a.instance(name)
 	if err != nil {
 		return err
@@ -189,7 +189,7 @@ func (a *app) startHere(name string, timings bool) error {
 	if timings {
 		os.Setenv(run.EnvTimings, "1")
 	}
-	return e.Foreground(in)
+	return e.Foreground(ctx, in)
 }
 
 // filters binds --filter, which stands in the place of names, and gives the function that finds out which are meant.

@@ -233,11 +233,11 @@ func theHost(a *app) []*man.Command {
 func hidden(a *app) []*man.Command {
 	return []*man.Command{
 		{Name: "supervise", Args: "NAME", Hidden: true, New: func(*pflag.FlagSet) man.Run {
-			return func(_ context.Context, args []string) error {
+			return func(ctx context.Context, args []string) error {
 				run.Hurry()
 				e, err := a.open()
 				if err == nil {
-					err = e.Supervise(args[0])
+					err = e.Supervise(ctx, args[0])
 				}
 				if err != nil && !e.Foregrounded() {
 					return said{err, exitFailed} // it was reported; nobody reads our stderr

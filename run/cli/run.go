@@ -51,6 +51,8 @@ func (a *app) runVerb() func(*pflag.FlagSet) man.Run {
 // runMachine creates a machine and runs it in the way that the caller's files and flags ask for.
 func (a *app) runMachine(ctx context.Context, o *runOptions, image string, cmd []string) error {
 	run.Hurry()
+	ctx, cancel := signal.NotifyContext(ctx, syscall.SIGTERM, syscall.SIGINT)
+	defer cancel()
 	terminal := isTerminal(os.Stdin) && isTerminal(os.Stdout)
 	in, found, err := a.createMachine(ctx, &o.specFlags, o.naming, image, cmd, func(in *state.Instance) error {
 		return o.fits(in, cmd, terminal)
@@ -74,16 +76,20 @@ func (a *app) runMachine(ctx context.Context, o *runOptions, image string, cmd [
 			return man.Misused("%s boots nothing and is there for another command: %s", in.Spec.Name, strings.Join(in.Facts.Init.Args, " "))
 		}
 	}
+	if ctx.Err() != nil && !found { // what has only been made is of no use to anybody
+		return errors.Join(run.ExitStatus(128+int(syscall.SIGTERM)), e.Delete(context.Background(), in.Spec.Name, true))
+	}
 	switch {
 	case o.detach:
-		err = a.runDetached(ctx, e, in, o)
+		cancel() // from here it goes on without us
+		err = a.runDetached(context.WithoutCancel(ctx), e, in, o)
 	case o.bound(in, cmd, terminal):
 		err = a.runHere(ctx, e, in, o, cmd)
 	default:
 		if o.timings {
 			os.Setenv(run.EnvTimings, "1")
 		}
-		err = e.Foreground(in)
+		err = e.Foreground(ctx, in)
 	}
 	if o.exists == existsStart && errors.Is(err, state.ErrRunning) { // somebody else was faster
 		return a.runIn(ctx, in, o, cmd, terminal)
