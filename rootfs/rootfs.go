@@ -74,12 +74,15 @@ func Pick(dir string) (string, error) {
 	if Shifts(dir, userns) != nil {
 		return "shifted", nil
 	}
-	scratch, err := os.MkdirTemp(dir, ".new-pick-")
+	scratch, err := os.MkdirTemp(dir, ".gone-pick-") // what a repair takes away when we are killed
 	if err != nil {
 		return "", err
 	}
 	defer os.RemoveAll(scratch)
-	if CarriesUpper(scratch) != nil {
+	switch err := CarriesUpper(scratch); {
+	case errors.Is(err, os.ErrNotExist), errors.Is(err, unix.ENOSPC): // a repair was faster; the disk is full
+		return "", err
+	case err != nil:
 		return "dir", nil
 	}
 	return "overlay", nil

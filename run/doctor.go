@@ -88,6 +88,9 @@ func (p probe) fact(x *examination) Fact {
 	if f.Found = found; err == nil {
 		return f
 	}
+	if _, lack := hasCapabilities(x); lack != nil && p.id != capabilitiesID && errors.Is(err, unix.EPERM) {
+		err = blocked{capabilitiesID} // one sentence for all that root without its rights cannot do
+	}
 	f.Found = err.Error()
 	if errors.As(err, new(blocked)) {
 		f.Status = FactUnknown
@@ -237,7 +240,7 @@ func takenIDs() ([]state.Range, error) {
 func storeProbes() []probe {
 	return []probe{
 		{"store.place", true, true, storePlace, "", "choose another place: croft --root DIR"},
-		{"store.space", false, false, storeSpace, "what machines write is lost when it is full", "croft image list; croft list: remove what is not needed"},
+		{"store.space", false, false, storeSpace, "what machines write is lost when it is full", "croft prune --images"},
 		{"store.shift", false, true, storeShift, "each machine gets a copy of the whole image; volumes from there are refused", "keep the store on a disk: croft --root DIR; in a container: on a volume"},
 		{"store.upper", false, true, storeUpper, "each machine gets a copy of the whole image", "keep the store on a disk: croft --root DIR; in a container: on a volume"},
 		{"store.layers", false, true, storeLayers, "nothing but a few mounts more at each start", "a kernel from 6.15 on"},
@@ -266,6 +269,9 @@ func storeUpper(x *examination) (string, error) {
 }
 
 func storeLayers(x *examination) (string, error) {
+	if _, err := storeShift(x); err != nil {
+		return "", blocked{"store.shift"}
+	}
 	err := x.onStore(rootfs.LayersByFd)
 	return "layers by descriptor", err
 }

@@ -17,13 +17,15 @@ import (
 func privilegeProbes() []probe {
 	return []probe{
 		{"privilege.root", true, false, isRoot, "", "sudo croft doctor"},
-		{"privilege.capabilities", true, true, hasCapabilities, "", "in a container: start it with --privileged; in a unit: leave CapabilityBoundingSet alone"},
+		{capabilitiesID, true, true, hasCapabilities, "", "in a container: start it with --privileged; in a unit: leave CapabilityBoundingSet alone"},
 		{"privilege.resource", false, true, hasResource, "the limits of machines stay below those of whoever starts them", "leave CAP_SYS_RESOURCE to croft"},
 		{"privilege.seccomp", true, false, takesFilters, "", "a kernel with CONFIG_SECCOMP_FILTER"},
 		{"privilege.apparmor", false, false, appArmor, "machines are confined by namespaces, capabilities and seccomp alone", "boot with apparmor=1 security=apparmor"},
 		{"privilege.selinux", false, false, seLinux, "machines run in croft's own context; a policy may refuse them mounts", "setenforce 0, or a policy module for croft"},
 	}
 }
+
+const capabilitiesID = "privilege.capabilities"
 
 func isRoot(*examination) (string, error) {
 	if !Privileged() {
