@@ -3,6 +3,7 @@ package cli
 import (
 	"errors"
 	"math"
+	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -19,6 +20,7 @@ func FuzzValues(f *testing.F) {
 		"512M", "2GiB", "1.5g", "9e99", "16EiB", "-1", "nan", "0x10", "30s", "1d12h", "65535d9999999h", "1h-2m", "2006-01-02", ".:/src:ro",
 		"/a:/b:ro,idmap", "::", "a:b:c:d", "SIGRTMIN+30", "RTMIN+-1", "64", "65", "{{.Name}}", "{{range .}}", "{{join .Names \",\"}}", "name=web", "=",
 		"label=a=b", "env.A", "volume./x", "user.a.b",
+		"/tmp:size=1g,mode=700", "/x:size=0", "on-failure:3", "always:-1", "no:", "65536-131071", "4294967294-4294967295", "web:/etc/*", ":x", "./a:b",
 	} {
 		f.Add(text)
 	}
@@ -42,6 +44,21 @@ func FuzzValues(f *testing.F) {
 		}
 		if sig, err := parseSignal(text); err == nil && (sig < 1 || sig > 64) {
 			t.Errorf("signal %q is %d", text, sig)
+		}
+		if m, err := tmpfs(text); err == nil && m.Size < 0 {
+			t.Errorf("tmpfs %q is %v", text, m)
+		}
+		var policy, again restartValue
+		if policy.Set(text) == nil && policy.Policy != "" && (again.Set(policy.String()) != nil || again != policy || policy.Limit < 0) {
+			t.Errorf("restart %q is %v, and read again %v", text, policy, again)
+		}
+		var pool, same idPool
+		if pool.UnmarshalText([]byte(text)) == nil &&
+			(pool.Size < smallestID || pool.Base < smallestID || pool.End() > math.MaxUint32 || same.UnmarshalText([]byte(idText(pool.Range))) != nil || same != pool) {
+			t.Errorf("pool %q is %v, and read again %v", text, pool, same)
+		}
+		if p := placeOf(text); p.Machine == "" && p.Path != text || p.Machine != "" && p.Machine+":"+p.Path != text {
+			t.Errorf("place %q is %v", text, p)
 		}
 		parseTemplate(text)
 		filtered([]machine{{Name: "web", Labels: map[string]string{"a": "b"}}}, []string{text})
@@ -78,6 +95,30 @@ func FuzzCommandLine(f *testing.F) {
 		var misuse *man.Misuse
 		if err != nil && !errors.As(err, &misuse) {
 			t.Errorf("%q: %T: %v", lines, err, err)
+		}
+	})
+}
+
+// A configuration of the host of any bytes is refused in one line that names the file, or is settings that can be used.
+func FuzzHostSettings(f *testing.F) {
+	f.Add([]byte("root = \"/srv/croft\"\nid_pool = \"600000-1000000\"\n"))
+	f.Add([]byte("root = 1\n[a]\nb = 1979-05-27T07:32:00Z\n"))
+	f.Add([]byte("x = [[[[\n\"\\u0000\" = '''\n"))
+	f.Fuzz(func(t *testing.T, text []byte) {
+		path := filepath.Join(t.TempDir(), "croft.toml")
+		if err := os.WriteFile(path, text, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		t.Setenv(envConfig, path)
+		_, s, err := readHostSettings()
+		if err != nil {
+			if strings.Contains(err.Error(), "\n") || !strings.Contains(err.Error(), path) {
+				t.Errorf("%q: %v", text, err)
+			}
+			return
+		}
+		if p := s.pool(); p.Size < smallestID || p.Base < smallestID {
+			t.Errorf("%q: the pool is %v", text, p)
 		}
 	})
 }
