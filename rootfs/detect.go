@@ -85,8 +85,8 @@ func known(program, kind string) Init {
 	case "busybox":
 		found.Signal = int(unix.SIGUSR2)
 	case "openrc":
-		// It blocks what it does not handle, and handles this one in every release.
-		found.Signal = int(unix.SIGTERM)
+		// It heeds SIGTERM too, but while it boots that makes it wait for ever.
+		found.Stop = []string{"openrc-shutdown", "--poweroff", "now"}
 	case "sysvinit", "runit":
 		// Runlevel 0 is the one way that all releases have. What sysvinit does at SIGPWR stands in inittab, and in
 		// Debian's it is a script that is not there; SIGRTMIN+4 came with 3.10. runit looks at SIGCONT only when

@@ -131,7 +131,7 @@ func TestDetect(t *testing.T) {
 		{"sysvinit of a layer", []string{"sbin->usr/sbin", "usr/sbin/init:/etc/inittab\x00/dev/initctl\x00"}, runlevel("sysvinit")},
 		{"a manual of sysvinit", []string{"sbin/init:/run/initctl_/etc/inittab"}, Init{Path: "/sbin/init"}},
 		{"runit", []string{"sbin/init->runit-init sbin/runit-init"}, runlevel("runit")},
-		{"openrc", []string{"sbin/init->openrc-init sbin/openrc-init"}, Init{Path: "/sbin/init", Kind: "openrc", Signal: int(unix.SIGTERM)}},
+		{"openrc", []string{"sbin/init->openrc-init sbin/openrc-init"}, Init{Path: "/sbin/init", Kind: "openrc", Stop: []string{"openrc-shutdown", "--poweroff", "now"}}},
 		{"unknown", []string{"sbin/init"}, Init{Path: "/sbin/init"}},
 		{"unknown by another name", []string{"sbin/init->dinit sbin/dinit"}, Init{Path: "/sbin/init"}},
 		{"order", []string{"init bin/init etc/init"}, Init{Path: "/etc/init"}},

@@ -24,8 +24,13 @@ func (e *Engine) Ask(ctx context.Context, name string) error {
 	if len(f.StopCommand) == 0 {
 		return e.askUnknown(ctx, in, keeper)
 	}
+	root, err := keeper.guestRoot()
+	if err != nil {
+		return err
+	}
+	defer root.Close()
 	for began := time.Now(); ; {
-		if listens(f.InitKind, keeper.PID) {
+		if listens(f.InitKind, keeper.PID, root) {
 			if err = e.tell(ctx, in, f.StopCommand); err == nil {
 				return nil
 			}
@@ -37,14 +42,21 @@ func (e *Engine) Ask(ctx context.Context, name string) error {
 }
 
 // listens says whether an init would hear its stop command. Before it has made its fifo sysvinit makes the command
-// fail, but the first stage of runit would wipe out the request, and the init of libcontainer is not the guest's.
-func listens(kind string, pid int) bool {
+// fail, but that of OpenRC may not, the first stage of runit would wipe out the request, and the init of libcontainer
+// is not the guest's.
+func listens(kind string, pid int, root *os.File) bool {
 	init, err := lookAt(pid)
-	if err != nil || init.ours() {
+	switch {
+	case err != nil || init.ours():
 		return false
+	case kind == "openrc":
+		return stageOf(kind, init, root) != booting
+	case kind == "runit":
+		return slices.ContainsFunc(init.children, func(p process) bool {
+			return p.runs("runsvdir") || slices.Contains(p.args, "/etc/runit/2")
+		})
 	}
-	second := func(p process) bool { return p.runs("runsvdir") || slices.Contains(p.args, "/etc/runit/2") }
-	return kind != "runit" || slices.ContainsFunc(init.children, second)
+	return true
 }
 
 // askUnknown does as LXC does, the signal for a halt where the init hears it and else that for a failure of power;
