@@ -192,12 +192,16 @@ func (w *writer) mkdir(at *os.File, base, name string, h *tar.Header) error {
 // else may look into a new one.
 func (w *writer) down(at *os.File, base, name string, h *tar.Header, implied bool) error {
 	err := w.as(func() error { return unix.Mkdirat(int(at.Fd()), base, 0o700) })
-	if err == unix.EEXIST {
+	how := unix.OpenHow{Flags: unix.O_RDONLY | unix.O_DIRECTORY | unix.O_NOFOLLOW | unix.O_CLOEXEC}
+	switch err {
+	case nil: // what the guest has mounted there since would get the owner and mode of what is new
+		how.Resolve = unix.RESOLVE_NO_XDEV
+	case unix.EEXIST:
 		h = nil
-	} else if err != nil {
+	default:
 		return os.NewSyscallError("mkdirat", err)
 	}
-	fd, err := unix.Openat(int(at.Fd()), base, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	fd, err := unix.Openat2(int(at.Fd()), base, &how)
 	if err == unix.ENOTDIR || err == unix.ELOOP {
 		if implied {
 			return refused("%s is no directory, and no link is followed there", printable(name))

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path"
@@ -211,7 +212,7 @@ func processOf(pid int) (process, error) {
 	if err != nil {
 		return process{}, err
 	}
-	args, err := os.ReadFile(dir + "cmdline")
+	args, err := head(dir + "cmdline")
 	if err != nil {
 		return process{}, err
 	}
@@ -234,6 +235,16 @@ func processOf(pid int) (process, error) {
 		}
 	}
 	return p, nil
+}
+
+// head reads as much of a file as tells what is to be known: a guest's command line may have megabytes, of each process.
+func head(path string) ([]byte, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	return io.ReadAll(io.LimitReader(f, 4096))
 }
 
 // ours: it is libcontainer's init still, about to execute the guest's.

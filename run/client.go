@@ -122,6 +122,15 @@ func (k *Keeper) Close() error {
 	return k.conn.Close()
 }
 
+// process is the pid of the process at the other end, which stays the same over reboots and restarts.
+func (k *Keeper) process() int32 {
+	peer, err := unix.GetsockoptUcred(int(k.conn.Fd()), unix.SOL_SOCKET, unix.SO_PEERCRED)
+	if err != nil {
+		return 0
+	}
+	return peer.Pid
+}
+
 func (k *Keeper) ask(what byte, args ...uint16) error {
 	packet := []byte{what}
 	for _, a := range args {

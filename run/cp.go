@@ -228,7 +228,7 @@ func (e *Engine) openStopped(in *state.Instance, notRunning error) (*openTree, e
 	if err != nil {
 		return nil, err
 	}
-	root, err := e.mountStopped(name, notRunning)
+	in, root, err := e.mountStopped(name, notRunning)
 	if err != nil {
 		hold.Release()
 		return nil, err
@@ -250,16 +250,24 @@ func covered(in *state.Instance) (all []string) {
 	return all
 }
 
-// mountStopped gives the root directory of a stopped machine (O_PATH), mounted where nobody else sees it. The mount
-// ends with the handle.
-func (e *Engine) mountStopped(name string, notRunning error) (*os.File, error) {
+// mountStopped gives the record of a stopped machine whose files are held, and its root directory (O_PATH), mounted
+// where nobody else sees it. The mount ends with the handle.
+func (e *Engine) mountStopped(name string, notRunning error) (*state.Instance, *os.File, error) {
 	in, err := e.Dir.Get(name)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	if in.Applied != nil && in.Applied.Populated() {
-		return nil, notRunning // orphaned: its mounts are still there
+		return nil, nil, notRunning // orphaned: its mounts are still there
 	}
+	if in.Rename != nil { // its root may lie under either name, and would be replaced by the other's
+		return nil, nil, state.Hint(fmt.Errorf("%s: its rename has not ended: %w", name, state.ErrBusy), "croft repair")
+	}
+	root, err := e.mountFiles(in)
+	return in, root, err
+}
+
+func (e *Engine) mountFiles(in *state.Instance) (*os.File, error) {
 	driver, ok := rootfs.Drivers(in.Facts.Driver)
 	if !ok {
 		return nil, fmt.Errorf("driver %q: %w", in.Facts.Driver, state.ErrUnsupported)
@@ -273,7 +281,7 @@ func (e *Engine) mountStopped(name string, notRunning error) (*os.File, error) {
 		return nil, err
 	}
 	defer userns.Close()
-	files := rootfs.Root{Dir: e.Dir.RootOf(name), Layers: layers}
+	files := rootfs.Root{Dir: e.Dir.RootOf(in.Spec.Name), Layers: layers}
 	if err := driver.Create(files); err != nil { // it may never have been started
 		return nil, err
 	}

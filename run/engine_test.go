@@ -92,3 +92,43 @@ func TestRepairSparesMounts(t *testing.T) {
 		}
 	}
 }
+
+// A rename that was killed at its last write has freed the old name, and another machine may have it by now: ending the
+// rename takes nothing from that one.
+func TestRenameSparesTheNextOfThatName(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("SKIPPED, PROVES NOTHING: only root reserves ids")
+	}
+	for _, taken := range []bool{false, true} {
+		e := testEngine(t)
+		names := []string{"new"}
+		if taken {
+			names = append(names, "old")
+		}
+		for _, name := range names {
+			record(t, e, name)
+		}
+		under := &state.Rename{From: "old", To: "new"}
+		in, err := e.Dir.Edit("new", func(in *state.Instance) error {
+			in.Rename = under
+			return nil
+		})
+		if err == nil {
+			err = e.settleRename(in)
+		}
+		if err != nil {
+			t.Fatalf("taken %v: %v", taken, err)
+		}
+		if now, err := e.Dir.Get("new"); err != nil || now.UUID != in.UUID || now.Rename != nil {
+			t.Errorf("taken %v: %+v, %v", taken, now, err)
+		}
+		for _, name := range names {
+			if _, err := e.Dir.Get(name); err != nil {
+				t.Errorf("taken %v: %v", taken, err)
+			}
+			if data, err := os.ReadFile(filepath.Join(e.Dir.RootOf(name), "upper/fs/data")); string(data) != "precious" {
+				t.Errorf("taken %v: %s: %q, %v", taken, name, data, err)
+			}
+		}
+	}
+}

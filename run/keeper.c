@@ -388,7 +388,7 @@ static void next(int status)
 {
 	char text[16];
 	snprintf(text, sizeof text, "%d", status);
-	int reboot = WIFSIGNALED(status) && WTERMSIG(status) == SIGHUP && stops == 0 && k.grace_ms != 0; // a payload is run once
+	int reboot = WIFSIGNALED(status) && WTERMSIG(status) == SIGHUP && *cause == 's' && k.grace_ms != 0; // a payload is run once
 	for (struct client *c = clients; c < clients + CLIENTS; c++)
 		if (reboot || c->kill >= 0)
 			shut(&c->fd);

@@ -68,6 +68,10 @@ func (e *Engine) freezer(ctx context.Context, in *state.Instance, value string) 
 	if err != nil {
 		return nil, err
 	}
+	if k.gone(0) { // what the name leads to may be the next run's by now, which has no keeper yet to thaw it
+		f.Close()
+		return nil, e.notRunning(in)
+	}
 	_, err = f.WriteString(value)
 	return in.Applied, errors.Join(err, f.Close())
 }

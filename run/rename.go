@@ -55,11 +55,7 @@ func (e *Engine) settleRename(in *state.Instance) error {
 		return err
 	}
 	if err != nil || to.UUID != in.UUID { // it did not come to a record under the new name
-		_, err := e.Dir.Edit(in.Spec.Name, func(in *state.Instance) error {
-			in.Rename = nil
-			return nil
-		})
-		return err
+		return e.Dir.ForgetRename(in.Spec.Name)
 	}
 	if err := e.finishRename(r); err != nil || in.Spec.Name == r.To {
 		return err
@@ -73,6 +69,14 @@ func (e *Engine) finishRename(r *state.Rename) error {
 	return e.Dir.Still(func() error {
 		in, err := e.Dir.Get(r.To)
 		if err != nil || in.Rename == nil { // done meanwhile, by a start of the new name for one
+			return err
+		}
+		// The old record goes last: all has moved, and what bears the old name now is another machine's.
+		was, err := e.Dir.Get(r.From)
+		if errors.Is(err, state.ErrNotExist) || err == nil && was.UUID != in.UUID {
+			return e.Dir.ForgetRename(r.To)
+		}
+		if err != nil {
 			return err
 		}
 		if old := e.Dir.RootOf(r.From); exists(old) {

@@ -47,13 +47,17 @@ func (e *Engine) end(ctx context.Context, in *state.Instance, ask func(*Keeper) 
 		if err = ask(k); err == nil || errors.Is(err, unix.EPIPE) {
 			err = k.Wait(ctx)
 		}
+		was := k.process()
 		k.Close()
-		// A machine that ended by itself at that moment has not heard us, and its policy may start it again.
 		now, _ := e.Dir.Get(in.Spec.Name)
-		if err != nil || now == nil || now.UUID != in.UUID || now.Restarts == 0 {
+		if err != nil || now == nil || now.UUID != in.UUID || now.Restarts == 0 && now.Applied == nil {
 			return err
 		}
-		k, err = e.reach(ctx, now)
+		// A machine that ended by itself at that moment has not heard us, and may reboot, or be started again by its
+		// policy. What another process has started since is not what was to end.
+		if k, err = e.reach(ctx, now); err == nil && k.process() != was {
+			return k.Close()
+		}
 	}
 	if errors.Is(err, state.ErrNotRunning) {
 		return nil

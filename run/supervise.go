@@ -75,7 +75,13 @@ func (e *Engine) supervise(ctx context.Context, name string, report *report) err
 	asked := make(chan os.Signal, 1)
 	signal.Notify(asked, stopSignals[:]...)
 	signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE) // whoever reads our stderr may go; ignored, the guest would inherit it
-	l, err := e.prepare(in, heir, report)
+	var l *launch
+	if heir { // a copy of the files ends with the machine; what it had mounted must be gone by now
+		err = e.Dir.Unheld(name)
+	}
+	if err == nil {
+		l, err = e.prepare(in, heir, report)
+	}
 	if err == nil {
 		err = l.up(ctx)
 	}
@@ -129,8 +135,7 @@ func hostMounts() (fd int, err error) {
 // claim takes the instance, or is the heir of the process that execed us for a reboot or a restart.
 func (e *Engine) claim(name string) (claim *state.Claim, heir bool, err error) {
 	if fd, ok := inherited(envClaim); ok {
-		// A copy of the machine's files ends with the machine; what it had mounted must be gone by now.
-		return state.AdoptClaim(uintptr(fd)), true, e.Dir.Unheld(name)
+		return state.AdoptClaim(uintptr(fd)), true, nil
 	}
 	claim, err = e.Dir.Claim(name)
 	return claim, false, err
@@ -420,6 +425,7 @@ func (e *Engine) Undo(name string, status unix.WaitStatus, cause Cause) error {
 	if err != nil {
 		return err
 	}
+	e.Dir.Unheld(name) // a copy that was stopped in the middle costs the machine's end a moment, and no more
 	end := exitOf(in, status, cause)
 	report.line("X " + strconv.Itoa(end.Code) + " " + end.Reason)
 	if lines, _ := e.lastLines(name, 3); report.file != nil && len(lines) > 0 {

@@ -51,10 +51,14 @@ func (d *Dir) hold(name string, kind int16) (*Hold, error) {
 		return nil, err
 	}
 	lk := unix.Flock_t{Type: kind}
-	if err = unix.FcntlFlock(f.Fd(), unix.F_OFD_SETLK, &lk); err == nil {
+	err = unix.FcntlFlock(f.Fd(), unix.F_OFD_SETLK, &lk)
+	if err == nil && current(f, d.holdFile(name)) {
 		return &Hold{f}, nil
 	}
 	f.Close()
+	if err == nil {
+		return nil, fmt.Errorf("%s: was removed, or renamed, at this moment: %w", name, ErrBusy)
+	}
 	if err == unix.EAGAIN || err == unix.EACCES {
 		return nil, held(name)
 	}

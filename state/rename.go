@@ -51,7 +51,12 @@ func (d *Dir) EndRename(r *Rename) error {
 	if err := d.Remove(r.From); err != nil {
 		return err
 	}
-	_, err = d.Edit(r.To, func(in *Instance) error {
+	return d.ForgetRename(r.To)
+}
+
+// ForgetRename makes a record that speaks of a rename one like any other.
+func (d *Dir) ForgetRename(name string) error {
+	_, err := d.Edit(name, func(in *Instance) error {
 		in.Rename = nil
 		return nil
 	})
