@@ -196,6 +196,7 @@ func TestMisuse(t *testing.T) {
 		{"exec web", "exec: CMD is missing; see croft help exec", ""},
 		{"exec --filter a=b", "exec: CMD is missing; see croft help exec", ""},
 		{"stop", "stop: NAME is missing; see croft help stop", ""},
+		{"stop --filter a=b web", "stop: --filter stands instead of NAME: web; see croft help stop", ""},
 		{"cp x", "cp: [NAME:]DST is missing; see croft help cp", ""},
 		{"list x", "list: takes no operands: x; see croft help list", ""},
 		{"image import a b c", "image import: one operand too many: c; see croft help image import", ""},

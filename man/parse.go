@@ -69,7 +69,10 @@ func (p *Program) parse(global *pflag.FlagSet, path string, list []*Command, arg
 	if err != nil {
 		return nil, misflag(path, fs, err)
 	}
-	if slices.ContainsFunc(c.Instead, fs.Changed) && len(ops) > 0 {
+	if i := slices.IndexFunc(c.Instead, fs.Changed); i >= 0 && len(ops) > 0 {
+		if len(ops) == 1 && len(rest) > 0 {
+			return nil, &Misuse{Path: path, Say: "--" + c.Instead[i] + " stands instead of " + ops[0].Word + ": " + rest[0]}
+		}
 		ops = ops[1:]
 	}
 	rest = dropDashes(ops, rest)

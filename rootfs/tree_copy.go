@@ -19,8 +19,9 @@ import (
 
 // Source is a file or directory to copy.
 type Source struct {
-	Tree *Tree
-	Path string // a link at its end is followed; "DIR/." is what is in DIR
+	Tree    *Tree
+	Path    string // a link at its end is followed; "DIR/." is what is in DIR
+	Matched bool   // by a pattern: what cannot be copied is then copied or left out as it is below a directory
 }
 
 // Copying says how to copy.
@@ -34,10 +35,10 @@ type Copying struct {
 
 // sink takes the files of a copy in the order of a walk: a directory before what is in it. Names are relative. The
 // content of a regular file has at least as many bytes as the header says, or the copy fails; of a tree's it is an
-// *os.File.
+// *os.File. end gives the error that the copy failed with, or those of its completion.
 type sink interface {
 	put(h *tar.Header, content io.Reader) error
-	close() error
+	end(failed error) error
 }
 
 // Copy copies sources into the tree to, at dst: into the directory dst, or to that name.
@@ -53,11 +54,11 @@ func Copy(ctx context.Context, sources []Source, to *Tree, dst string, how Copyi
 	}
 	into := newWriter(ctx, to, top, how)
 	if err := nameSources(opened, to.label(dst), dst, is); err != nil {
-		return errors.Join(err, into.close())
+		return into.end(err)
 	}
 	w := &walk{ctx: ctx, how: how, seen: map[inode]string{}}
 	if err := unix.Fstat(int(top.Fd()), &w.avoid); err != nil {
-		return errors.Join(os.NewSyscallError("fstat", err), into.close())
+		return into.end(os.NewSyscallError("fstat", err))
 	}
 	return w.all(opened, into)
 }
@@ -73,7 +74,7 @@ func CopyOut(ctx context.Context, sources []Source, w io.Writer, how Copying) er
 		return err
 	}
 	walk := &walk{ctx: ctx, how: how, seen: map[inode]string{}}
-	return walk.all(opened, &archiver{ctx: ctx, tar: tar.NewWriter(w), progress: how.Progress})
+	return walk.all(opened, &archiver{ctx: ctx, tar: tar.NewWriter(outlet{w}), progress: how.Progress})
 }
 
 // CopyIn unpacks the uncompressed tar r into the directory dst of the tree to.
@@ -82,17 +83,22 @@ func CopyIn(ctx context.Context, r io.Reader, to *Tree, dst string, how Copying)
 	if err != nil {
 		return err
 	}
+	if is == absent {
+		top.Close()
+		return fmt.Errorf("%s: %w", to.label(dst), errNoDirectory)
+	}
 	if is != directory {
 		top.Close()
 		return refused("%s: an archive goes into a directory, and that is none", to.label(dst))
 	}
 	w := newWriter(ctx, to, top, how)
-	return errors.Join(unpackInto(w, r), w.close())
+	return w.end(unpackInto(w, r))
 }
 
 func unpackInto(w *writer, r io.Reader) error {
 	end := &lastBlock{r: r}
-	for archive := tar.NewReader(end); ; {
+	archive := tar.NewReader(end)
+	for began := false; ; began = true {
 		h, err := archive.Next()
 		if err == io.EOF && end.zero() {
 			return nil
@@ -100,8 +106,11 @@ func unpackInto(w *writer, r io.Reader) error {
 		if err == io.EOF {
 			err = io.ErrUnexpectedEOF
 		}
+		if plain(err) != err && !began {
+			err = refused("is no tar, or a compressed one")
+		}
 		if err != nil {
-			return plain(err)
+			return told("-", err)
 		}
 		if h.Typeflag == tar.TypeXGlobalHeader || h.Typeflag == typeVolumeLabel {
 			continue
@@ -131,6 +140,9 @@ type source struct {
 func openSources(sources []Source) (all []*source, err error) {
 	for _, s := range sources {
 		handle, err := s.Tree.open(s.Path, 0)
+		if err != nil && s.Matched {
+			handle, err = s.Tree.open(s.Path, unix.O_NOFOLLOW) // a link that leads nowhere is copied as one
+		}
 		if err != nil {
 			return all, err
 		}
@@ -140,7 +152,7 @@ func openSources(sources []Source) (all []*source, err error) {
 		if err == nil && kind == other {
 			err = errSpecial
 		}
-		if err != nil {
+		if err != nil && !(s.Matched && errors.Is(err, state.ErrUnsupported)) {
 			return all, fmt.Errorf("%s: %w", s.Tree.label(s.Path), err)
 		}
 		o.dir = kind == directory
@@ -153,6 +165,8 @@ func closeSources(all []*source) {
 		s.handle.Close()
 	}
 }
+
+var errNoDirectory = &sentence{"no such directory", state.ErrNotExist}
 
 var errSpecial = &sentence{"is neither a file nor a directory", state.ErrUnsupported}
 
@@ -249,7 +263,7 @@ func landing(src string, srcDir bool, dst string, is kind, several bool) (string
 	case is == regularFile && srcDir:
 		return "", refused("a directory cannot replace a file")
 	case slash && !srcDir:
-		return "", &sentence{"no such directory", state.ErrNotExist}
+		return "", errNoDirectory
 	}
 	return path.Base(dst), nil
 }
@@ -267,10 +281,10 @@ func (w *walk) all(sources []*source, to sink) error {
 	w.to = to
 	for _, s := range sources {
 		if err := w.node(s.Source, s.handle, s.name); err != nil {
-			return errors.Join(err, to.close())
+			return to.end(err)
 		}
 	}
-	return to.close()
+	return to.end(nil)
 }
 
 // node hands over what is behind a handle, and all below it.
@@ -454,7 +468,21 @@ func (a *archiver) put(h *tar.Header, content io.Reader) error {
 	return nil
 }
 
-func (a *archiver) close() error { return a.tar.Close() }
+// end leaves an archive that failed without its end mark: nobody is to take it for a whole one.
+func (a *archiver) end(failed error) error {
+	if failed != nil {
+		return failed
+	}
+	return a.tar.Close()
+}
+
+// outlet is where a tar goes, called "-" as on the command line.
+type outlet struct{ io.Writer }
+
+func (o outlet) Write(p []byte) (int, error) {
+	n, err := o.Writer.Write(p)
+	return n, told("-", err)
+}
 
 // piece is how much is copied at once before anybody is asked whether to go on.
 const piece = 4 << 20

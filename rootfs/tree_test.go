@@ -158,7 +158,7 @@ func TestAttributesOfCopies(t *testing.T) {
 	for _, archive := range []bool{false, true} {
 		out := filepath.Join(t.TempDir(), "out")
 		how := Copying{Archive: archive, Note: func(s string) { t.Error(s) }, Progress: func(int64) {}}
-		if err := Copy(context.Background(), []Source{{tree, "/file"}}, HostTree(), out, how); err != nil {
+		if err := Copy(context.Background(), []Source{{Tree: tree, Path: "/file"}}, HostTree(), out, how); err != nil {
 			t.Fatal(err)
 		}
 		var names []string
@@ -201,10 +201,10 @@ func TestHoles(t *testing.T) {
 	}
 	defer archive.Close()
 	ctx, out := context.Background(), t.TempDir()
-	if err := Copy(ctx, []Source{{tree, "sparse"}}, HostTree(), filepath.Join(out, "copy"), how); err != nil {
+	if err := Copy(ctx, []Source{{Tree: tree, Path: "sparse"}}, HostTree(), filepath.Join(out, "copy"), how); err != nil {
 		t.Fatal(err)
 	}
-	if err := CopyOut(ctx, []Source{{tree, "sparse"}}, archive, how); err != nil {
+	if err := CopyOut(ctx, []Source{{Tree: tree, Path: "sparse"}}, archive, how); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := archive.Seek(0, 0); err != nil {

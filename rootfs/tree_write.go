@@ -39,8 +39,8 @@ func newWriter(ctx context.Context, t *Tree, top *os.File, how Copying) *writer 
 	return &writer{ctx: ctx, tree: t, how: how, path: []level{{name: ".", dir: top}}}
 }
 
-func (w *writer) close() error {
-	var all []error
+func (w *writer) end(failed error) error {
+	all := []error{failed}
 	for len(w.path) > 0 {
 		all = append(all, w.leave())
 	}

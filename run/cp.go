@@ -109,7 +109,7 @@ func (o opened) sources(from []Place) (all []rootfs.Source, err error) {
 			}
 		}
 		for _, path := range paths {
-			all = append(all, rootfs.Source{Tree: o.of(p), Path: path})
+			all = append(all, rootfs.Source{Tree: o.of(p), Path: path, Matched: path != p.Path})
 		}
 	}
 	return all, nil

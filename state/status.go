@@ -17,6 +17,9 @@ const (
 	Broken     = "damaged"    // the record cannot be read
 )
 
+// States are all that there are.
+var States = []string{Running, Paused, Restarting, Stopped, Orphaned, Broken}
+
 // Status is what the kernel says of an instance at one moment.
 type Status struct {
 	State string

@@ -74,7 +74,7 @@ const cpText = `Copies files and whole directories into machines, out of them an
 
 DST that is a directory takes the copies under their own names; otherwise it is the name of the copy, and the directory that it is in must be there. SRC/. stands for what is in SRC. What has the same name is replaced, a directory by nothing but a directory, which keeps what is in it.
 
-A path of a machine is NAME:PATH, from the machine's root; a local file with a colon is ./a:b. ` + "`*`, `?` and `[...]`" + ` in a machine's SRC are expanded in the machine, if the shell here is kept from it by quotes. "-" is a tar: as DST on stdout, as SRC on stdin.
+A path of a machine is NAME:PATH, from the machine's root; a local file with a colon is ./a:b. ` + "`*`, `?` and `[...]`" + ` in a machine's SRC are expanded in the machine, if the shell here is kept from it by quotes; what they match is copied, or left out, as below a directory. "-" is a tar: as DST on stdout, as SRC on stdin.
 
 ## What is kept
 Content with its holes, modes, times, links, hard links within one copy, users' extended attributes. A SRC that is a symbolic link is followed within the machine; links below it stay links. Below DST no link is followed.

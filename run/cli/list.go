@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
@@ -174,6 +175,9 @@ func filtered(rows []machine, filters []string) ([]machine, error) {
 		k, v, ok := strings.Cut(f, "=")
 		if !ok || filterValue(machine{}, k, v) == nil {
 			return nil, man.Misused("filter %q: name=, state=, image= or label= is known", f)
+		}
+		if k == "state" && !slices.Contains(state.States, v) {
+			return nil, man.Misused("filter %q: the states are %s", f, strings.Join(state.States, ", "))
 		}
 		keys[k] = append(keys[k], v)
 	}

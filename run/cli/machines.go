@@ -200,9 +200,6 @@ func (a *app) filters(fs *pflag.FlagSet) func(args []string) ([]string, error) {
 		if len(filters) == 0 {
 			return args, nil
 		}
-		if len(args) > 0 {
-			return nil, man.Misused("--filter and NAME exclude each other")
-		}
 		return a.chosen(filters)
 	}
 }
