@@ -29,7 +29,6 @@ func Seal(at string, userns *os.File, points []Point) error {
 		return err
 	}
 	defer root.Close()
-	defer unix.Umask(unix.Umask(0o022)) // a caller's 0077 would close directories to the machine's users
 	for _, p := range points {
 		if err := asOwner(base, func() error { return p.make(root) }); err != nil {
 			return fmt.Errorf("mount point %s: %w", p.Path, err)

@@ -11,6 +11,9 @@ import (
 // whole of the new spec is not valid, nothing is written. What runs is not touched: that is as it was started.
 func (e *Engine) Reconfigure(name string, change func(*state.Spec) error) (before, after *state.Instance, err error) {
 	after, err = e.Dir.Edit(name, func(in *state.Instance) error {
+		if in.Rename != nil && in.Rename.From == name { // the record under the new name has been written
+			return fmt.Errorf("%s: is being renamed to %s: %w", name, in.Rename.To, state.ErrBusy)
+		}
 		was := *in
 		before = &was
 		if err := change(&in.Spec); err != nil {

@@ -16,6 +16,7 @@ import (
 	"croft/state"
 
 	"github.com/spf13/pflag"
+	"golang.org/x/sys/unix"
 )
 
 // The exit codes of the contract (docs: croft(1), EXIT STATUS).
@@ -30,6 +31,9 @@ const (
 
 // Main carries out one command line and gives the exit code.
 func Main(args []string) int {
+	// The caller's mask is no machine's: under 0077 its users could not read the /etc/hosts that is made for it. What is
+	// nobody's business has a mode of its own.
+	unix.Umask(0o022)
 	a := &app{}
 	call, err := a.program().Parse(args)
 	if err != nil {
