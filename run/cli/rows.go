@@ -318,14 +318,6 @@ func (a *app) lookup(kind string) []string {
 		return nil
 	}
 	switch kind {
-	case "KEY":
-		return keyNames()
-	case "KEY=VALUE":
-		var words []string
-		for _, k := range keyNames() {
-			words = append(words, k+"=")
-		}
-		return words
 	case "NAME", "OLD":
 		names, _ := e.Dir.Names()
 		return names

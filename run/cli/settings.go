@@ -267,6 +267,18 @@ func settingOf(word string) (named, error) {
 	return named{}, err
 }
 
+func settingsOf(words []string) ([]named, error) {
+	var all []named
+	for _, word := range words {
+		n, err := settingOf(word)
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, n)
+	}
+	return all, nil
+}
+
 // values are those that are meant: all, or those of the one entry.
 func (n named) values(s *state.Spec) []string {
 	all := n.get(s)
@@ -470,13 +482,9 @@ func (a *app) unset() func(*pflag.FlagSet) man.Run {
 	return func(fs *pflag.FlagSet) man.Run {
 		quiet := fs.BoolP("quiet", "q", false, "no notes on stderr, only errors")
 		return func(_ context.Context, args []string) error {
-			var keys []named
-			for _, word := range args[1:] {
-				n, err := settingOf(word)
-				if err != nil {
-					return err
-				}
-				keys = append(keys, n)
+			keys, err := settingsOf(args[1:])
+			if err != nil {
+				return err
 			}
 			return a.reconfigure("unset", args[0], *quiet, func(s *state.Spec) error {
 				for _, n := range keys {
@@ -501,13 +509,9 @@ func (a *app) get() func(*pflag.FlagSet) man.Run {
 		format := formatValue("table")
 		fs.Var(&format, "format", "print `table|json|yaml|csv|TEMPLATE`")
 		return func(_ context.Context, args []string) error {
-			var keys []named
-			for _, word := range args[1:] {
-				n, err := settingOf(word)
-				if err != nil {
-					return err
-				}
-				keys = append(keys, n)
+			keys, err := settingsOf(args[1:])
+			if err != nil {
+				return err
 			}
 			_, in, err := a.instance(args[0])
 			if err != nil {
