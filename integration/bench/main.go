@@ -48,6 +48,7 @@ var tests = []struct {
 	{"parallel", "eight starts side by side", measureParallel},
 	{"memory", "memory of ten machines", measureMemory},
 	{"image", "launches of a small and of a large image", measureImage},
+	{"cache", "page cache of ten machines on one image that is a file", measureCache},
 	{"list", "list of many stopped machines", measureList},
 	{"delete", "delete of a stopped machine", measureDelete},
 	{"many", "many Debians at once, on the host's sysctls as they are", measureMany},

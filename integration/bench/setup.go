@@ -31,7 +31,7 @@ const (
 
 // prepare makes what takes long and outlives a run: packages, runc of our version, guests, the peers' trees.
 func prepare(o options) error {
-	if _, err := tool("integration/install-deps", "runc", "systemd-container", "lxc"); err != nil {
+	if _, err := tool("integration/install-deps", "runc", "systemd-container", "lxc", "squashfs-tools", "erofs-utils"); err != nil {
 		return err
 	}
 	if err := buildRunc(); err != nil {
@@ -42,6 +42,11 @@ func prepare(o options) error {
 	}
 	if o.boots() {
 		if _, err := shiftedTree("trixie"); err != nil {
+			return err
+		}
+	}
+	if o.wants("cache") {
+		if err := makeFiles(); err != nil {
 			return err
 		}
 	}
