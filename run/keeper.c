@@ -171,17 +171,16 @@ static void ask(void)
 	again = now_ms() + unheard;
 }
 
-// stop asks for a clean end first; asked a second time, or when the time is up, it kills. The death of PID 1
+// stop asks for a clean end, once, and kills when the time of whoever is in the greatest hurry is up. The death of PID 1
 // takes its whole pid namespace along.
 static void stop(int secs, const char *why)
 {
-	if (stops++ > 0) {
-		signal_init(SIGKILL);
+	int64_t end = now_ms() + (int64_t)secs * 1000;
+	deadline = deadline < 0 || end < deadline ? end : deadline;
+	if (stops++ > 0)
 		return;
-	}
 	cause = why, expiry = -1;
 	ask();
-	deadline = now_ms() + (int64_t)secs * 1000;
 }
 
 static void ready(void)
@@ -199,7 +198,7 @@ static void drop(struct client *c)
 	write_all(c->kill, "1", 1);
 	shut(&c->kill);
 	if (c->bound && stops == 0)
-		stop(k.stop_secs, "asked");
+		helper("wake"), stop(k.stop_secs, "asked");
 	shut(&c->fd);
 	*c = (struct client){ .fd = -1, .kill = -1 };
 }
@@ -341,8 +340,8 @@ static void on_time(void)
 		ask();
 	if (ready_at >= 0 && t >= ready_at)
 		ready();
-	if (expiry >= 0 && t >= expiry)
-		stop(k.stop_secs, "expired");
+	if (expiry >= 0 && t >= expiry) // whoever asks at the socket wakes it himself
+		helper("wake"), stop(k.stop_secs, "expired");
 	if (deadline >= 0 && t >= deadline)
 		deadline = -1, signal_init(SIGKILL);
 }
@@ -377,7 +376,7 @@ static int watch(int sigfd)
 			greet();
 		struct signalfd_siginfo s;
 		if (p[SIGNAL].revents && read(sigfd, &s, sizeof s) == sizeof s)
-			stop(k.stop_secs, "asked");
+			helper("wake"), stop(stops ? 0 : k.stop_secs, "asked"); // a second signal kills
 		int status;
 		if (p[PIDFD].revents && waitpid(k.init, &status, WNOHANG) == k.init)
 			return status;

@@ -640,6 +640,11 @@ func keeperStopTwice(k *ward) {
 		k.Error("the greeting does not tell that it is stopping")
 	}
 	try(k.T, c.Stop(100*time.Second))
+	k.settled()
+	if n := k.tell("stops"); n != 1 {
+		k.Errorf("the init got %d signals", n)
+	}
+	try(k.T, c.Stop(0)) // that one is in a hurry
 	k.endsWith("undo web 9 asked")
 }
 
@@ -696,6 +701,7 @@ func keeperLife(k *ward) {
 			k.start()
 			k.tell(obeys)
 			k.endsWith(want)
+			k.helped("wake") // a paused one would not hear it
 		})
 	}
 }
@@ -770,6 +776,9 @@ func keeperSignals(k *ward) {
 				k.order("exit 5")
 			}
 			k.endsWith("undo web 1280 " + cause)
+			if stops {
+				k.helped("wake")
+			}
 		})
 	}
 }

@@ -43,6 +43,15 @@ func (e *Engine) Resume(ctx context.Context, in *state.Instance) error {
 	return err
 }
 
+// Wake resumes the machine for a stop that nobody but its keeper knows of: a frozen init would not hear it.
+func (e *Engine) Wake(ctx context.Context, name string) error {
+	in, err := e.Dir.Get(name)
+	if err != nil {
+		return err
+	}
+	return e.Resume(ctx, in)
+}
+
 // freezer writes to cgroup.freeze of a running machine (cgroup-v2.rst; it needs no controller). The machine has no
 // right to that file.
 func (e *Engine) freezer(ctx context.Context, in *state.Instance, value string) (*state.Applied, error) {

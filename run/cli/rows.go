@@ -250,6 +250,7 @@ func hidden(a *app) []*man.Command {
 			return func(_ context.Context, args []string) error { return a.undo(args[0], args[1], args[2]) }
 		}},
 		{Name: "await", Args: "NAME", Hidden: true, New: a.helper((*run.Engine).Await)},
+		{Name: "wake", Args: "NAME", Hidden: true, New: a.helper((*run.Engine).Wake)},
 		{Name: "ask", Args: "NAME", Hidden: true, New: a.helper((*run.Engine).Ask)},
 		{Name: "__manual", Args: "DIR", Hidden: true, New: func(*pflag.FlagSet) man.Run {
 			return func(_ context.Context, args []string) error { return a.manual(args[0]) }

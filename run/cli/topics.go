@@ -134,7 +134,7 @@ For a machine that was made by ` + "`croft create --name web debian/13`" + `:
 - ` + "`KillMode=mixed`" + ` sends SIGTERM to croft alone, which asks the machine's init for a clean end. With any other mode systemd would signal the machine's processes too.
 - TimeoutStopSec is longer than the machine's --stop-timeout, which is 100 seconds unless set: then it is croft that kills, and undoes.
 
-The console goes to stdout, and so to the journal. SIGTERM and SIGINT stop the machine; a second one kills it. The status is 0 after a poweroff from inside, the init's own where it ended with one, and 1 when it was killed by a signal. A reboot from inside stays in the same process, and so does a restart by --restart; in a unit that is better left to Restart=, which systemd counts and shows. The status is 124 when the machine's --timeout was over. A paused machine does not hear a stop: it is killed when --stop-timeout is over. There is no word to systemd when the machine is up; ` + "`croft wait --for ready web`" + ` waits for that.
+The console goes to stdout, and so to the journal. SIGTERM and SIGINT stop the machine; a second one kills it. The status is 0 after a poweroff from inside, the init's own where it ended with one, and 1 when it was killed by a signal. A reboot from inside stays in the same process, and so does a restart by --restart; in a unit that is better left to Restart=, which systemd counts and shows. The status is 124 when the machine's --timeout was over. A paused machine is resumed for its stop. There is no word to systemd when the machine is up; ` + "`croft wait --for ready web`" + ` waits for that.
 
 In CI a machine lives as long as one command:
 

@@ -184,12 +184,17 @@ static int start(char **argv)
 	err(1, "exec");
 }
 
+static int helps(const char *verb)
+{
+	return strcmp(verb, "ask") == 0 || strcmp(verb, "await") == 0 || strcmp(verb, "wake") == 0;
+}
+
 // end tells what the keeper left to its successor.
 static int end(int argc, char **argv)
 {
 	char path[4096], aside[4100];
 	snprintf(path, sizeof path, "%s", getenv("KEEPER_TEST_OUT"));
-	if (strncmp(argv[1], "a", 1) == 0) // ask, await
+	if (helps(argv[1]))
 		snprintf(path, sizeof path, "%s-%s", getenv("KEEPER_TEST_OUT"), argv[1]);
 	snprintf(aside, sizeof aside, "%s.new", path);
 	FILE *out = fopen(aside, "w"), *status = fopen("/proc/self/status", "r");
@@ -218,7 +223,7 @@ static int end(int argc, char **argv)
 
 int main(int argc, char **argv)
 {
-	if (argc == 3 && (strcmp(argv[1], "ask") == 0 || strcmp(argv[1], "await") == 0))
+	if (argc == 3 && helps(argv[1]))
 		return end(argc, argv);
 	if (argc > 2 && (strcmp(argv[1], "undo") == 0 || strcmp(argv[1], "supervise") == 0))
 		return end(argc, argv);
