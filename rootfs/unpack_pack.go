@@ -244,6 +244,9 @@ func readXattrs(h *tar.Header, list func([]byte) (int, error), get func(string, 
 			continue
 		}
 		value, err := sized(func(b []byte) (int, error) { return get(name, b) })
+		if err == unix.ENODATA { // a machine has taken it off meanwhile
+			continue
+		}
 		if err != nil {
 			return false, os.NewSyscallError("getxattr "+name, err)
 		}

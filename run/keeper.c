@@ -74,11 +74,11 @@ static void shut(int *fd)
 	*fd = -1;
 }
 
-// become executes croft anew, for this machine, with the signals of a process that starts.
+// become executes croft anew, for this machine. An impatient ctrl-c, or a terminal that goes, cuts no undo short.
 static void become(const char *verb, const char *status, const char *why)
 {
+	signal(SIGINT, status ? SIG_IGN : SIG_DFL), signal(SIGHUP, status ? SIG_IGN : SIG_DFL), signal(SIGPIPE, SIG_DFL);
 	sigprocmask(SIG_SETMASK, &(sigset_t){ 0 }, NULL);
-	signal(SIGHUP, SIG_DFL), signal(SIGPIPE, SIG_DFL); // what is ignored stays so in the next machine
 	execl("/proc/self/exe", "croft", verb, machine, status, why, NULL);
 	_exit(125);
 }

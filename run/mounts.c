@@ -5,6 +5,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <sched.h>
+#include <signal.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/mount.h>
@@ -50,6 +51,8 @@ static void own_program(char **argv)
 // their own process, when it has threads.
 __attribute__((constructor)) static void before_main(int argc, char **argv)
 {
+	if (argc > 2 && strcmp(argv[1], "supervise") == 0) // what the undo before a restart ignores, the machine would as well
+		signal(SIGHUP, SIG_DFL), signal(SIGINT, SIG_DFL);
 	if (argc > 2 && (strcmp(argv[1], "supervise") == 0 || strcmp(argv[1], "run") == 0)) {
 		own_program(argv);
 		own_mounts();
