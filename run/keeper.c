@@ -158,12 +158,12 @@ static int hears(int sig, int tiny)
 	return tiny ? set == 0 && strstr(text, "\nState:\tS") : set >> (sig - 1) & 1;
 }
 
-// ask sends the stop signal. Whether it is lost is not known of an init that waits with sigtimedwait(2), as busybox
-// does, or that is about to be executed, so it is sent again after ever longer times; to a payload, which may count, once.
+// ask sends the stop signal. An init that is ready hears it; of another it is not known, which may wait with sigtimedwait(2)
+// or be about to be executed, so it is sent again after ever longer times; to a payload, which may count, once.
 static void ask(void)
 {
-	int sig = k.stop_signal, payload = k.grace_ms == 0;
-	unheard = !sig || ((payload || now_ms() - born > 1000) && hears(sig, payload)) ? 0 : unheard * 2 + 20;
+	int sig = k.stop_signal, payload = k.grace_ms == 0, told = ready_at == -2;
+	unheard = !sig || (payload || (!told && now_ms() - born > 1000) ? hears(sig, payload) : told) ? 0 : unheard * 2 + 20;
 	if (!sig)
 		helper("ask");
 	else if (!payload || !unheard)

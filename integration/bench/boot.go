@@ -196,7 +196,7 @@ func (s *nspawn) root() string { return filepath.Join(s.dir, "root") }
 // args: without a manager of units to ask for a scope, and a private network as croft's machine has.
 func (s *nspawn) args(name string) []string {
 	return []string{"systemd-nspawn", "-q", "-b", "-D", s.root(), "-M", "bench-" + name,
-		"--register=no", "--keep-unit", "--link-journal=no", "--resolv-conf=off", "--timezone=off", "--console=pipe", "--private-network",
+		"--register=no", "--keep-unit", "--link-journal=no", "--resolv-conf=off", "--timezone=off", "--private-network",
 		fmt.Sprintf("--private-users=%d:%d", shiftBase, shiftSize), "--private-users-ownership=off"}
 }
 
