@@ -208,6 +208,9 @@ func (c *completion) assigned(name string) []string {
 
 func (c *completion) values(f *pflag.Flag) []string {
 	word, _ := pflag.UnquoteUsage(f)
+	if word == "KEY=VALUE" { // the pairs of each flag are others
+		return c.lookup("--" + f.Name)
+	}
 	return c.meaning(word)
 }
 
@@ -248,8 +251,8 @@ func (c *completion) one(word string) []string {
 		}
 		return out
 	}
-	if word == strings.ToLower(word) {
-		return []string{word}
+	if literal, _, _ := strings.Cut(word, "["); literal != "" && literal == strings.ToLower(literal) { // on-failure[:N]
+		return []string{literal}
 	}
 	return c.lookup(word)
 }

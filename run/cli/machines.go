@@ -57,6 +57,9 @@ func (a *app) createMachine(ctx context.Context, flags *specFlags, names naming,
 		}
 		if names.exists == existsStart {
 			if in, err := e.Dir.Get(spec.Name); !errors.Is(err, state.ErrNotExist) {
+				if err == nil && in.Spec.Image != spec.Image {
+					flags.note("croft: %s is made of %s, and stays so\n", spec.Name, in.Spec.Image)
+				}
 				return in, true, err
 			}
 		}

@@ -10,6 +10,7 @@ import (
 
 	"croft/man"
 	"croft/run"
+	"croft/state"
 
 	"github.com/spf13/pflag"
 	"golang.org/x/sys/unix"
@@ -308,8 +309,16 @@ func (a *app) lookup(kind string) []string {
 		return keyNames()
 	case "KEY=VALUE":
 		var words []string
-		for _, k := range keyNames() {
-			words = append(words, k+"=")
+		for _, s := range settings() {
+			if s.fixed == "" {
+				words = append(words, s.name+"=")
+			}
+		}
+		return words
+	case "--" + filterFlag:
+		words := []string{"name=", "image=", "label="}
+		for _, s := range state.States {
+			words = append(words, "state="+s)
 		}
 		return words
 	}

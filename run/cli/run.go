@@ -82,7 +82,8 @@ func (a *app) runMachine(ctx context.Context, o *runOptions, image string, cmd [
 	switch {
 	case o.detach:
 		cancel() // from here it goes on without us
-		err = a.runDetached(context.WithoutCancel(ctx), e, in, o)
+		ctx = context.WithoutCancel(ctx)
+		err = a.runDetached(ctx, e, in, o)
 	case o.bound(in, cmd, terminal):
 		err = a.runHere(ctx, e, in, o, cmd)
 	default:
