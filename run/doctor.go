@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"croft/idmap"
 	"croft/rootfs"
@@ -291,6 +292,9 @@ func storeRun(x *examination) (string, error) {
 	if err := os.MkdirAll(x.runDir, 0o711); err != nil {
 		return "", err
 	}
+	for _, dir := range leftBehind(x.runDir, scratchPrefix) {
+		os.RemoveAll(dir)
+	}
 	dir, err := os.MkdirTemp(x.runDir, scratchPrefix)
 	if err != nil {
 		return "", err
@@ -302,6 +306,17 @@ func storeRun(x *examination) (string, error) {
 	}
 	listener.Close()
 	return "sockets in " + x.runDir, nil
+}
+
+// leftBehind are the directories in dir that killed examinations have left: one that lives needs its own for moments.
+func leftBehind(dir, prefix string) (left []string) {
+	all, _ := filepath.Glob(filepath.Join(dir, prefix+"*"))
+	for _, path := range all {
+		if info, err := os.Stat(path); err == nil && time.Since(info.ModTime()) > time.Minute {
+			left = append(left, path)
+		}
+	}
+	return left
 }
 
 func idProbes() []probe {

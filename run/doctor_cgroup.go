@@ -73,8 +73,12 @@ func cgroupV2(*examination) (string, error) {
 
 // inCgroup makes a cgroup in the hierarchy at root for a moment.
 func inCgroup(root string, use func(dir string) error) error {
-	dir := filepath.Join(root, fmt.Sprintf("croft-doctor-%d", os.Getpid()))
-	if err := os.Mkdir(dir, 0o755); err != nil {
+	const prefix = "croft-doctor-"
+	for _, dir := range leftBehind(root, prefix) {
+		removeCgroup(dir)
+	}
+	dir, err := os.MkdirTemp(root, prefix)
+	if err != nil {
 		return err
 	}
 	defer removeCgroup(dir)

@@ -6,6 +6,7 @@
 #include <fcntl.h>
 #include <sched.h>
 #include <signal.h>
+#include <signal.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/mount.h>
@@ -53,6 +54,9 @@ __attribute__((constructor)) static void before_main(int argc, char **argv)
 {
 	if (argc > 2 && strcmp(argv[1], "supervise") == 0) // what the undo before a restart ignores, the machine would as well
 		signal(SIGHUP, SIG_DFL), signal(SIGINT, SIG_DFL);
+	// Whoever waited for a restart has held signals back (hold.c), which are for us, and never for the machine's init.
+	if (argc > 2 && strcmp(argv[1], "supervise") == 0)
+		sigprocmask(SIG_SETMASK, &(sigset_t){ 0 }, NULL);
 	if (argc > 2 && (strcmp(argv[1], "supervise") == 0 || strcmp(argv[1], "run") == 0)) {
 		own_program(argv);
 		own_mounts();

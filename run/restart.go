@@ -1,11 +1,15 @@
 package run
 
+// #include "hold.h"
+import "C"
+
 import (
 	"encoding/binary"
 	"errors"
 	"fmt"
 	"os"
 	"os/signal"
+	"runtime"
 	"strconv"
 	"syscall"
 	"time"
@@ -65,11 +69,11 @@ func (e *Engine) conclude(in *state.Instance, end state.Exit, cause Cause, claim
 }
 
 // restart starts the machine after a pause, in this process. It returns when somebody wants it stopped.
-func (e *Engine) restart(name string, pause time.Duration, claim *state.Claim, signals <-chan os.Signal) error {
+func (e *Engine) restart(name string, pause time.Duration, claim *state.Claim, signals chan os.Signal) error {
 	dropClients()
 	asked, err := e.askedWithin(name, pause, signals)
 	if err == nil && !asked {
-		err = e.startAgain(name, claim)
+		err = e.startAgain(name, claim, signals)
 	}
 	_, editErr := e.Dir.Edit(name, func(in *state.Instance) error {
 		in.Restarts = 0
@@ -78,13 +82,22 @@ func (e *Engine) restart(name string, pause time.Duration, claim *state.Claim, s
 	return errors.Join(err, os.RemoveAll(e.Dir.RunOf(name)), editErr)
 }
 
-// startAgain executes the next start in place of this process; it returns only with an error.
-func (e *Engine) startAgain(name string, claim *state.Claim) error {
+// startAgain executes the next start in place of this process, unless a signal came by signals. One that comes later
+// ends the next start before it has begun (mounts.c).
+func (e *Engine) startAgain(name string, claim *state.Claim, signals chan os.Signal) error {
 	env := append(e.environ(), envClaim+"="+strconv.Itoa(passOn(claim.File())))
 	if e.Foregrounded() {
 		env = append(env, envFront+"=1")
 	}
-	return onHost(func() error {
+	return onHost(func() error { // on the thread that executes it
+		runtime.LockOSThread()
+		C.croft_hold_signals()
+		signal.Stop(signals) // when it returns the last one has arrived
+		select {
+		case <-signals:
+			return nil
+		default:
+		}
 		return fmt.Errorf("exec: %w", syscall.Exec("/proc/self/exe", []string{"croft", "supervise", name}, env))
 	})
 }
