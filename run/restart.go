@@ -40,7 +40,8 @@ func pauseBefore(n int) time.Duration {
 }
 
 // conclude undoes a machine that has ended. When its policy wants it to run again it is started in this process, with
-// the claim, and conclude does not return; otherwise it gives the end as an ExitStatus, nil for 0.
+// the claim, and conclude does not return; otherwise, and when it is stopped before that, it gives the end as an
+// ExitStatus, nil for 0.
 func (e *Engine) conclude(in *state.Instance, end state.Exit, cause Cause, claim *state.Claim) error {
 	// An undo is short, and half of one helps nobody: it is a restart that the signals are for.
 	signals := make(chan os.Signal, 1)
@@ -60,7 +61,9 @@ func (e *Engine) conclude(in *state.Instance, end state.Exit, cause Cause, claim
 		return err
 	}
 	if again {
-		return e.restart(in.Spec.Name, pauseBefore(count), claim, signals)
+		if err := e.restart(in.Spec.Name, pauseBefore(count), claim, signals); err != nil {
+			return err
+		}
 	}
 	if end.Code != 0 {
 		return ExitStatus(end.Code)

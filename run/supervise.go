@@ -66,9 +66,12 @@ func (e *Engine) supervise(ctx context.Context, name string, report *report) err
 		return err
 	}
 	defer claim.Release()
-	in, err := e.settle(name)
+	in, err := e.Dir.Get(name)
 	if err != nil {
 		return err
+	}
+	if err = e.settle(in); err != nil && !heir {
+		return err // nothing has begun, and what is left belongs to the run before
 	}
 	ctx, cancel := signal.NotifyContext(ctx, stopSignals[:]...)
 	defer cancel()
@@ -76,7 +79,7 @@ func (e *Engine) supervise(ctx context.Context, name string, report *report) err
 	signal.Notify(asked, stopSignals[:]...)
 	signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE) // whoever reads our stderr may go; ignored, the guest would inherit it
 	var l *launch
-	if heir { // a copy of the files ends with the machine; what it had mounted must be gone by now
+	if err == nil && heir { // a copy of the files ends with the machine; what it had mounted must be gone by now
 		err = e.Dir.Unheld(name)
 	}
 	if err == nil {
@@ -142,28 +145,23 @@ func (e *Engine) claim(name string) (claim *state.Claim, heir bool, err error) {
 }
 
 // settle removes what a crash left of an earlier start and makes sure of the instance's ids.
-func (e *Engine) settle(name string) (*state.Instance, error) {
-	in, err := e.Dir.Get(name)
-	if err != nil {
-		return nil, err
-	}
+func (e *Engine) settle(in *state.Instance) error {
 	if err := e.settleRename(in); err != nil {
-		return nil, err
+		return err
 	}
 	if in.Applied != nil {
 		if in.Applied.Populated() {
-			return nil, state.Hint(fmt.Errorf("it is orphaned: its keeper was killed and its processes live on: %w", state.ErrBusy), "croft stop "+name)
+			return state.Hint(fmt.Errorf("it is orphaned: its keeper was killed and its processes live on: %w", state.ErrBusy), "croft stop "+in.Spec.Name)
 		}
 		if err := e.down(in.Applied); err != nil {
-			return nil, err
+			return err
 		}
 	}
 	ids, err := e.reserve(in)
-	if err != nil {
-		return nil, err
+	if err == nil {
+		in.Facts.Range = ids
 	}
-	in.Facts.Range = ids
-	return in, nil
+	return err
 }
 
 // prepare writes down what is about to be done, before any of it is. An heir goes on where the run before it ended.
