@@ -435,7 +435,8 @@ func assignments(fs *pflag.FlagSet, envFiles, operands []string) ([]assignment, 
 	return all, nil
 }
 
-// reconfigure changes a machine's spec and says what a running one will only have from its next start.
+// reconfigure changes a machine's spec, and says what a running one will only have from its next start and what that will
+// cost.
 func (a *app) reconfigure(verb, name string, quiet bool, change func(*state.Spec) error) error {
 	e, err := a.engine()
 	if err != nil {
@@ -451,6 +452,9 @@ func (a *app) reconfigure(verb, name string, quiet bool, change func(*state.Spec
 	}
 	if later := waiting(e, before, after); len(later) > 0 && !quiet {
 		fmt.Fprintf(os.Stderr, "%s is running: %s will hold from its next start\n", name, strings.Join(later, ", "))
+	}
+	if _, err := os.Lstat(e.Dir.RootOf(name)); err == nil && after.Spec.Root.Ephemeral && !before.Spec.Root.Ephemeral && !quiet {
+		fmt.Fprintf(os.Stderr, "%s is ephemeral: all that it has written will be gone at its next start\n", name)
 	}
 	return nil
 }
