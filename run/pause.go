@@ -18,13 +18,17 @@ func (e *Engine) Pause(ctx context.Context, in *state.Instance) error {
 	if err != nil {
 		return err
 	}
-	ctx, cancel := context.WithTimeout(ctx, freezeLimit)
+	limited, cancel := context.WithTimeout(ctx, freezeLimit)
 	defer cancel()
 	for !events.Frozen() {
 		select {
-		case <-ctx.Done():
+		case <-limited.Done():
+			why := fmt.Errorf("%s: a process that waits for the kernel does not freeze: %w", in.Spec.Name, state.ErrBusy)
+			if ctx.Err() != nil {
+				why = fmt.Errorf("%s: interrupted, and not paused", in.Spec.Name)
+			}
 			_, thawErr := e.freezer(context.Background(), in, "0")
-			return errors.Join(fmt.Errorf("%s: a process that waits for the kernel does not freeze: %w", in.Spec.Name, state.ErrBusy), thawErr)
+			return errors.Join(why, thawErr)
 		case <-time.After(time.Millisecond):
 		}
 		if !events.Populated() {
