@@ -121,6 +121,9 @@ func (t Timeouts) StopAfter() time.Duration { return seconds(t.Stop, DefaultStop
 // ReadyAfter is how long the machine may take to become ready.
 func (t Timeouts) ReadyAfter() time.Duration { return seconds(t.Ready, DefaultReady) }
 
+// longest is what each may be: the keeper counts them in an int.
+const longest = 10 * 366 * 24 * 60 * 60
+
 func seconds(n int, otherwise time.Duration) time.Duration {
 	if n == 0 {
 		return otherwise
@@ -189,6 +192,9 @@ func (s *Spec) Check() error {
 	}
 	if s.Timeouts.Stop < 0 || s.Timeouts.Ready < 0 || s.Timeouts.Life < 0 {
 		say("timeouts", "must not be negative")
+	}
+	if max(s.Timeouts.Stop, s.Timeouts.Ready, s.Timeouts.Life) > longest {
+		say("timeouts", "must not be more than ten years")
 	}
 	if v == nil {
 		return nil

@@ -97,6 +97,9 @@ func TestSpecCheckNamesTheField(t *testing.T) {
 		{"timeouts", func(s *Spec) { s.Timeouts.Stop = -1 }},
 		{"timeouts", func(s *Spec) { s.Timeouts.Ready = -1 }},
 		{"timeouts", func(s *Spec) { s.Timeouts.Life = -1 }},
+		{"timeouts", func(s *Spec) { s.Timeouts.Stop = 1 << 31 }},
+		{"timeouts", func(s *Spec) { s.Timeouts.Ready = 1 << 31 }},
+		{"timeouts", func(s *Spec) { s.Timeouts.Life = 1 << 31 }},
 	} {
 		s := right()
 		c.damage(&s)
