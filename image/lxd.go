@@ -101,7 +101,11 @@ func (s *Store) importMetadata(ctx context.Context, dir string, sum hash.Hash, o
 	if err != nil {
 		return err
 	}
-	none := state.Hint(&sentence{"is no metadata of an LXD or Incus image", state.ErrInvalid}, "croft image import METADATA ROOTFS")
+	hint := "croft image import METADATA ROOTFS"
+	if _, err := os.Stat(o.Rootfs); os.IsNotExist(err) && o.Rootfs != "-" { // LXD's own takes an alias there
+		hint = "croft image import --alias " + o.Rootfs + " " + o.Source
+	}
+	none := state.Hint(&sentence{"is no metadata of an LXD or Incus image", state.ErrInvalid}, hint)
 	if filesystem(head) != "" {
 		return none
 	}
