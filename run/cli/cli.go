@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 
 	"croft/man"
@@ -35,12 +36,14 @@ func Main(args []string) int {
 	// nobody's business has a mode of its own.
 	unix.Umask(0o022)
 	a := &app{}
-	call, err := a.program().Parse(args)
+	program := a.program()
+	call, err := program.Parse(args)
 	if err != nil {
 		return a.fail(err, false)
 	}
 	if c := call.Command; c != nil { // nil: the help of all
 		a.inner = c.Name == "run" || c.Name == "exec" || c.Name == "shell"
+		a.verb, a.verbs = c.Name, program.Commands
 	}
 	if call.Flags != nil {
 		a.environment(call.Flags)
@@ -55,8 +58,10 @@ type app struct {
 	origin    map[string]string // of root and run: the flag or variable that said it; none where neither did
 	host      hostSettings      // once they are read
 	log       string
-	inner     bool // the exit code belongs to what runs inside
-	force     bool // go on where the disk is nearly full
+	verb      string         // that is carried out
+	verbs     []*man.Command // all
+	inner     bool           // the exit code belongs to what runs inside
+	force     bool           // go on where the disk is nearly full
 	opened    *run.Engine
 }
 
@@ -104,7 +109,7 @@ func (a *app) engine() (*run.Engine, error) {
 		return a.opened, nil
 	}
 	if !run.Privileged() {
-		return nil, state.Hint(errors.New("needs root"), "sudo croft "+strings.Join(os.Args[1:], " "))
+		return nil, state.Hint(errNotRoot, "sudo croft "+strings.Join(os.Args[1:], " "))
 	}
 	if _, err := a.configure(); err != nil {
 		return nil, err
@@ -115,6 +120,8 @@ func (a *app) engine() (*run.Engine, error) {
 	}
 	return e, err
 }
+
+var errNotRoot = errors.New("needs root")
 
 // open opens the engine without a look at the host's settings. The processes of a machine do so: they were told all
 // they need, and a slip in a file must not keep a machine from being undone.
@@ -145,12 +152,26 @@ func (a *app) fail(err error, inner bool) int {
 	}
 	var said said
 	if !errors.As(err, &said) {
-		fmt.Fprintln(os.Stderr, "croft: "+err.Error())
+		fmt.Fprintln(os.Stderr, "croft: "+a.text(err))
 		if hint := hintOf(err); hint != "" {
 			fmt.Fprintln(os.Stderr, "hint: "+hint)
 		}
 	}
 	return code(err, inner)
+}
+
+// text is what an error says, with the verb before it: VERB NAME: CAUSE. What was typed wrong has it, or is about the
+// words and not about a machine.
+func (a *app) text(err error) string {
+	text := err.Error()
+	first, _, _ := strings.Cut(text, " ")
+	verb := func(c *man.Command) bool { return c.Name == strings.TrimSuffix(first, ":") && !c.Hidden }
+	switch {
+	case a.verb == "", errors.As(err, new(*man.Misuse)), errors.As(err, new(state.Violations)), errors.As(err, new(*run.CommandError)),
+		errors.Is(err, errNotRoot), first == a.verb, slices.ContainsFunc(a.verbs, verb):
+		return text
+	}
+	return a.verb + " " + text
 }
 
 // said is an error that was printed already, or one that carries a status of its own.

@@ -480,6 +480,6 @@ func (a *app) waitOne(ctx context.Context, name, what string) error {
 
 // say prints an error now, for one whose exit code is its own.
 func (a *app) say(err error) error {
-	fmt.Fprintln(os.Stderr, "croft: "+err.Error())
+	fmt.Fprintln(os.Stderr, "croft: "+a.text(err))
 	return err
 }
