@@ -24,13 +24,8 @@ func (e *Engine) Ask(ctx context.Context, name string) error {
 	if len(f.StopCommand) == 0 {
 		return e.askUnknown(ctx, in, keeper)
 	}
-	root, err := keeper.guestRoot()
-	if err != nil {
-		return err
-	}
-	defer root.Close()
 	for began := time.Now(); ; {
-		if listens(f.InitKind, keeper.PID, root) {
+		if keeper.listens(f.InitKind) {
 			if err = e.tell(ctx, in, f.StopCommand); err == nil {
 				return nil
 			}
@@ -44,13 +39,15 @@ func (e *Engine) Ask(ctx context.Context, name string) error {
 // listens says whether an init would hear its stop command. Before it has made its fifo sysvinit makes the command
 // fail, but that of OpenRC may not, the first stage of runit would wipe out the request, and the init of libcontainer
 // is not the guest's.
-func listens(kind string, pid int, root *os.File) bool {
-	init, err := lookAt(pid)
+func (k *Keeper) listens(kind string) bool {
+	if kind == "openrc" {
+		s, err := k.look(kind)
+		return err == nil && s != booting
+	}
+	init, err := lookAt(k.PID)
 	switch {
 	case err != nil || init.ours():
 		return false
-	case kind == "openrc":
-		return stageOf(kind, init, root) != booting
 	case kind == "runit":
 		return slices.ContainsFunc(init.children, func(p process) bool {
 			return p.runs("runsvdir") || slices.Contains(p.args, "/etc/runit/2")

@@ -28,45 +28,53 @@ func (e *Engine) Await(ctx context.Context, name string) error {
 		return err
 	}
 	defer keeper.Close()
-	root, err := keeper.guestRoot()
-	if err != nil {
-		return err
-	}
-	defer root.Close()
 	began, quiet := time.Now(), time.Time{}
-	for {
-		if keeper.gone(pause(began)) {
-			return nil
-		}
-		init, err := lookAt(keeper.PID)
-		if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ESRCH) {
-			continue // keeper.gone will say so
-		}
-		if err != nil {
+	for !keeper.gone(pause(began)) {
+		s, err := keeper.look(in.Applied.Facts.InitKind)
+		if err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, unix.ESRCH) { // else keeper.gone will say so
 			return err
 		}
-		if init.ours() {
-			continue
-		}
-		if init.terminal {
-			if err := freeConsole(root); err != nil {
-				return err
-			}
-		}
-		s := stageOf(in.Applied.Facts.InitKind, init, root)
 		if s == booting {
 			quiet = time.Time{}
 			continue
 		}
 		// One look may fall between two things that the init waits for.
 		if up := s == loggingIn && !quiet.IsZero(); up || !quiet.IsZero() && time.Since(quiet) > quietLimit {
-			break
+			return keeper.Ready()
 		}
 		if quiet.IsZero() {
 			quiet = time.Now()
 		}
 	}
-	return keeper.Ready()
+	return nil
+}
+
+// look tells how far the machine's init has come, and frees the console that it may have taken. The root is not kept
+// open for the next look: a reboot would find it mounted.
+func (k *Keeper) look(kind string) (stage, error) {
+	defer watchdog().Stop()
+	init, err := lookAt(k.PID)
+	if err != nil || init.ours() {
+		return booting, err
+	}
+	root, err := k.guestRoot()
+	if err != nil {
+		return booting, err
+	}
+	defer root.Close()
+	if init.terminal {
+		if err := freeConsole(root); err != nil {
+			return booting, err
+		}
+	}
+	return stageOf(kind, init, root), nil
+}
+
+// watchdog ends this process, which is there for one machine alone, unless it is stopped in time: a guest can make
+// whoever reads its memory or its files wait for ever (userfaultfd, FUSE).
+func watchdog() *time.Timer {
+	const limit = 30 * time.Second
+	return time.AfterFunc(limit, func() { os.Exit(1) })
 }
 
 // running gives the record of the running machine and a connection to its keeper.
@@ -183,8 +191,11 @@ type process struct {
 	children []process
 }
 
-// lookAt reads a process and its children. It takes some time, in which they go on.
+// lookAt reads a process and its children, of which a guest may have any number: the first tell what is to be known. It
+// takes some time, in which they go on.
 func lookAt(pid int) (process, error) {
+	const most = 256
+	defer watchdog().Stop()
 	p, err := processOf(pid)
 	if err != nil {
 		return process{}, err
@@ -193,6 +204,9 @@ func lookAt(pid int) (process, error) {
 	for _, task := range tasks {
 		list, _ := os.ReadFile(task)
 		for _, word := range strings.Fields(string(list)) {
+			if len(p.children) == most {
+				return p, nil
+			}
 			child, _ := strconv.Atoi(word)
 			if c, err := processOf(child); err == nil { // else it has ended meanwhile
 				p.children = append(p.children, c)
