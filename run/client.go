@@ -82,6 +82,28 @@ func (e *Engine) reach(ctx context.Context, in *state.Instance) (*Keeper, error)
 	}
 }
 
+// Runs gives the record of an instance and says whether it runs. One that does not may be held for all that, by somebody
+// who changes it, or is about to start it, or has just undone it: then it waits for what comes of that.
+func (e *Engine) Runs(ctx context.Context, name string) (in *state.Instance, runs bool, err error) {
+	for began := time.Now(); ; {
+		if in, err = e.Dir.Get(name); err != nil {
+			return nil, false, err
+		}
+		st, err := e.Dir.Status(in)
+		if err != nil || !st.Held || st.State != state.Stopped {
+			return in, st.Held, err
+		}
+		if time.Since(began) > connectLimit {
+			return nil, false, fmt.Errorf("%s: somebody else is changing it: %w", name, state.ErrBusy)
+		}
+		select {
+		case <-ctx.Done():
+			return nil, false, ctx.Err()
+		case <-time.After(2 * time.Millisecond):
+		}
+	}
+}
+
 // connectLimit is how long a machine that somebody holds may be without a keeper that answers: it starts, ends,
 // reboots, or has as many clients as it takes.
 const connectLimit = 30 * time.Second

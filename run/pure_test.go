@@ -468,3 +468,41 @@ func TestSocketsBelowLongPaths(t *testing.T) {
 		t.Errorf("no socket: %v", err)
 	}
 }
+
+// The claim of a machine that does not run is for a change of it: that is waited for, and no run.
+func TestRuns(t *testing.T) {
+	dir := t.TempDir()
+	d, err := state.Open(filepath.Join(dir, "root"), filepath.Join(dir, "run"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	e, in := &Engine{Dir: d}, &state.Instance{Spec: state.Spec{Name: "web", Image: "x"}}
+	if err := d.Create(in, func(*state.Instance) error { return nil }); err != nil {
+		t.Fatal(err)
+	}
+	claim, err := d.Claim("web")
+	if err != nil {
+		t.Fatal(err)
+	}
+	over, cancel := context.WithCancel(context.Background())
+	cancel()
+	if _, runs, err := e.Runs(over, "web"); runs || !errors.Is(err, context.Canceled) {
+		t.Errorf("held, nothing applied: %v, %v; want a wait", runs, err)
+	}
+	apply := func(a *state.Applied) {
+		t.Helper()
+		_, err := d.Edit("web", func(in *state.Instance) error { in.Applied = a; return nil })
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	apply(&state.Applied{})
+	if _, runs, err := e.Runs(over, "web"); !runs || err != nil {
+		t.Errorf("held, applied: %v, %v", runs, err)
+	}
+	apply(nil)
+	go claim.Release()
+	if _, runs, err := e.Runs(context.Background(), "web"); runs || err != nil {
+		t.Errorf("released: %v, %v", runs, err)
+	}
+}

@@ -169,7 +169,7 @@ func TestStatus(t *testing.T) {
 	}{
 		{"never started", false, false, BootID(), nil, Stopped},
 		{"stale readiness", false, true, BootID(), nil, Stopped},
-		{"claimed, nothing applied yet", true, false, BootID(), nil, Running},
+		{"claimed, nothing applied yet", true, false, BootID(), nil, Stopped},
 		{"running", true, true, BootID(), dirs{full, v1full}, Running},
 		{"running, not ready", true, false, BootID(), dirs{full}, Running},
 		{"stopped uncleanly", false, false, BootID(), dirs{empty, v1empty}, Stopped},
@@ -209,6 +209,9 @@ func checkStatus(t *testing.T, d *Dir, in *Instance, want string, ready bool) {
 	t.Helper()
 	before := read(t, d, "web")
 	st, err := d.Status(in)
+	if claimed, _ := d.Claimed("web"); st.Held != claimed {
+		t.Errorf("held is %v", st.Held)
+	}
 	if err != nil || st.State != want || st.Ready != ready {
 		t.Errorf("%+v, %v; want %s, ready %v", st, err, want, ready)
 	}

@@ -10,7 +10,7 @@ import (
 // The states of an instance, all derived.
 const (
 	Stopped    = "stopped"
-	Running    = "running"    // somebody holds the claim
+	Running    = "running"    // somebody holds the claim, and has written down what is done for a start
 	Paused     = "paused"     // somebody does, and its processes are frozen
 	Restarting = "restarting" // somebody does, who waits to start it again
 	Orphaned   = "orphaned"   // nobody does, and yet there are processes: its keeper was killed
@@ -25,10 +25,8 @@ type Status struct {
 	State string
 	Ready bool      // the guest said that it is up
 	Since time.Time // of the start; zero unless it has processes
+	Held  bool      // somebody has the claim; of a stopped one too, to start or to change it, or at the end of its undo
 }
-
-// Held says whether somebody has the claim.
-func (s Status) Held() bool { return s.State == Running || s.State == Paused || s.State == Restarting }
 
 // Status derives the state of in. It takes no lock and changes nothing.
 func (d *Dir) Status(in *Instance) (Status, error) {
@@ -37,13 +35,13 @@ func (d *Dir) Status(in *Instance) (Status, error) {
 	if err != nil {
 		return Status{}, err
 	}
-	st := Status{State: Stopped}
+	st := Status{State: Stopped, Held: held}
 	switch {
 	case held && in.Applied == nil && in.Restarts > 0:
 		st.State = Restarting
-	case held:
+	case held && in.Applied != nil:
 		st.State = Running
-		if in.Applied != nil && in.Applied.Frozen() {
+		if in.Applied.Frozen() {
 			st.State = Paused
 		}
 		_, err := os.Lstat(d.ReadyFile(name))

@@ -109,7 +109,7 @@ func (a *app) showLogs(name string, o logOptions) error {
 	}
 	return e.Follow(name, at, os.Stdout, func() bool {
 		st, err := e.Dir.Status(in)
-		return err != nil || !st.Held()
+		return err != nil || !st.Held
 	})
 }
 

@@ -150,24 +150,29 @@ func (a *app) start() func(*pflag.FlagSet) man.Run {
 }
 
 func (a *app) startOne(ctx context.Context, name string, timings bool) error {
-	e, in, err := a.instance(name)
+	e, err := a.engine()
 	if err != nil {
 		return err
 	}
-	if st, err := e.Dir.Status(in); err != nil || st.Held() {
-		return errors.Join(err, run.Awake(in)) // running already is success
-	}
-	if err := e.Room(a.force); err != nil {
-		return fmt.Errorf("start %s: %w", name, err)
-	}
-	run.Hurry()
-	began := time.Now()
-	s, err := e.Start(ctx, in)
-	if err != nil {
-		if held, _ := e.Dir.Claimed(name); held {
-			return nil // somebody else was faster
+	var s *run.Started
+	var in *state.Instance
+	var began time.Time
+	for s == nil {
+		var runs bool
+		if in, runs, err = e.Runs(ctx, name); err != nil {
+			return err
 		}
-		return err
+		if runs {
+			return run.Awake(in) // running already is success
+		}
+		if err := e.Room(a.force); err != nil {
+			return fmt.Errorf("start %s: %w", name, err)
+		}
+		run.Hurry()
+		began = time.Now()
+		if s, err = e.Start(ctx, in); err != nil && !errors.Is(err, state.ErrRunning) { // else somebody was faster
+			return err
+		}
 	}
 	defer s.Close()
 	if err := s.Ready(ctx, e, in.Spec.Timeouts.ReadyAfter()); err != nil {
@@ -181,12 +186,16 @@ func (a *app) startOne(ctx context.Context, name string, timings bool) error {
 
 // startHere starts a machine in this process, which stays as its keeper.
 func (a *app) startHere(ctx context.Context, name string, timings bool) error {
-	e, in, err := a.instance(name)
+	e, err := a.engine()
 	if err != nil {
 		return err
 	}
-	if held, err := e.Dir.Claimed(name); err != nil || held {
-		return errors.Join(err, fmt.Errorf("start %s: %w", name, state.ErrRunning))
+	in, runs, err := e.Runs(ctx, name)
+	if err != nil {
+		return err
+	}
+	if runs {
+		return fmt.Errorf("start %s: %w", name, state.ErrRunning)
 	}
 	if err := e.Room(a.force); err != nil {
 		return fmt.Errorf("start %s: %w", name, err)
@@ -460,7 +469,7 @@ func (a *app) waitOne(ctx context.Context, name, what string) error {
 			return err
 		}
 		switch {
-		case what == "stopped" && st.State == state.Stopped:
+		case what == "stopped" && st.State == state.Stopped && !st.Held: // rm or start may follow
 			code := 0
 			if in.Exit != nil {
 				code = in.Exit.Code

@@ -62,14 +62,15 @@ func (a *app) runMachine(ctx context.Context, o *runOptions, image string, cmd [
 	}
 	e := a.opened
 	if found {
-		st, err := e.Dir.Status(in)
-		if err == nil && (o.detach || !st.Held()) {
+		var runs bool
+		in, runs, err = e.Runs(ctx, in.Spec.Name)
+		if err == nil && (o.detach || !runs) {
 			err = o.fits(in, cmd, terminal)
 		}
 		if err != nil {
 			return err
 		}
-		if st.Held() {
+		if runs {
 			return a.runIn(ctx, in, o, cmd, terminal)
 		}
 		if !boots(in) && len(cmd) > 0 && !slices.Equal(cmd, in.Facts.Init.Args) {
