@@ -133,8 +133,10 @@ type nspawn struct {
 
 func (b *bench) newNspawn(name string) *nspawn {
 	s := &nspawn{dir: filepath.Join(b.work, "nspawn", name)}
+	// Those in which systemd would put its unit: each costs something at every fork and every page.
 	for _, root := range hierarchies() {
-		if base := filepath.Base(root); base == "unified" || base == "systemd" || base == "cgroup" {
+		switch filepath.Base(root) {
+		case "cgroup", "unified", "systemd", "memory", "pids", "cpu", "cpuacct", "cpu,cpuacct", "devices":
 			s.cgroups = append(s.cgroups, filepath.Join(root, b.place, "nspawn-"+name))
 		}
 	}
