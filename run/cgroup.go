@@ -170,17 +170,17 @@ func removeCgroups(dirs []string) error {
 }
 
 func removeCgroup(dir string) error {
+	if entries, err := os.ReadDir(dir); err == nil {
+		for _, e := range entries {
+			if e.IsDir() {
+				removeCgroup(filepath.Join(dir, e.Name()))
+			}
+		}
+	}
 	for wait := time.Millisecond; ; wait *= 2 {
 		err := unix.Rmdir(dir)
 		if err == nil || errors.Is(err, unix.ENOENT) {
 			return nil
-		}
-		if entries, e := os.ReadDir(dir); e == nil {
-			for _, e := range entries {
-				if e.IsDir() {
-					removeCgroup(filepath.Join(dir, e.Name()))
-				}
-			}
 		}
 		// A cgroup stays busy for a moment after its last process has died.
 		if wait > 500*time.Millisecond {
