@@ -12,8 +12,7 @@ import (
 // Rename gives a stopped instance another name. Killed at any point it is finished, or forgotten where nothing had
 // moved yet, by whoever takes the claim of either name next.
 func (e *Engine) Rename(name, to string) error {
-	in, err := e.Dir.Get(name)
-	if err != nil || name == to {
+	if _, err := e.Dir.Get(name); err != nil || name == to {
 		return err
 	}
 	claim, err := e.Dir.Claim(name)
@@ -24,7 +23,8 @@ func (e *Engine) Rename(name, to string) error {
 		return err
 	}
 	defer claim.Release()
-	if in, err = e.Dir.Get(name); err != nil {
+	in, err := e.Dir.Get(name)
+	if err != nil {
 		return err
 	}
 	if err := e.settleRename(in); err != nil {

@@ -139,6 +139,8 @@ func (a *app) start() func(*pflag.FlagSet) man.Run {
 			switch {
 			case err != nil:
 				return err
+			case *front && len(names) == 0 && len(args) == 0: // as any verb over nothing
+				return nil
 			case *front && len(names) != 1:
 				return man.Misused("--foreground starts one machine, not %d", len(names))
 			case *front:
