@@ -222,7 +222,7 @@ func (k *Keeper) Wait(ctx context.Context) error {
 
 // Attach copies the console to w until the machine or w ends.
 func (k *Keeper) Attach(w io.Writer) error {
-	if err := k.ask(askAttach); err != nil {
+	if err := k.ask(askAttach); err != nil && !errors.Is(err, unix.EPIPE) { // what it sent before its end is still there
 		return err
 	}
 	var buf [4096]byte

@@ -33,6 +33,7 @@ static struct {
 	int pidfd;       // of the same
 	int pty, slave;  // the console and one open slave, or -1: without it the pty hangs up when PID 1 closes its own
 	int listener;    // SOCK_SEQPACKET
+	int client;      // a connection like those that come there, of whoever started it, or -1
 	int notify;      // datagrams of the guest's init, or -1
 	int logdir, rundir;        // where console.log is, and where "ready" is put
 	int report;      // the starter's caller waits at the other end, or -1
@@ -273,21 +274,6 @@ static void welcome(int fd)
 	sendmsg(fd, &m, MSG_DONTWAIT | MSG_NOSIGNAL);
 }
 
-static void greet(void)
-{
-	// Not close-on-exec: at the end the undo inherits it, so that a client sees the end of its connection
-	// only when all is undone.
-	int fd = accept4(k.listener, NULL, NULL, SOCK_NONBLOCK);
-	if (fd < 0)
-		return;
-	for (struct client *c = clients; c < clients + CLIENTS; c++)
-		if (c->fd < 0) {
-			*c = (struct client){ .fd = fd, .kill = -1 };
-			welcome(fd);
-			return;
-		}
-	close(fd);
-}
 
 // request serves one packet of a client: its first byte says what it wants.
 static void request(struct client *c)
@@ -322,6 +308,23 @@ static void request(struct client *c)
 	case KEEPER_DONE: shut(&c->kill); break;
 	}
 	shut(&fd);
+}
+
+// greet takes a client on, with what it has asked already. Its descriptor is not close-on-exec: at the end the undo
+// inherits it, so that a client sees the end of its connection only when all is undone.
+static void greet(int fd)
+{
+	struct client *c = clients;
+	while (c < clients + CLIENTS && c->fd >= 0)
+		c++;
+	if (fd < 0 || c == clients + CLIENTS) {
+		close(fd);
+		return;
+	}
+	*c = (struct client){ .fd = fd, .kill = -1 };
+	welcome(fd);
+	for (int i = 0; i < 4 && c->fd == fd; i++)
+		request(c);
 }
 
 static int timeout(void)
@@ -373,7 +376,7 @@ static int watch(int sigfd)
 			if (p[FIXED + i].revents && clients[i].fd == p[FIXED + i].fd)
 				request(&clients[i]);
 		if (p[LISTEN].revents)
-			greet();
+			greet(accept4(k.listener, NULL, NULL, SOCK_NONBLOCK));
 		struct signalfd_siginfo s;
 		if (p[SIGNAL].revents && read(sigfd, &s, sizeof s) == sizeof s)
 			helper("wake"), stop(stops ? 0 : k.stop_secs, "asked"); // a second signal kills
@@ -402,7 +405,7 @@ static void next(int status)
 
 static int keep(int argc, char **argv)
 {
-	int *field[] = { &k.init, &k.pidfd, &k.pty, &k.slave, &k.listener, &k.notify, &k.logdir, &k.rundir, &k.report,
+	int *field[] = { &k.init, &k.pidfd, &k.pty, &k.slave, &k.listener, &k.client, &k.notify, &k.logdir, &k.rundir, &k.report,
 		&k.hostns, &k.stop_signal, &k.stop_secs, &k.life_secs, &k.grace_ms, &k.echo, &k.asked };
 	enum { FIRST = 3, COUNT = sizeof field / sizeof *field };
 	if (argc != FIRST + COUNT)
@@ -424,17 +427,15 @@ static int keep(int argc, char **argv)
 	fcntl(k.pty, F_SETFL, O_NONBLOCK); // a guest that does not read its console must not hold us up
 	open_logs();
 	born = now_ms();
-	if (k.grace_ms >= 0)
-		ready_at = born + k.grace_ms;
-	if (k.life_secs > 0)
-		expiry = born + (int64_t)k.life_secs * 1000;
+	ready_at = k.grace_ms >= 0 ? born + k.grace_ms : -1;
+	expiry = k.life_secs > 0 ? born + (int64_t)k.life_secs * 1000 : -1;
+	greet(k.client); // before the first byte of the console
 	if (k.grace_ms == -2)
 		helper("await");
 	if (k.asked)
 		stop(k.stop_secs, "asked");
 	int status = watch(sigfd);
-	while (k.pty >= 0 && console()) // what the dead guest left in it
-		;
+	while (k.pty >= 0 && console()); // what the dead guest left in it
 	shut(&sigfd);
 	next(status);
 	return 125;

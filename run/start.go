@@ -41,6 +41,43 @@ type Started struct {
 // Start starts a stopped instance in a session of its own, which outlives the caller, and returns once its
 // init runs. ErrRunning when it is running already.
 func (e *Engine) Start(ctx context.Context, in *state.Instance) (*Started, error) {
+	return e.start(ctx, in, nil)
+}
+
+// StartBound is Start of a machine that stops when the connection to its keeper ends, however that comes. The connection
+// is made before the machine: with console, which the caller then must read, nothing that it prints is missed, and one
+// that ends at once has been heard.
+func (e *Engine) StartBound(ctx context.Context, in *state.Instance, console bool) (*Started, *Keeper, error) {
+	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return nil, nil, fmt.Errorf("socketpair: %w", err)
+	}
+	ours, theirs := os.NewFile(uintptr(fds[0]), "keeper"), os.NewFile(uintptr(fds[1]), "client")
+	k := &Keeper{conn: ours}
+	err = k.Bind()
+	if err == nil && console {
+		err = k.ask(askAttach)
+	}
+	var s *Started
+	if err == nil {
+		s, err = e.start(ctx, in, theirs)
+	}
+	theirs.Close()
+	if err == nil {
+		k, err = hello(ours)
+	}
+	if err != nil {
+		ours.Close()
+		if s != nil {
+			s.Close()
+		}
+		return nil, nil, err
+	}
+	return s, k, nil
+}
+
+// start hands client, the keeper's end of a connection, to the starter; nil is none.
+func (e *Engine) start(ctx context.Context, in *state.Instance, client *os.File) (*Started, error) {
 	name := in.Spec.Name
 	r, w, err := os.Pipe()
 	if err != nil {
@@ -51,6 +88,9 @@ func (e *Engine) Start(ctx context.Context, in *state.Instance) (*Started, error
 	cmd.Args[0] = "croft"
 	cmd.Env = append(e.environ(), envReport+"=3")
 	cmd.ExtraFiles = []*os.File{w}
+	if client != nil {
+		cmd.Env, cmd.ExtraFiles = append(cmd.Env, envClient+"=4"), append(cmd.ExtraFiles, client)
+	}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	cmd.Dir = "/"
 	if err := startOnHost(cmd); err != nil {

@@ -45,6 +45,7 @@ type launch struct {
 	userns    *os.File
 	container *container
 	listener  *os.File // the keeper's socket
+	client    *os.File // a connection to it of whoever asked for the start; nil when there is none
 	notify    *os.File // the guest's notify socket; nil when its init does not speak that
 }
 

@@ -31,6 +31,7 @@ const (
 	envPool   = "CROFT_ID_POOL"
 	envClaim  = "CROFT_CLAIM"  // descriptor of the claim
 	envReport = "CROFT_REPORT" // descriptor of the pipe to whoever asked for the start
+	envClient = "CROFT_CLIENT" // descriptor of a connection of theirs to the keeper
 	envFront  = "CROFT_FOREGROUND"
 
 	// EnvLog is the log level of a start: error, warn, info or debug.
@@ -198,7 +199,11 @@ func (e *Engine) prepare(in *state.Instance, heir bool, report *report) (*launch
 		return nil, err
 	}
 	report.timing("record", time.Since(began))
-	return &launch{Plan: plan, engine: e, report: report}, nil
+	l := &launch{Plan: plan, engine: e, report: report}
+	if fd, ok := inherited(envClient); ok {
+		l.client = os.NewFile(uintptr(fd), "client")
+	}
+	return l, nil
 }
 
 // failed undoes a start that did not come about and remembers why. One that was a reboot or a restart may be tried
@@ -255,7 +260,7 @@ func (l *launch) become(claim *state.Claim, hostns int, asked chan os.Signal) er
 	}
 	fields := []int{
 		l.container.pid, passOn(l.container.pidfd), passOn(l.container.pty), passOn(l.container.slave),
-		passOn(l.listener), passOn(l.notify), passOn(logs), passOn(run), passOn(l.report.file), hostns,
+		passOn(l.listener), passOn(l.client), passOn(l.notify), passOn(logs), passOn(run), passOn(l.report.file), hostns,
 		l.Instance.Facts.StopSignal, int(l.Instance.Spec.Timeouts.StopAfter() / time.Second), l.life(), grace,
 		flag(l.Foreground), flag(len(asked) > 0),
 	}

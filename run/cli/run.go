@@ -178,19 +178,12 @@ func (a *app) runHere(ctx context.Context, e *run.Engine, in *state.Instance, o 
 	ctx, cancel := signal.NotifyContext(ctx, syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP)
 	defer cancel()
 	began := time.Now()
-	s, err := e.Start(ctx, in)
+	s, k, err := e.StartBound(ctx, in, o.console || !boots(in))
 	if err != nil {
 		return abandon(e, in, err)
 	}
 	defer s.Close()
-	k, err := e.Connect(ctx, in)
-	if err != nil {
-		return a.ended(s, e, in, err)
-	}
 	defer k.Close()
-	if err := k.Bind(); err != nil {
-		return a.ended(s, e, in, err)
-	}
 	if o.console || !boots(in) {
 		return a.runOnConsole(ctx, e, in, o, s, k)
 	}
@@ -234,14 +227,6 @@ func (a *app) execIn(ctx context.Context, e *run.Engine, in *state.Instance, o *
 		o.note("croft: %s is up; leaving the shell stops it; ctrl-a q detaches, croft shell %[1]s comes back\n", in.Spec.Name)
 	}
 	return e.Exec(ctx, in, x)
-}
-
-// ended tells why a machine is gone before it was of use.
-func (a *app) ended(s *run.Started, e *run.Engine, in *state.Instance, err error) error {
-	if errors.Is(err, state.ErrNotRunning) {
-		return abandon(e, in, s.Ready(context.Background(), e, time.Second))
-	}
-	return err
 }
 
 // runOnConsole shows the console until the machine ends, and gives its status.
