@@ -138,7 +138,10 @@ func (e *Engine) withTrees(ctx context.Context, places []Place, do func(context.
 	done := make(chan error, 1)
 	go func() {
 		err := do(ctx, trees)
-		trees.close()
+		if err != nil && ctx.Err() != nil {
+			err = context.Cause(ctx)
+		}
+		trees.close() // what watch sees from now on may be of another descriptor
 		done <- err
 	}()
 	var late <-chan time.Time
@@ -146,9 +149,6 @@ func (e *Engine) withTrees(ctx context.Context, places []Place, do func(context.
 	for {
 		select {
 		case err := <-done:
-			if err != nil && ctx.Err() != nil {
-				err = context.Cause(ctx)
-			}
 			return err
 		case <-ended:
 			ended, late = nil, time.After(copyGrace)
@@ -167,7 +167,7 @@ func watch(ctx context.Context, name string, init *os.File, cancel context.Cance
 	for ctx.Err() == nil {
 		p := []unix.PollFd{{Fd: int32(init.Fd()), Events: unix.POLLIN}}
 		const pause = 50 // ms, until the end of the copy is noticed
-		if n, err := unix.Poll(p, pause); n == 1 && err == nil {
+		if _, err := unix.Poll(p, pause); err == nil && p[0].Revents&unix.POLLIN != 0 {
 			cancel(fmt.Errorf("%s: has ended while its files were copied: %w", name, state.ErrNotRunning))
 		}
 	}
