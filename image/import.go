@@ -112,7 +112,7 @@ func (s *Store) fill(ctx context.Context, w *work, src *source, o ImportOptions)
 		return nil, err
 	}
 	came.image.Schema, came.image.Imported = schema, time.Now().UTC().Truncate(time.Second)
-	return came, syncTree(w.dir)
+	return came, state.SyncFilesystem(w.dir)
 }
 
 // fillTree unpacks the archive in src: a root filesystem, or LXD's unified image around one.

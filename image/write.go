@@ -5,8 +5,6 @@ import (
 	"path/filepath"
 
 	"croft/state"
-
-	"golang.org/x/sys/unix"
 )
 
 // locked runs change with the store's lock held. The store's directories exist then.
@@ -31,14 +29,4 @@ func (s *Store) mkdirs() error {
 		}
 	}
 	return nil
-}
-
-// syncTree writes out everything of the filesystem that path is on, which is cheaper than a sync for every file.
-func syncTree(path string) error {
-	d, err := os.Open(path)
-	if err != nil {
-		return err
-	}
-	defer d.Close()
-	return os.NewSyscallError("syncfs", unix.Syncfs(int(d.Fd())))
 }

@@ -3,7 +3,6 @@ package rootfs
 import (
 	"bytes"
 	"errors"
-	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -41,6 +40,7 @@ type copier struct {
 	change owners
 	links  map[uint64]string // by inode: the first name copied
 	dirs   []copiedTimes
+	pump   pump
 }
 
 type copiedTimes struct {
@@ -95,7 +95,7 @@ func (c *copier) clear(src, dst string, info fs.FileInfo) error {
 
 func opaque(dir string) bool {
 	var v [1]byte
-	n, err := unix.Lgetxattr(dir, "trusted.overlay.opaque", v[:])
+	n, err := unix.Lgetxattr(dir, opaqueXattr, v[:])
 	return err == nil && n == 1 && v[0] == 'y'
 }
 
@@ -107,7 +107,7 @@ func (c *copier) make(src, dst string, info fs.FileInfo, st *syscall.Stat_t) err
 		}
 		return nil
 	case mode.IsRegular():
-		return copyFile(src, dst)
+		return c.file(src, dst, st.Size)
 	case mode&fs.ModeSymlink != 0:
 		to, err := os.Readlink(src)
 		if err != nil {
@@ -121,8 +121,8 @@ func (c *copier) make(src, dst string, info fs.FileInfo, st *syscall.Stat_t) err
 	return nil
 }
 
-// copyFile shares the blocks where the filesystem can, and copies no holes.
-func copyFile(src, dst string) error {
+// file shares the blocks where the filesystem can, and copies no holes.
+func (c *copier) file(src, dst string, size int64) error {
 	in, err := os.Open(src)
 	if err != nil {
 		return err
@@ -133,42 +133,12 @@ func copyFile(src, dst string) error {
 		return err
 	}
 	defer out.Close()
-	if unix.IoctlFileClone(int(out.Fd()), int(in.Fd())) == nil {
-		return out.Close()
-	}
-	if err := copyData(in, out); err != nil {
-		return err
+	if unix.IoctlFileClone(int(out.Fd()), int(in.Fd())) != nil {
+		if err := c.pump.extents(out, in, size, func(int) error { return nil }); err != nil {
+			return &os.PathError{Op: "copy", Path: src, Err: err}
+		}
 	}
 	return out.Close()
-}
-
-// copyData copies what lies between the holes of in, and makes out as long.
-func copyData(in, out *os.File) error {
-	info, err := in.Stat()
-	if err != nil {
-		return err
-	}
-	for at, size := int64(0), info.Size(); at < size; {
-		data, err := in.Seek(at, unix.SEEK_DATA)
-		if errors.Is(err, unix.ENXIO) { // nothing but a hole is left
-			break
-		}
-		if err != nil {
-			return err
-		}
-		if at, err = in.Seek(data, unix.SEEK_HOLE); err != nil {
-			return err
-		}
-		for _, f := range []*os.File{in, out} {
-			if _, err := f.Seek(data, io.SeekStart); err != nil {
-				return err
-			}
-		}
-		if _, err := io.CopyN(out, in, at-data); err != nil {
-			return err
-		}
-	}
-	return out.Truncate(info.Size())
 }
 
 // attributes come owner first: a change of owner clears setuid bits and file capabilities.

@@ -171,10 +171,10 @@ func detach(layer string) (*os.File, error) {
 	return os.NewFile(uintptr(fd), layer), nil
 }
 
-// shift has the detached tree show its files' ids as userns sees them.
+// shift has all mounts of the detached tree show their files' ids as userns sees them.
 func shift(tree, userns *os.File) error {
 	attr := unix.MountAttr{Attr_set: unix.MOUNT_ATTR_IDMAP, Userns_fd: uint64(userns.Fd())}
-	return unix.MountSetattr(int(tree.Fd()), "", unix.AT_EMPTY_PATH, &attr)
+	return unix.MountSetattr(int(tree.Fd()), "", unix.AT_EMPTY_PATH|unix.AT_RECURSIVE, &attr)
 }
 
 // errNoFdLayers means that this kernel does not take layers as descriptors.

@@ -27,13 +27,13 @@ func Shifts(dir string, userns *os.File) error {
 
 // ShiftsBelow says the same of dir with all that is mounted below it.
 func ShiftsBelow(dir string, userns *os.File) error {
-	tree, err := unix.OpenTree(unix.AT_FDCWD, dir, unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC|unix.AT_RECURSIVE)
+	fd, err := unix.OpenTree(unix.AT_FDCWD, dir, unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC|unix.AT_RECURSIVE)
 	if err != nil {
 		return &os.PathError{Op: "open_tree", Path: dir, Err: err}
 	}
-	defer unix.Close(tree)
-	attr := unix.MountAttr{Attr_set: unix.MOUNT_ATTR_IDMAP, Userns_fd: uint64(userns.Fd())}
-	if err := unix.MountSetattr(tree, "", unix.AT_EMPTY_PATH|unix.AT_RECURSIVE, &attr); err != nil {
+	tree := os.NewFile(uintptr(fd), dir)
+	defer tree.Close()
+	if err := shift(tree, userns); err != nil {
 		return &os.PathError{Op: "mount_setattr", Path: dir, Err: err}
 	}
 	return nil
@@ -116,14 +116,12 @@ var emptySquashfs []byte
 //go:embed empty/erofs.gz
 var emptyErofs []byte
 
-// FileSystems are what MountsFile can be asked about.
-var FileSystems = map[string][]byte{"squashfs": emptySquashfs, "erofs": emptyErofs}
-
-// MountsFile says why a file with a filesystem of that kind cannot be a layer as it is: be mounted, or be shifted. It
-// leaves a file in scratch.
+// MountsFile says why a file with a filesystem of that kind, squashfs or erofs, cannot be a layer as it is: be mounted,
+// or be shifted. It leaves a file in scratch.
 func MountsFile(kind, scratch string, userns *os.File) error {
 	image := filepath.Join(scratch, "empty."+kind)
-	if err := inflate(FileSystems[kind], image); err != nil {
+	empty := map[string][]byte{"squashfs": emptySquashfs, "erofs": emptyErofs}
+	if err := inflate(empty[kind], image); err != nil {
 		return err
 	}
 	root, err := mountFile(image)

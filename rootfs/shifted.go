@@ -8,6 +8,8 @@ import (
 	"strconv"
 	"strings"
 
+	"croft/state"
+
 	"golang.org/x/sys/unix"
 )
 
@@ -120,21 +122,9 @@ func copyShifted(r Root, base int, others []int) error {
 		}
 	}
 	if len(others) > 0 { // what is on disk is deleted next
-		if err := syncTree(aside); err != nil {
+		if err := state.SyncFilesystem(aside); err != nil {
 			return err
 		}
 	}
 	return os.Rename(aside, shiftedOf(r, base))
-}
-
-func syncTree(dir string) error {
-	f, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	defer f.Close()
-	if err := unix.Syncfs(int(f.Fd())); err != nil {
-		return &os.PathError{Op: "syncfs", Path: dir, Err: err}
-	}
-	return nil
 }

@@ -224,16 +224,54 @@ func reopen(f *os.File, flags int) (*os.File, error) {
 	return os.NewFile(uintptr(fd), f.Name()), nil
 }
 
-// kernels are the filesystems that hold no files: to read there is to ask the host's kernel, to write is to order
-// it about, whoever mounted them.
-var kernels = map[int64]string{
-	unix.PROC_SUPER_MAGIC: "proc", unix.SYSFS_MAGIC: "sysfs", unix.CGROUP_SUPER_MAGIC: "cgroup",
-	unix.CGROUP2_SUPER_MAGIC: "cgroup2", unix.DEVPTS_SUPER_MAGIC: "devpts", unix.DEBUGFS_MAGIC: "debugfs",
-	unix.TRACEFS_MAGIC: "tracefs", unix.SECURITYFS_MAGIC: "securityfs", unix.SELINUX_MAGIC: "selinuxfs",
-	unix.SMACK_MAGIC: "smackfs", unix.BPF_FS_MAGIC: "bpf", unix.PSTOREFS_MAGIC: "pstore", unix.EFIVARFS_MAGIC: "efivarfs",
-	unix.NSFS_MAGIC: "nsfs", unix.BINFMTFS_MAGIC: "binfmt_misc", unix.RDTGROUP_SUPER_MAGIC: "resctrl",
-	unix.BINDERFS_SUPER_MAGIC: "binder", unix.AUTOFS_SUPER_MAGIC: "autofs",
-	0x62656570: "configfs", 0x19800202: "mqueue", 0x65735543: "fusectl", // not in the headers for users
+// kernels names a filesystem that holds no files: to read there is to ask the host's kernel, to write is to order it
+// about, whoever mounted it. "" is any other. A table would be made anew at the start of every container.
+func kernels(magic int64) string {
+	switch magic {
+	case unix.PROC_SUPER_MAGIC:
+		return "proc"
+	case unix.SYSFS_MAGIC:
+		return "sysfs"
+	case unix.CGROUP_SUPER_MAGIC:
+		return "cgroup"
+	case unix.CGROUP2_SUPER_MAGIC:
+		return "cgroup2"
+	case unix.DEVPTS_SUPER_MAGIC:
+		return "devpts"
+	case unix.DEBUGFS_MAGIC:
+		return "debugfs"
+	case unix.TRACEFS_MAGIC:
+		return "tracefs"
+	case unix.SECURITYFS_MAGIC:
+		return "securityfs"
+	case unix.SELINUX_MAGIC:
+		return "selinuxfs"
+	case unix.SMACK_MAGIC:
+		return "smackfs"
+	case unix.BPF_FS_MAGIC:
+		return "bpf"
+	case unix.PSTOREFS_MAGIC:
+		return "pstore"
+	case unix.EFIVARFS_MAGIC:
+		return "efivarfs"
+	case unix.NSFS_MAGIC:
+		return "nsfs"
+	case unix.BINFMTFS_MAGIC:
+		return "binfmt_misc"
+	case unix.RDTGROUP_SUPER_MAGIC:
+		return "resctrl"
+	case unix.BINDERFS_SUPER_MAGIC:
+		return "binder"
+	case unix.AUTOFS_SUPER_MAGIC:
+		return "autofs"
+	case 0x62656570: // this one and the next two are not in the headers for users
+		return "configfs"
+	case 0x19800202:
+		return "mqueue"
+	case 0x65735543:
+		return "fusectl"
+	}
+	return ""
 }
 
 // files refuses a handle on a filesystem of the kernel's.
@@ -242,7 +280,7 @@ func files(f *os.File) error {
 	if err := unix.Fstatfs(int(f.Fd()), &st); err != nil {
 		return os.NewSyscallError("fstatfs", err)
 	}
-	if name, ok := kernels[int64(st.Type)]; ok {
+	if name := kernels(int64(st.Type)); name != "" {
 		return &sentence{"is on " + name + ", where there are no files but the kernel's", state.ErrUnsupported}
 	}
 	return nil

@@ -24,7 +24,7 @@ type writer struct {
 	tree  *Tree
 	how   Copying
 	path  []level // from the top to where the last entry went
-	buf   []byte
+	pump  pump
 	bytes int64
 }
 
@@ -378,11 +378,11 @@ func (w *writer) special(at *os.File, base string, h *tar.Header, create func(na
 // content fills f with size bytes, as holes where the source has holes or, in an archive, long runs of zeros.
 func (w *writer) content(f *os.File, size int64, content io.Reader) error {
 	if src, ok := content.(*os.File); ok {
-		return w.extents(f, src, size)
+		return w.pump.extents(f, src, size, w.wrote)
 	}
 	var off int64
 	for off < size {
-		p := w.buffer()[:min(piece, size-off)]
+		p := w.pump.buffer()[:min(piece, size-off)]
 		if _, err := io.ReadFull(content, p); err != nil {
 			return err
 		}
@@ -397,80 +397,10 @@ func (w *writer) content(f *os.File, size int64, content io.Reader) error {
 	return os.NewSyscallError("ftruncate", unix.Ftruncate(int(f.Fd()), size))
 }
 
-func (w *writer) buffer() []byte {
-	if w.buf == nil {
-		w.buf = make([]byte, piece)
-	}
-	return w.buf
-}
-
 func (w *writer) wrote(n int) error {
 	w.bytes += int64(n)
 	w.how.Progress(w.bytes)
 	return w.ctx.Err()
-}
-
-// extents copies the data of src and leaves its holes.
-func (w *writer) extents(dst, src *os.File, size int64) error {
-	for off := int64(0); off < size; {
-		data, err := unix.Seek(int(src.Fd()), off, unix.SEEK_DATA)
-		if err == unix.ENXIO { // a hole to its end
-			break
-		}
-		end := size
-		if err == nil {
-			if end, err = unix.Seek(int(src.Fd()), data, unix.SEEK_HOLE); err != nil {
-				return os.NewSyscallError("lseek", err)
-			}
-		} else {
-			data = off // it knows no holes
-		}
-		end = min(end, size)
-		if err := w.stretch(dst, src, data, end); err != nil {
-			return err
-		}
-		off = end
-	}
-	var st unix.Stat_t
-	if err := unix.Fstat(int(src.Fd()), &st); err != nil {
-		return os.NewSyscallError("fstat", err)
-	}
-	if st.Size < size {
-		return errShrank
-	}
-	return os.NewSyscallError("ftruncate", unix.Ftruncate(int(dst.Fd()), size))
-}
-
-// stretch copies the bytes from off to end in the kernel where it can, which may share them.
-func (w *writer) stretch(dst, src *os.File, off, end int64) error {
-	for inKernel := true; off < end; {
-		var n int
-		var err error
-		if inKernel {
-			in, out := off, off
-			n, err = unix.CopyFileRange(int(src.Fd()), &in, int(dst.Fd()), &out, int(min(end-off, piece)), 0)
-			if err != nil && err != unix.ENOSPC && err != unix.EDQUOT && err != unix.EIO {
-				inKernel = false // not between these two
-				continue
-			}
-		} else {
-			p := w.buffer()[:min(piece, end-off)]
-			if n, err = unix.Pread(int(src.Fd()), p, off); err == nil {
-				err = pwrite(int(dst.Fd()), p[:n], off)
-			}
-		}
-		if err != nil {
-			return err
-		}
-		if n == 0 {
-			return errShrank
-		}
-		off += int64(n)
-		if err := w.wrote(n); err != nil {
-			return err
-		}
-	}
-	return nil
 }
 
 // A file's capabilities name the root that they count for (capabilities(7), "Namespaced file capabilities"): the

@@ -91,11 +91,7 @@ func (e *Engine) running(ctx context.Context, name string) (*state.Instance, *Ke
 }
 
 // gone says whether the machine's init is dead, after at most limit.
-func (k *Keeper) gone(limit time.Duration) bool {
-	p := []unix.PollFd{{Fd: int32(k.Init.Fd()), Events: unix.POLLIN}}
-	n, err := unix.Poll(p, int(limit.Milliseconds()))
-	return n > 0 && err == nil
-}
+func (k *Keeper) gone(limit time.Duration) bool { return ended(k.Init, limit) }
 
 // pause is how long to wait for the next look at what began then: not long at first, and never so long that
 // somebody who waits for it would mind.

@@ -132,7 +132,7 @@ func (e *Engine) withTrees(ctx context.Context, places []Place, do func(context.
 		}
 		trees[p.Machine] = t
 		if t.keeper != nil {
-			go watch(ctx, p.Machine, t.keeper.Init, cancel)
+			go watch(ctx, p.Machine, t.keeper, cancel)
 		}
 	}
 	done := make(chan error, 1)
@@ -163,11 +163,10 @@ func (e *Engine) withTrees(ctx context.Context, places []Place, do func(context.
 const copyGrace = 300 * time.Millisecond
 
 // watch calls cancel when the init of the machine ends.
-func watch(ctx context.Context, name string, init *os.File, cancel context.CancelCauseFunc) {
+func watch(ctx context.Context, name string, keeper *Keeper, cancel context.CancelCauseFunc) {
 	for ctx.Err() == nil {
-		p := []unix.PollFd{{Fd: int32(init.Fd()), Events: unix.POLLIN}}
-		const pause = 50 // ms, until the end of the copy is noticed
-		if _, err := unix.Poll(p, pause); err == nil && p[0].Revents&unix.POLLIN != 0 {
+		const pause = 50 * time.Millisecond // until the end of the copy is noticed
+		if keeper.gone(pause) {
 			cancel(fmt.Errorf("%s: has ended while its files were copied: %w", name, state.ErrNotRunning))
 		}
 	}

@@ -369,25 +369,26 @@ func (e *Engine) repairStopped(name string) ([]string, error) {
 
 // sweep removes what belongs to no record: interrupted creations, roots and run directories without one.
 func (e *Engine) sweep() (did []string, err error) {
-	swept, err := e.Dir.Sweep()
-	if err != nil {
-		return nil, err
-	}
-	for _, s := range swept {
-		did = append(did, "removed the interrupted "+filepath.Join("instances", s))
-	}
-	for _, parent := range []string{e.Dir.Roots(), e.Dir.Run} {
-		swept, err := e.sweepStrays(parent)
-		if did = append(did, swept...); err != nil {
-			return did, err
-		}
-	}
-	images, err := e.Images.Sweep()
-	did = append(did, images...)
-	if err != nil {
+	if did, err = e.sweepFiles(); err != nil {
 		return did, err
 	}
 	return e.sweepIDs(did)
+}
+
+// sweepFiles removes the files among them. What cannot be removed does not keep the others.
+func (e *Engine) sweepFiles() (did []string, err error) {
+	var all []error
+	halves, err := e.Dir.Sweep()
+	all = append(all, err)
+	for _, s := range halves {
+		did = append(did, "removed the interrupted "+filepath.Join("instances", s))
+	}
+	for _, parent := range []string{e.Dir.Roots(), e.Dir.Run} {
+		strays, err := e.sweepStrays(parent)
+		did, all = append(did, strays...), append(all, err)
+	}
+	images, err := e.Images.Sweep()
+	return append(did, images...), errors.Join(append(all, err)...)
 }
 
 // sweepStrays removes the strays in parent. It refuses what has a mount in it, as any removal of a root does.

@@ -202,10 +202,8 @@ func guestText(root *os.File, path string) []byte {
 // initEnded says whether the machine's init is dead, or dying: it gives up its root long before its pidfd tells, since
 // between the two it waits for all others of its pid namespace.
 func (k *Keeper) initEnded() bool {
-	p := []unix.PollFd{{Fd: int32(k.Init.Fd()), Events: unix.POLLIN}}
-	n, err := unix.Poll(p, 0)
 	_, rootless := os.Readlink(fmt.Sprintf("/proc/%d/root", k.PID))
-	return n == 1 && err == nil || errors.Is(rootless, os.ErrNotExist)
+	return k.gone(0) || errors.Is(rootless, os.ErrNotExist)
 }
 
 // guestRoot opens the root directory of the machine's init. The machine owns what is below: resolve in it only.

@@ -53,18 +53,8 @@ func (e *Engine) prune(victims []victim, aliased bool) error {
 			all = append(all, err)
 		}
 	}
-	if _, err := e.Images.Sweep(); err != nil {
-		all = append(all, err)
-	}
-	if _, err := e.Dir.Sweep(); err != nil {
-		all = append(all, err)
-	}
-	for _, parent := range []string{e.Dir.Roots(), e.Dir.Run} {
-		if _, err := e.sweepStrays(parent); err != nil {
-			all = append(all, err)
-		}
-	}
-	return errors.Join(all...)
+	_, err := e.sweepFiles()
+	return errors.Join(append(all, err)...)
 }
 
 // users are who wants an image to stay: machines and, unless aliased ones go as well, its aliases.

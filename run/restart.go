@@ -45,7 +45,7 @@ func pauseBefore(n int) time.Duration {
 func (e *Engine) conclude(in *state.Instance, end state.Exit, cause Cause, claim *state.Claim) error {
 	// An undo is short, and half of one helps nobody: it is a restart that the signals are for.
 	signals := make(chan os.Signal, 1)
-	signal.Notify(signals, syscall.SIGTERM, syscall.SIGINT, syscall.SIGQUIT)
+	signal.Notify(signals, stopSignals[:]...)
 	defer signal.Stop(signals)
 	end.Time = time.Now().UTC()
 	count, again := in.Restarts, cause == CauseSelf && in.Spec.Restart.After(end.Code)

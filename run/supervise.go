@@ -105,11 +105,7 @@ func (e *Engine) supervise(ctx context.Context, name string, report *report) err
 // two executions of this binary: the keeper's, and the one for the undo.
 func (l *launch) brief(ctx context.Context) (status unix.WaitStatus, over bool) {
 	dead := make(chan bool, 1)
-	go func() {
-		p := []unix.PollFd{{Fd: int32(l.container.pidfd.Fd()), Events: unix.POLLIN}}
-		n, err := unix.Poll(p, briefly)
-		dead <- n == 1 && err == nil
-	}()
+	go func() { dead <- ended(l.container.pidfd, briefly) }()
 	select {
 	case <-ctx.Done(): // the keeper passes the signal on
 		return 0, false
@@ -122,8 +118,15 @@ func (l *launch) brief(ctx context.Context) (status unix.WaitStatus, over bool) 
 	return status, pid == l.container.pid && err == nil
 }
 
-// briefly is in ms. Who connects meanwhile waits that long for the keeper.
-const briefly = 50
+// briefly is how long. Who connects meanwhile waits that long for the keeper.
+const briefly = 50 * time.Millisecond
+
+// ended says whether the process of a pidfd is dead, after at most limit. Of a closed one nothing is known.
+func ended(pidfd *os.File, limit time.Duration) bool {
+	p := []unix.PollFd{{Fd: int32(pidfd.Fd()), Events: unix.POLLIN}}
+	_, err := unix.Poll(p, int(limit.Milliseconds()))
+	return err == nil && p[0].Revents&unix.POLLIN != 0
+}
 
 // hostMounts is the mount namespace that this process left before the Go runtime started (mounts.c).
 func hostMounts() (fd int, err error) {
@@ -363,10 +366,13 @@ func (l logLines) Write(text []byte) (int, error) {
 	return len(text), nil
 }
 
-func (r *report) line(text string) {
-	if r.file != nil {
-		r.file.WriteString(text + "\n")
+// line says whether there is somebody who reads it.
+func (r *report) line(text string) bool {
+	if r.file == nil {
+		return false
 	}
+	_, err := r.file.WriteString(text + "\n")
+	return err == nil
 }
 
 func (r *report) timing(step string, d time.Duration) {
@@ -430,9 +436,10 @@ func (e *Engine) Undo(name string, status unix.WaitStatus, cause Cause) error {
 	}
 	e.Dir.Unheld(name) // a copy that was stopped in the middle costs the machine's end a moment, and no more
 	end := exitOf(in, status, cause)
-	report.line("X " + strconv.Itoa(end.Code) + " " + end.Reason)
-	if lines, _ := e.lastLines(name, 3); report.file != nil && len(lines) > 0 {
-		report.line("W " + strconv.Quote(strings.Join(lines, " | "))) // the log may go with the record
+	if report.line("X " + strconv.Itoa(end.Code) + " " + end.Reason) { // somebody listens
+		if lines, _ := e.lastLines(name, 3); len(lines) > 0 {
+			report.line("W " + strconv.Quote(strings.Join(lines, " | "))) // the log may go with the record
+		}
 	}
 	if in.Spec.Restart.Policy != state.RestartNo {
 		report.close() // whoever waits there waits for this run alone

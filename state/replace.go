@@ -103,6 +103,20 @@ func fill(f *os.File, data []byte, mode os.FileMode) error {
 	return f.Sync()
 }
 
+// SyncFilesystem writes out everything of the filesystem that path is on, which is cheaper than a sync for every file
+// of a tree.
+func SyncFilesystem(path string) error {
+	f, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	if err := unix.Syncfs(int(f.Fd())); err != nil {
+		return &os.PathError{Op: "syncfs", Path: path, Err: err}
+	}
+	return nil
+}
+
 // SyncDir makes renames and removals in dir survive a power cut.
 func SyncDir(dir string) error {
 	d, err := os.Open(dir)

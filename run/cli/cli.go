@@ -9,8 +9,10 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"os/signal"
 	"slices"
 	"strings"
+	"syscall"
 
 	"croft/man"
 	"croft/run"
@@ -119,6 +121,11 @@ func (a *app) engine() (*run.Engine, error) {
 		e.Pool = a.host.pool()
 	}
 	return e, err
+}
+
+// interruptible is ctx until the terminal or a supervisor wants us to end.
+func interruptible(ctx context.Context) (context.Context, context.CancelFunc) {
+	return signal.NotifyContext(ctx, syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP)
 }
 
 var errNotRoot = errors.New("needs root")

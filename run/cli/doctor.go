@@ -5,9 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"os/signal"
 	"strings"
-	"syscall"
 
 	"croft/man"
 	"croft/run"
@@ -127,7 +125,7 @@ func folded(heading, text string) string {
 
 // tryMachine prints how long each step in the life of a trial machine took.
 func (a *app) tryMachine(ctx context.Context) error {
-	ctx, cancel := signal.NotifyContext(ctx, syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP)
+	ctx, cancel := interruptible(ctx)
 	defer cancel()
 	e, err := a.engine()
 	if err != nil {

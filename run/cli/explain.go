@@ -35,20 +35,21 @@ func (a *app) explain() func(*pflag.FlagSet) man.Run {
 			if format != "table" {
 				return view[run.Explanation]{}.write(os.Stdout, string(format), []run.Explanation{x})
 			}
-			printFacts(explained(x, &in.Spec))
+			printFacts(13, explained(x, &in.Spec))
 			return nil
 		}
 	}
 }
 
-// printFacts prints lines of a word and what is to be said of it; an empty word goes on with the one before.
-func printFacts(lines [][2]string) {
+// printFacts prints lines of a word, in a column of that width, and what is to be said of it; an empty word goes on with
+// the one before.
+func printFacts(width int, lines [][2]string) {
 	for _, l := range lines {
 		head := l[0]
 		if head != "" {
 			head += ":"
 		}
-		fmt.Println(strings.TrimRight(fmt.Sprintf("%-13s %s", head, harmless(l[1])), " "))
+		fmt.Println(strings.TrimRight(fmt.Sprintf("%-*s %s", width, head, harmless(l[1])), " "))
 	}
 }
 

@@ -5,9 +5,7 @@ import (
 	"context"
 	"fmt"
 	"os"
-	"os/signal"
 	"strings"
-	"syscall"
 
 	"croft/man"
 	"croft/run"
@@ -99,7 +97,7 @@ func (a *app) cp() func(*pflag.FlagSet) man.Run {
 			if err != nil {
 				return err
 			}
-			ctx, cancel := signal.NotifyContext(ctx, syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP)
+			ctx, cancel := interruptible(ctx)
 			defer cancel()
 			bar := stderrProgress(*quiet)
 			how := run.Copying{

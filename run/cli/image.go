@@ -5,8 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"os/signal"
-	"syscall"
 	"time"
 
 	"croft/man"
@@ -116,7 +114,7 @@ func (a *app) imageImport() func(*pflag.FlagSet) man.Run {
 			if err := e.Room(a.force); err != nil {
 				return fmt.Errorf("import %s: %w", args[0], err)
 			}
-			ctx, cancel := signal.NotifyContext(ctx, syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP)
+			ctx, cancel := interruptible(ctx)
 			defer cancel()
 			bar := stderrProgress(*quiet)
 			img, err := e.Images.Import(ctx, run.ImportOptions{

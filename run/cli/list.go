@@ -296,11 +296,7 @@ func (a *app) info() func(*pflag.FlagSet) man.Run {
 			if err != nil {
 				return err
 			}
-			for _, l := range d.lines() {
-				if l[1] != "" {
-					fmt.Printf("%-12s %s\n", l[0]+":", l[1])
-				}
-			}
+			printFacts(12, slices.DeleteFunc(d.lines(), func(l [2]string) bool { return l[1] == "" }))
 			return nil
 		}
 	}

@@ -6,10 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"os/signal"
 	"strconv"
 	"strings"
-	"syscall"
 	"time"
 
 	"croft/man"
@@ -363,7 +361,7 @@ func (a *app) changing(do func(e *run.Engine, ctx context.Context, in *state.Ins
 			if err != nil {
 				return err
 			}
-			ctx, cancel := signal.NotifyContext(ctx, syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP)
+			ctx, cancel := interruptible(ctx)
 			defer cancel() // half of a change is taken back
 			return a.each(names, func(name string) error {
 				e, in, err := a.instance(name)

@@ -175,7 +175,7 @@ func (a *app) runDetached(ctx context.Context, e *run.Engine, in *state.Instance
 // runHere boots the machine for the length of one command, shell or view of the console, and stops it after.
 // The machine is bound to this process: when it dies, the machine stops.
 func (a *app) runHere(ctx context.Context, e *run.Engine, in *state.Instance, o *runOptions, cmd []string) error {
-	ctx, cancel := signal.NotifyContext(ctx, syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP)
+	ctx, cancel := interruptible(ctx)
 	defer cancel()
 	began := time.Now()
 	s, k, err := e.StartBound(ctx, in, o.console || !boots(in))
