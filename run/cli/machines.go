@@ -440,7 +440,7 @@ func (a *app) wait() func(*pflag.FlagSet) man.Run {
 	return func(fs *pflag.FlagSet) man.Run {
 		what := "stopped"
 		var limit time.Duration
-		fs.Var(oneOf(&what, "running", "ready", "paused", "stopped"), "for", "wait until they are `running|ready|paused|stopped`")
+		fs.Var(oneOf(&what, "running", "ready", "ip", "paused", "stopped"), "for", "wait for `running|ready|ip|paused|stopped`")
 		fs.Var((*durationValue)(&limit), "timeout", "give up after `DURATION`, with status 124")
 		named := a.filters(fs)
 		return func(ctx context.Context, args []string) error {
@@ -478,13 +478,44 @@ func (a *app) waitOne(ctx context.Context, name, what string) error {
 			return nil
 		case what == st.State, what == "ready" && st.Ready && st.State == state.Running:
 			return nil
+		case what == "ip":
+			if has, err := addressed(ctx, e, in); has || err != nil {
+				return err
+			}
 		}
 		select {
 		case <-ctx.Done():
-			return said{a.say(fmt.Errorf("wait %s: not %s in time", name, what)), run.StatusTimeout}
+			return said{a.say(fmt.Errorf("wait %s: %s in time", name, missing(what))), run.StatusTimeout}
 		case <-time.After(20 * time.Millisecond):
 		}
 	}
+}
+
+// missing is what a wait that was given up tells of a machine.
+func missing(what string) string {
+	if what == "ip" {
+		return "no address"
+	}
+	return "not " + what
+}
+
+// addressed says whether a machine has an address. One that has no network of its spec gets none by waiting; somebody may
+// have put an interface there all the same.
+func addressed(ctx context.Context, e *run.Engine, in *state.Instance) (bool, error) {
+	name, spec := in.Spec.Name, &in.Spec
+	if in.Applied != nil {
+		spec = &in.Applied.Spec
+	}
+	addrs, err := e.Addresses(ctx, in)
+	switch {
+	case errors.Is(err, context.DeadlineExceeded):
+		return false, nil
+	case err != nil:
+		return false, fmt.Errorf("wait %s: %w", name, err)
+	case len(addrs) == 0 && len(spec.NICs) == 0:
+		return false, state.Hint(fmt.Errorf("wait %s: it has no network: no address will come", name), "croft set --network NET "+name)
+	}
+	return len(addrs) > 0, nil
 }
 
 // say prints an error now, for one whose exit code is its own.

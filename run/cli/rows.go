@@ -161,8 +161,8 @@ func machines(a *app) []*man.Command {
 		},
 		{
 			Name: "wait", Args: "NAME...", Instead: []string{filterFlag}, Short: "Wait for machines", New: a.wait(),
-			Long:     "Waits until each machine is `running`, `ready` (its init says that it is up), `paused` or `stopped`, the default, for which it prints the exit code.",
-			Examples: []man.Example{{Say: "Until it is up, but not for ever", Do: "croft wait --for ready --timeout 30s web"}}, See: []string{"start", "list"},
+			Long:     "Waits until each machine is `running`, `ready` (its init says that it is up), `paused` or `stopped`, the default, for which it prints the exit code; or until it has an `ip`, an address that is neither loopback nor link-local, whoever gave it.",
+			Examples: []man.Example{{Say: "Until it is up, but not for ever", Do: "croft wait --for ready --timeout 30s web"}, {Say: "Until others can reach it", Do: "croft wait --for ip web"}}, See: []string{"start", "list"},
 			Exit: []man.Entry{{Term: "124", Text: "the time ran out"}},
 		},
 		{
