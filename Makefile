@@ -20,7 +20,7 @@ GOBUILD := CGO_ENABLED=1 $(GO) build -trimpath -tags "$(TAGS)" \
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 
 # What the tests must not skip. A fact that depends on the host (systemd, apparmor, nft, ...) is not demanded, only used.
-NEED := root,nobody,cgroup2,overlay,loop,keyctl,cc,strace,squashfs,erofs,guest:busybox,guest:trixie,guest:bookworm,guest:builder,guest:sysvinit,guest:openrc,guest:openrc-init,guest:runit
+NEED := root,nobody,cgroup2,overlay,loop,keyctl,cc,strace,squashfs,erofs,guest:busybox,guest:trixie,guest:bookworm,guest:builder,guest:sysvinit,guest:openrc,guest:openrc-init,guest:runit,host:trixie
 
 BUILD_DEPS := gcc libc6-dev libseccomp-dev pkg-config
 TEST_DEPS  := $(BUILD_DEPS) mmdebstrap bzip2 xz-utils zstd util-linux e2fsprogs keyutils strace squashfs-tools erofs-utils
@@ -83,4 +83,4 @@ lint: deps
 	$(GO) run $(STATICCHECK) -tags "$(TAGS)" ./...
 	@for c in $$(git ls-files '*.c'); do echo "gcc $$c"; \
 		gcc -std=gnu11 -fsyntax-only -O2 -Wall -Wextra -Wconversion -Werror "$$c" || exit 1; done
-	@! command -v shellcheck >/dev/null || shellcheck -S warning .ci/run integration/demo integration/install-deps integration/guests/build
+	@! command -v shellcheck >/dev/null || shellcheck -S warning .ci/run integration/demo integration/install-deps integration/guests/build integration/host/build integration/host/systemd

@@ -8,5 +8,6 @@
 //	CROFT_BIN           the binary under test; without it `make build` makes one
 //	CROFT_TEST_CACHE    where guests are kept and scripts work, a real filesystem (/var/tmp/croft-test)
 //	CROFT_TEST_NEED     comma-separated facts (see facts_test.go) whose absence fails a script instead of skipping it
+//	CROFT_TEST_HOST     set by a test for the tests that it runs in a host of its own (host_test.go)
 //	UPDATE              set: what a script compares with `cmp` is written into it instead
 package integration

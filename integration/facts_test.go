@@ -14,6 +14,7 @@ import (
 var facts = map[string]func() error{
 	"root":     probeRoot,
 	"systemd":  probeSystemd,
+	"bus":      func() error { return try("busctl", "--system", "status", "org.freedesktop.systemd1") },
 	"cgroup2":  probeCgroup2,
 	"hybrid":   probeHybrid,
 	"overlay":  probeOverlay,
@@ -43,6 +44,10 @@ func check(fact string) (why error, ok bool) {
 		_, ok = guests[guest]
 		probe = func() error { _, err := guestTar(guest); return err }
 	}
+	if part, is := strings.CutPrefix(fact, "host:"); is {
+		ok = true
+		probe = func() error { _, err := hostPart(part); return err }
+	}
 	if !ok {
 		return nil, false
 	}
@@ -61,14 +66,20 @@ func demanded(fact string) bool {
 }
 
 // guestTar builds the guest if the cache lacks it and returns its tar's path.
-func guestTar(name string) (string, error) {
-	cmd := exec.Command("guests/build", name)
+func guestTar(name string) (string, error) { return built("guests/build", name) }
+
+// hostPart builds a part of a host that tests boot if the cache lacks it, and returns its directory.
+func hostPart(name string) (string, error) { return built("host/build", name) }
+
+// built runs a script that makes the thing named unless the cache has it and prints its path.
+func built(script, name string) (string, error) {
+	cmd := exec.Command(script, name)
 	cmd.Env = append(os.Environ(), "CROFT_TEST_CACHE="+cacheDir())
 	var stderr strings.Builder
 	cmd.Stderr = &stderr
 	out, err := cmd.Output()
 	if err != nil {
-		return "", fmt.Errorf("guests/build %s: %w\n%s", name, err, stderr.String())
+		return "", fmt.Errorf("%s %s: %w\n%s", script, name, err, stderr.String())
 	}
 	return strings.TrimSpace(string(out)), nil
 }
@@ -85,19 +96,27 @@ func probeSystemd() error {
 	return err
 }
 
-// probeCgroup2 makes and removes a group in the cgroup2 tree, wherever that is mounted.
-func probeCgroup2() error {
+// cgroup2Top is where the cgroup2 tree is mounted.
+func cgroup2Top() (string, error) {
 	for _, top := range []string{"/sys/fs/cgroup", "/sys/fs/cgroup/unified"} {
-		if _, err := os.Stat(filepath.Join(top, "cgroup.controllers")); err != nil {
-			continue
+		if _, err := os.Stat(filepath.Join(top, "cgroup.procs")); err == nil {
+			return top, nil
 		}
-		dir := filepath.Join(top, fmt.Sprintf("croft-probe-%d", os.Getpid()))
-		if err := os.Mkdir(dir, 0o755); err != nil {
-			return err
-		}
-		return os.Remove(dir)
 	}
-	return fmt.Errorf("no cgroup2 tree under /sys/fs/cgroup")
+	return "", fmt.Errorf("no cgroup2 tree under /sys/fs/cgroup")
+}
+
+// probeCgroup2 makes and removes a group in the cgroup2 tree.
+func probeCgroup2() error {
+	top, err := cgroup2Top()
+	if err != nil {
+		return err
+	}
+	dir := filepath.Join(top, fmt.Sprintf("croft-probe-%d", os.Getpid()))
+	if err := os.Mkdir(dir, 0o755); err != nil {
+		return err
+	}
+	return os.Remove(dir)
 }
 
 func probeHybrid() error {

@@ -298,7 +298,7 @@ func TestBinary(t *testing.T) {
 // TestScriptsAreRun fails for a script that stands where no test looks.
 func TestScriptsAreRun(t *testing.T) {
 	filepath.WalkDir(".", func(path string, e fs.DirEntry, err error) error {
-		run := []string{"testdata", "testdata/harness", "testdata/debian", "testdata/inits", "tasks"}
+		run := []string{"testdata", "testdata/harness", "testdata/debian", "testdata/inits", "testdata/systemd", "tasks"}
 		if strings.HasSuffix(path, ".txtar") && !slices.Contains(run, filepath.Dir(path)) {
 			t.Errorf("nothing runs %s", path)
 		}

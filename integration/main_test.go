@@ -122,8 +122,12 @@ func sweepOldRuns(binary string) error {
 func rootOf(place string) string { return filepath.Join(place, ".root") }
 func runOf(place string) string  { return filepath.Join(place, ".run") }
 
-// sweep removes the instances of the place by force. Its errors don't matter: the leak check has spoken by then.
+// sweep removes the instances of the place by force, and ends the host that booted there. Its errors don't matter: the leak check has
+// spoken by then.
 func sweep(binary, place string) {
+	if group, err := hostGroup(place); err == nil {
+		endGroup(group)
+	}
 	entries, _ := os.ReadDir(filepath.Join(rootOf(place), "instances"))
 	for _, e := range entries {
 		cmd := exec.Command(binary, "rm", "-f", e.Name())

@@ -92,6 +92,10 @@ func (s *serial) Run(name string, f func(testscript.T)) {
 		watchdog := time.AfterFunc(limit, func() { killScript(t, place, limit) })
 		defer func() {
 			watchdog.Stop()
+			if t.Failed() && insideHost() {
+				journal, _ := exec.Command("journalctl", "--no-pager", "-o", "short-precise", "-n", "200", fmt.Sprintf("--since=@%d", start.Unix())).Output()
+				t.Logf("the host's journal:\n%s", journal)
+			}
 			if !t.Failed() { // one that stopped half way left its machines, of course
 				for _, leak := range leaks(before, place, shared) {
 					t.Error(leak)
