@@ -53,12 +53,27 @@ func newContainer(l *launch) (*container, error) {
 	if err != nil {
 		return nil, err
 	}
-	p := &libcontainer.Process{Init: true, Args: l.Instance.Facts.Init.Args, Env: l.Environment(), Cwd: "/", LogLevel: strconv.Itoa(int(logrus.GetLevel()))}
+	sockets, env, err := l.engine.activation()
+	if err != nil {
+		return nil, err
+	}
+	p := &libcontainer.Process{
+		Init: true, Args: l.Instance.Facts.Init.Args, Env: append(l.Environment(), env...), Cwd: "/",
+		ExtraFiles: sockets, LogLevel: strconv.Itoa(int(logrus.GetLevel())),
+	}
 	if !l.Boot {
 		if err := l.payload(p); err != nil {
 			return nil, err
 		}
 	}
+	if l.Credentials != "" {
+		p.Env = append(p.Env, envCredentials+"="+guestCredentials)
+	}
+	done, err := l.loadCredentials(int(l.Instance.Facts.Range.Base) + p.UID)
+	if err != nil {
+		return nil, err
+	}
+	defer done()
 	c := &container{Container: lc}
 	if l.Stdio {
 		err = c.startOnStdio(p, int(l.Instance.Facts.Range.Base)+p.UID)
@@ -126,8 +141,11 @@ func (l *launch) payload(p *libcontainer.Process) error {
 	if err != nil || program == nil {
 		return err
 	}
-	p.ExtraFiles = []*os.File{program} // it becomes descriptor 3
-	p.Args = append([]string{"/proc/self/fd/3"}, asked.Args...)
+	if len(p.ExtraFiles) > 0 {
+		p.Env = append(p.Env, roomForPID())
+	}
+	p.Args = append([]string{fmt.Sprintf("/proc/self/fd/%d", firstSocket+len(p.ExtraFiles))}, asked.Args...)
+	p.ExtraFiles = append(p.ExtraFiles, program) // it becomes that descriptor
 	return nil
 }
 

@@ -33,8 +33,9 @@ func (p *Plan) OCI() *specs.Spec {
 			Namespaces:  namespaces(in.Spec.HostNetwork()),
 			Resources:   &specs.LinuxResources{},
 			Seccomp:     seccompProfile(),
-			// Shared, as a booting systemd would make it: its sandboxed services and machinectl bind rely on it.
-			RootfsPropagation: "shared",
+			// All of it shared, as a booting systemd would make it: its sandboxed services, the credentials of its
+			// services and machinectl bind rely on it.
+			RootfsPropagation: "rshared",
 		},
 	}
 }
@@ -72,7 +73,7 @@ func (p *Plan) mounts() []specs.Mount {
 	return append(m, p.asked()...)
 }
 
-// asked are the mounts that the machine's spec wants, and those that a read-only root needs, parents before what
+// asked are the mounts that the machine's spec and its unit want, and those that a read-only root needs, parents before what
 // lies in them.
 func (p *Plan) asked() []specs.Mount {
 	var m []specs.Mount
@@ -88,6 +89,9 @@ func (p *Plan) asked() []specs.Mount {
 				m = append(m, tmpfs(t))
 			}
 		}
+	}
+	if p.Credentials != "" {
+		m = append(m, specs.Mount{Destination: guestCredentials, Type: "bind", Source: p.memory(), Options: []string{"bind", "ro", "nosuid", "nodev", "noexec"}})
 	}
 	slices.SortStableFunc(m, func(a, b specs.Mount) int {
 		return strings.Count(a.Destination, "/") - strings.Count(b.Destination, "/")

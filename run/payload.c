@@ -69,6 +69,33 @@ INLINE const char *path(char **envp)
 	return 0;
 }
 
+INLINE int is_listen_pid(const char *e)
+{
+	return e[0] == 'L' && e[1] == 'I' && e[2] == 'S' && e[3] == 'T' && e[4] == 'E' && e[5] == 'N' && e[6] == '_' &&
+		e[7] == 'P' && e[8] == 'I' && e[9] == 'D' && e[10] == '=';
+}
+
+// put writes a number over the room that was left for it.
+INLINE void put(char *to, int n)
+{
+	char digits[PAYLOAD_PID_ROOM];
+	int len = 0;
+	for (; n > 0 && len < PAYLOAD_PID_ROOM; n /= 10)
+		digits[len++] = (char)('0' + n % 10);
+	while (len > 0)
+		*to++ = digits[--len];
+	*to = 0;
+}
+
+// number_in is the one that a name ends with.
+INLINE int number_in(const char *name)
+{
+	int n = 0;
+	for (; *name; name++)
+		n = *name >= '0' && *name <= '9' ? n * 10 + (*name - '0') : 0;
+	return n;
+}
+
 // execute replaces the process by the command, and gives the status of a shell that could not.
 INLINE int execute(char **argv, char **envp)
 {
@@ -117,8 +144,8 @@ void croft_payload_main(long *sp)
 {
 	char **argv = (char **)(sp + 1), **envp = argv + sp[0] + 1;
 	unsigned long all = ~0UL, before = 0;
-	SYSCALL(SYS_close, PAYLOAD_FD, 0, 0, 0);
-	// Over "/proc/self/fd/3", a name that says what this is. Volatile: four stores at once would take a constant
+	SYSCALL(SYS_close, number_in(argv[0]), 0, 0, 0);
+	// Over "/proc/self/fd/N", a name that says what this is. Volatile: four stores at once would take a constant
 	// from outside of the section.
 	volatile char *me = argv[0];
 	while (*me)
@@ -134,10 +161,14 @@ void croft_payload_main(long *sp)
 		SYSCALL(SYS_setpgid, 0, 0, 0, 0);
 		SYSCALL(SYS_ioctl, 0, TIOCSPGRP, (long)&self, 0);
 		SYSCALL(SYS_rt_sigprocmask, 2, (long)&before, 0, 8);
+		for (char **e = envp; *e; e++)
+			if (is_listen_pid(*e))
+				put(*e + 11, self);
 		int status = execute(argv + 1, envp);
 		for (;;)
 			SYSCALL(SYS_exit_group, status, 0, 0, 0);
 	}
+	SYSCALL(SYS_close_range, 3, ~0U, 0, 0); // sockets of a unit: the command's alone
 	for (;;) {
 		long sig = SYSCALL(SYS_rt_sigtimedwait, (long)&all, 0, 0, 8);
 		int status = sig == CHLD ? reap(child) : -1;

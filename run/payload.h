@@ -3,7 +3,9 @@
 #define CROFT_PAYLOAD_H
 #include <stddef.h>
 
-#define PAYLOAD_FD 3 // where it finds its own program open
+// It is executed as /proc/self/fd/N, and closes its program by that name. A LISTEN_PID in its environment gets the pid
+// of the command, and must have room for that many digits.
+#define PAYLOAD_PID_ROOM 10
 
 struct payload {
 	const void *code;

@@ -16,27 +16,29 @@ import (
 
 // Plan is one start of one instance, worked out: every path and value that the steps need.
 type Plan struct {
-	Instance   *state.Instance
-	Root       rootfs.Root
-	Files      rootfs.Files     // generated for the guest
-	RunDir     string           // the instance's directory under /run: everything in it goes at the end
-	Cgroup     string           // as the OCI spec names it: absolute, or relative to the caller's own
-	Cgroups    []string         // every directory that this makes on the host
-	Boot       bool             // an init boots, rather than a payload running
-	Notify     bool             // the init tells when it is up
-	Owners     map[string]Owner // of the volumes' sources
-	Foreground bool             // the console goes to the starter's stdout
-	Stdio      bool             // the payload gets the starter's stdin, stdout and stderr instead of a console
+	Instance    *state.Instance
+	Root        rootfs.Root
+	Files       rootfs.Files     // generated for the guest
+	RunDir      string           // the instance's directory under /run: everything in it goes at the end
+	Cgroup      string           // as the OCI spec names it: absolute, or relative to the caller's own
+	Cgroups     []string         // every directory that this makes on the host
+	Boot        bool             // an init boots, rather than a payload running
+	Notify      bool             // the init tells when it is up
+	Owners      map[string]Owner // of the volumes' sources
+	Foreground  bool             // the console goes to the starter's stdout
+	Credentials string           // directory of those that the unit which starts it has for it
+	Stdio       bool             // the payload gets the starter's stdin, stdout and stderr instead of a console
 }
 
 // What a plan needs to know of the host.
 type host struct {
-	resolv  string   // its resolv.conf
-	cgroups []string // roots of the hierarchies, the unified one first
-	own     []string // for each, the directory of the caller itself
-	hybrid  bool     // there are a unified hierarchy and others
-	owners  map[string]Owner
-	login   rootfs.Files // what its image needs for a login on the console
+	resolv      string   // its resolv.conf
+	cgroups     []string // roots of the hierarchies, the unified one first
+	own         []string // for each, the directory of the caller itself
+	hybrid      bool     // there are a unified hierarchy and others
+	owners      map[string]Owner
+	login       rootfs.Files // what its image needs for a login on the console
+	credentials string       // of the unit that this process is of
 }
 
 // Owner is who owns a volume's source on the host.
@@ -63,6 +65,7 @@ func NewPlan(dir *state.Dir, in *state.Instance, layers []string, h host, foregr
 	bases := h.cgroups
 	p.Cgroup = "/croft" + tag(dir.Root) + "/" + name
 	if foreground {
+		p.Credentials = h.credentials
 		bases, p.Cgroup = h.own, "croft"+tag(dir.Root)+"-"+name
 		if h.hybrid { // libcontainer stays below the caller in the others alone
 			bases = append([]string{h.cgroups[0]}, h.own[1:]...)
@@ -194,7 +197,7 @@ func look(in *state.Instance, layers []string) (host, error) {
 		owners[m.Source] = Owner{st.Uid, st.Gid, nested}
 	}
 	login, err := loginFiles(in.Facts.InitKind, layers)
-	return host{string(resolv), roots, own, len(roots) > 1 && isUnified(roots[0]), owners, login}, err
+	return host{string(resolv), roots, own, len(roots) > 1 && isUnified(roots[0]), owners, login, os.Getenv(envCredentials)}, err
 }
 
 // nestedMounts says whether something is mounted below source, and all of it can be shifted to the ids of a machine.

@@ -73,7 +73,7 @@ func (e *Engine) conclude(in *state.Instance, end state.Exit, cause Cause, claim
 
 // restart starts the machine after a pause, in this process. It returns when somebody wants it stopped.
 func (e *Engine) restart(name string, pause time.Duration, claim *state.Claim, signals chan os.Signal) error {
-	dropClients()
+	e.dropClients()
 	asked, err := e.askedWithin(name, pause, signals)
 	if err == nil && !asked {
 		err = e.startAgain(name, claim, signals)
@@ -88,10 +88,7 @@ func (e *Engine) restart(name string, pause time.Duration, claim *state.Claim, s
 // startAgain executes the next start in place of this process, unless a signal came by signals. One that comes later
 // ends the next start before it has begun (mounts.c).
 func (e *Engine) startAgain(name string, claim *state.Claim, signals chan os.Signal) error {
-	env := append(e.environ(), envClaim+"="+strconv.Itoa(passOn(claim.File())))
-	if e.Foregrounded() {
-		env = append(env, envFront+"=1")
-	}
+	env := append(e.onward(), envClaim+"="+strconv.Itoa(passOn(claim.File())))
 	return onHost(func() error { // on the thread that executes it
 		runtime.LockOSThread()
 		C.croft_hold_signals()
@@ -106,14 +103,14 @@ func (e *Engine) startAgain(name string, claim *state.Claim, signals chan os.Sig
 }
 
 // dropClients closes the connections that the keeper has passed on to the undo: that machine is gone. They are the
-// only ones without close-on-exec.
-func dropClients() {
+// only ones without close-on-exec, but for the sockets of a unit.
+func (e *Engine) dropClients() {
 	entries, _ := os.ReadDir("/proc/self/fd")
 	for _, entry := range entries {
 		fd, _ := strconv.Atoi(entry.Name())
 		kind, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_TYPE)
 		flags, _ := unix.FcntlInt(uintptr(fd), unix.F_GETFD, 0)
-		if fd > 2 && err == nil && kind == unix.SOCK_SEQPACKET && flags&unix.FD_CLOEXEC == 0 {
+		if fd >= firstSocket+e.sockets() && err == nil && kind == unix.SOCK_SEQPACKET && flags&unix.FD_CLOEXEC == 0 {
 			unix.Close(fd)
 		}
 	}

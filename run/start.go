@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"os"
 	"os/exec"
 	"runtime"
@@ -93,6 +94,10 @@ func (e *Engine) start(ctx context.Context, in *state.Instance, client *os.File)
 	}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	cmd.Dir = "/"
+	// What our caller has left open for us, a lock or the sockets of a unit, is not for a machine that outlives us.
+	if err := unix.CloseRange(3, math.MaxUint32, unix.CLOSE_RANGE_CLOEXEC); err != nil {
+		return nil, fmt.Errorf("close_range: %w", err)
+	}
 	if err := startOnHost(cmd); err != nil {
 		r.Close()
 		return nil, fmt.Errorf("start %s: %w", name, err)
@@ -264,7 +269,6 @@ func (e *Engine) Foreground(ctx context.Context, in *state.Instance) error {
 	if _, err := hostMounts(); err == nil {
 		return e.Supervise(ctx, in.Spec.Name)
 	}
-	env := append(e.environ(), envFront+"=1")
-	err := syscall.Exec("/proc/self/exe", []string{"croft", "supervise", in.Spec.Name}, env)
+	err := syscall.Exec("/proc/self/exe", []string{"croft", "supervise", in.Spec.Name}, e.onward())
 	return fmt.Errorf("exec: %w", err)
 }

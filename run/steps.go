@@ -188,6 +188,11 @@ func (l *launch) hostFiles() error {
 			return err
 		}
 	}
+	if l.Credentials != "" { // a mount point in what is read-only for the guest
+		if err := os.MkdirAll(filepath.Join(dir, "credentials"), 0o755); err != nil {
+			return err
+		}
+	}
 	if !l.Notify {
 		return nil
 	}

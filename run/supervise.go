@@ -271,13 +271,9 @@ func (l *launch) become(claim *state.Claim, hostns int, asked chan os.Signal) er
 	for _, n := range fields {
 		args = append(args, strconv.Itoa(n))
 	}
-	env := l.engine.environ()
-	env = append(env, envClaim+"="+strconv.Itoa(passOn(claim.File())))
+	env := append(l.engine.onward(), envClaim+"="+strconv.Itoa(passOn(claim.File())))
 	if l.report.file != nil {
 		env = append(env, envReport+"="+strconv.Itoa(passOn(l.report.file)))
-	}
-	if front := os.Getenv(envFront); front != "" {
-		env = append(env, envFront+"="+front)
 	}
 	unix.FcntlInt(uintptr(hostns), unix.F_SETFD, 0)
 	l.report.started()
