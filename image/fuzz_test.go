@@ -83,18 +83,32 @@ func FuzzDescribe(f *testing.F) {
 	})
 }
 
-// metadata.yaml of any bytes is refused in a line, or read.
+// metadata.yaml of any bytes is refused in a line, or read; then its templates are refused or of files in one directory, for
+// files in a machine.
 func FuzzMetadata(f *testing.F) {
 	f.Add([]byte("architecture: x86_64\ncreation_date: 1700000000\nproperties:\n  os: debian\n  description: \"a\\u001b[31m\"\n"))
 	f.Add([]byte("a: &a [*a]\n"))
 	f.Add([]byte("properties: {a: {b: c}}\nexpiry_date: 99999999999999999999"))
 	f.Add([]byte("a: &a [x,x]\nb: &b [*a,*a]\nc: &c [*b,*b]\nproperties: *c"))
+	f.Add([]byte("templates: {/etc/hostname: {when: [create], template: a.tpl, uid: \"0\", mode: 0644}}"))
+	f.Add([]byte("templates: {../../x: {when: [start], template: ../a}}"))
+	f.Add([]byte("templates: {/x: {template: a, mode: \"99\"}, /y/: {template: b}, /: {template: c}, \"a\\nb\": {template: ..}}"))
 	f.Fuzz(func(t *testing.T, data []byte) {
 		file := filepath.Join(t.TempDir(), lxdMetadata)
 		if err := os.WriteFile(file, data, 0o600); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := readMetadata(file); err != nil {
+		meta, err := readMetadata(file)
+		if err == nil {
+			var all []FileTemplate
+			all, err = meta.templates()
+			for _, one := range all {
+				if path.Clean(one.Path) != one.Path || one.Path[0] != '/' || one.Path == "/" || path.Base(one.file) != one.file || one.file == ".." {
+					t.Errorf("%q of %q", one.Path, one.file)
+				}
+			}
+		}
+		if err != nil {
 			presentable(t, err.Error())
 		}
 	})

@@ -161,12 +161,14 @@ func date(seconds int64) (at time.Time, ok bool) {
 	return time.Unix(seconds, 0).UTC(), seconds > 0 && seconds <= lastSecond
 }
 
-// metadata is what croft reads of metadata.yaml; templates stay in the file.
+// metadata is what croft reads of metadata.yaml.
 type metadata struct {
 	Architecture string            `yaml:"architecture"`
 	Created      int64             `yaml:"creation_date"`
 	Expires      int64             `yaml:"expiry_date"`
 	Properties   map[string]string `yaml:"properties"`
+
+	Templates map[string]templateRow `yaml:"templates"` // by the path in the machine
 }
 
 func readMetadata(path string) (metadata, error) {
@@ -183,6 +185,11 @@ func readMetadata(path string) (metadata, error) {
 	if len(data) > maxMetadataFile {
 		return m, &sentence{fmt.Sprintf("%s has more than %d bytes", lxdMetadata, maxMetadataFile), state.ErrInvalid}
 	}
+	return parseMetadata(data)
+}
+
+// parseMetadata reads the text of a metadata.yaml.
+func parseMetadata(data []byte) (m metadata, err error) {
 	err = yaml.Unmarshal(data, &m)
 	var mistyped *yaml.TypeError
 	if errors.As(err, &mistyped) {

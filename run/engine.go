@@ -95,6 +95,7 @@ func (e *Engine) decide(in *state.Instance, img image.Image) (err error) {
 	for _, l := range img.Layers {
 		f.Layers = append(f.Layers, l.Digest)
 	}
+	f.Trigger = e.trigger(in, image.TriggerCreate)
 	if f.Driver = in.Spec.Root.Driver; f.Driver == "" {
 		if f.Driver, err = rootfs.Pick(e.Dir.Roots()); err != nil {
 			return err

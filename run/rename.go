@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 
+	"croft/image"
 	"croft/rootfs"
 	"croft/state"
 )
@@ -38,7 +39,7 @@ func (e *Engine) Rename(name, to string) error {
 			return err
 		}
 	}
-	if in, err = e.Dir.BeginRename(name, to); err != nil {
+	if in, err = e.Dir.BeginRename(name, to, e.trigger(in, image.TriggerRename)); err != nil {
 		return err
 	}
 	return e.finishRename(in.Rename)

@@ -109,6 +109,9 @@ func mountRoot(_ context.Context, l *launch) error {
 	if err := driver.Mount(l.Root, l.userns, RootMount()); err != nil {
 		return err
 	}
+	if err := l.runTemplates(); err != nil {
+		return err
+	}
 	if spec.ReadOnly {
 		return rootfs.Seal(RootMount(), l.userns, l.mountPoints())
 	}

@@ -43,7 +43,8 @@ type Facts struct {
 	InitKind    string   `json:"init_kind,omitempty"` // "": not known, or nothing boots
 	StopSignal  int      `json:"stop_signal"`         // 0: the machine is asked from inside
 	StopCommand []string `json:"stop_command,omitempty"`
-	Notify      bool     `json:"notify,omitempty"` // the init tells its notify socket when it is up
+	Notify      bool     `json:"notify,omitempty"`  // the init tells its notify socket when it is up
+	Trigger     string   `json:"trigger,omitempty"` // create, copy or rename: which of the image's templates the next start runs, beside its own
 }
 
 // Range is a run of ids: Base is the host id of the guest's id 0.

@@ -8,8 +8,9 @@ import (
 )
 
 // BeginRename makes a second record of the instance, under its new name. Both say what is to become of them, and both
-// names are taken until EndRename. ErrExist when the new one is. The caller has the claim of the old one.
-func (d *Dir) BeginRename(from, to string) (*Instance, error) {
+// names are taken until EndRename. ErrExist when the new one is. The caller has the claim of the old one. The trigger is
+// that of the next start, unless another waits for it.
+func (d *Dir) BeginRename(from, to, trigger string) (*Instance, error) {
 	if err := CheckName(to); err != nil {
 		return nil, err
 	}
@@ -23,6 +24,9 @@ func (d *Dir) BeginRename(from, to string) (*Instance, error) {
 	}
 	in, err := d.Edit(from, func(in *Instance) error {
 		in.Rename = &Rename{from, to}
+		if in.Facts.Trigger == "" {
+			in.Facts.Trigger = trigger
+		}
 		return nil
 	})
 	if err != nil {

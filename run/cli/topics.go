@@ -50,7 +50,7 @@ From the files that LXD and Incus download, the metadata first:
 
 A squashfs or EROFS is kept as it is and mounted by each machine, all on one loop device, so that what one machine has read of it is in memory for all. It takes the disk space of the file, and is read a little slower than files that are unpacked. Where the kernel cannot shift the ids of that filesystem it is unpacked when it is imported. The kernel reads such a file with all its rights: import those of people you trust, and have others unpacked: ` + "`unsquashfs`" + `.
 
-The templates of an LXD or Incus image are kept and not applied.
+The templates of an LXD or Incus image make files in its machines: those for create before the first start, those for rename before the first start under another name, those for start before each. Of Django's language they may use what such images do: output, if, for, set, comments and a dozen filters; anything else is an error that names the line. /etc/hostname, /etc/hosts and /etc/machine-id are made by croft and not by them.
 
 Owners, modes, hard links, device nodes, file capabilities and other extended attributes are kept. An import that is interrupted leaves nothing that can be seen, and what it left on disk is removed by the next import or by ` + "`croft repair`" + `.
 
