@@ -17,6 +17,7 @@ var facts = map[string]func() error{
 	"bus":      func() error { return try("busctl", "--system", "status", "org.freedesktop.systemd1") },
 	"cgroup2":  probeCgroup2,
 	"hybrid":   probeHybrid,
+	"limits":   probeLimits,
 	"overlay":  probeOverlay,
 	"apparmor": probeAppArmor,
 	"loop":     func() error { return try("losetup", "-f") },
@@ -122,6 +123,18 @@ func probeCgroup2() error {
 func probeHybrid() error {
 	_, err := os.Stat("/sys/fs/cgroup/unified/cgroup.controllers")
 	return err
+}
+
+// probeLimits wants every controller that limits of machines need, in whichever version.
+func probeLimits() error {
+	all, _ := os.ReadFile("/sys/fs/cgroup/cgroup.controllers") // on hosts with v1 there is none
+	for v2, v1 := range map[string]string{"memory": "memory", "pids": "pids", "cpu": "cpu", "cpuset": "cpuset", "io": "blkio"} {
+		_, err := os.Stat(filepath.Join("/sys/fs/cgroup", v1, "cgroup.procs"))
+		if err != nil && !slices.Contains(strings.Fields(string(all)), v2) {
+			return fmt.Errorf("no controller of %s", v2)
+		}
+	}
+	return nil
 }
 
 // probeOverlay mounts an overlay with an upper directory in the cache, in a mount namespace of its own.

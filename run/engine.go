@@ -32,6 +32,9 @@ func (e *Engine) Draft(spec state.Spec) (*state.Instance, error) {
 	if err := checkVolumes(&spec); err != nil {
 		return nil, err
 	}
+	if err := checkLimits(&spec.Limits); err != nil {
+		return nil, err
+	}
 	img, err := e.Images.Get(spec.Image)
 	if err != nil {
 		return nil, err

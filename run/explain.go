@@ -26,6 +26,7 @@ type Explanation struct {
 	Namespaces   []string         `json:"namespaces"`
 	Network      string           `json:"network"`
 	Cgroups      []string         `json:"cgroups"`
+	Limits       state.Limits     `json:"limits"`
 	Capabilities []string         `json:"capabilities"`
 	Refused      []string         `json:"refused_syscalls"`
 	StopSignal   int              `json:"stop_signal"`
@@ -80,7 +81,7 @@ func (p *Plan) explain() Explanation {
 		Name: in.Spec.Name, Init: in.Facts.Init.Args, Environment: oci.Process.Env, Image: in.Facts.Fingerprint,
 		Driver: in.Facts.Driver, Layers: p.Root.Layers, Changes: p.Root.Dir,
 		ReadOnly: in.Spec.Root.ReadOnly, Ephemeral: in.Spec.Root.Ephemeral, LifeSeconds: in.Spec.Timeouts.Life, Restart: in.Spec.Restart,
-		IDs: in.Facts.Range, Network: state.NetworkNone, Cgroups: p.Cgroups,
+		IDs: in.Facts.Range, Network: state.NetworkNone, Cgroups: p.Cgroups, Limits: in.Spec.Limits,
 		Capabilities: oci.Process.Capabilities.Bounding, Refused: refused[:], StopSignal: in.Facts.StopSignal, StopCommand: in.Facts.StopCommand,
 		StopSeconds: int(in.Spec.Timeouts.StopAfter().Seconds()), Removed: in.Spec.Remove,
 		Files: slices.Sorted(maps.Keys(p.Files)), Namespaces: []string{"user"}, Mounts: []ExplainedMount{}, Later: []string{},

@@ -3,12 +3,14 @@ package run
 import (
 	"fmt"
 	"os"
+	"reflect"
 
 	"croft/state"
 )
 
 // Reconfigure changes what was asked of an instance, and gives its record before and after. When change fails, or the
-// whole of the new spec is not valid, nothing is written. What runs is not touched: that is as it was started.
+// whole of the new spec is not valid, nothing is written. What runs is as it was started, but for its limits: these change
+// with the record, or neither does.
 func (e *Engine) Reconfigure(name string, change func(*state.Spec) error) (before, after *state.Instance, err error) {
 	after, err = e.Dir.Edit(name, func(in *state.Instance) error {
 		if in.Rename != nil && in.Rename.From == name { // the record under the new name has been written
@@ -22,7 +24,13 @@ func (e *Engine) Reconfigure(name string, change func(*state.Spec) error) (befor
 		if err := in.Spec.Check(); err != nil {
 			return err
 		}
-		return checkVolumes(&in.Spec)
+		if err := checkVolumes(&in.Spec); err != nil || reflect.DeepEqual(in.Spec.Limits, before.Spec.Limits) {
+			return err
+		}
+		if err := checkLimits(&in.Spec.Limits); err != nil {
+			return err
+		}
+		return e.relimit(in)
 	})
 	return before, after, err
 }

@@ -20,6 +20,7 @@ type Usage struct {
 	Tasks       *int64         // threads
 	Read        *int64         // bytes, from block devices
 	Written     *int64
+	OOMKills    *int64 // processes that were killed for want of memory
 }
 
 // UsageOf reads what the machine that runs as a uses. A cgroup that is gone is one that counts nothing.
@@ -53,6 +54,7 @@ func gauges() []gauge {
 		}},
 		{"memory.current", func(u *Usage, text string) { u.Memory = number(text) }},
 		{"memory.max", func(u *Usage, text string) { u.MemoryLimit = number(text) }}, // "max": none
+		{"memory.events", func(u *Usage, text string) { u.OOMKills = keyed(text, "oom_kill") }},
 		{"pids.current", func(u *Usage, text string) { u.Tasks = number(text) }},
 		{"io.stat", func(u *Usage, text string) {
 			u.Read, u.Written = total(text, "rbytes="), total(text, "wbytes=")
@@ -70,6 +72,7 @@ func gauges() []gauge {
 				u.MemoryLimit = n
 			}
 		}},
+		{"memory.oom_control", func(u *Usage, text string) { u.OOMKills = keyed(text, "oom_kill") }},
 		{"blkio.throttle.io_service_bytes_recursive", func(u *Usage, text string) {
 			u.Read, u.Written = total(text, "Read "), total(text, "Write ")
 		}},

@@ -32,6 +32,7 @@ func steps() []step {
 		{"namespace", makeNamespace, nothing}, // first: every mount is shifted through it
 		{"rootfs", mountRoot, clearRoot},
 		{"container", createContainer, destroyContainer}, // its init exists and waits
+		{"limits", holdLimits, nothing},                  // before anything of the guest's runs
 		{"network", connect, nothing},                    // while it waits: the guest finds its links made
 		{"exec", becomeGuest, nothing},                   // the init becomes the guest's
 	}

@@ -235,6 +235,20 @@ func (d *Dir) Edit(name string, change func(*Instance) error) (*Instance, error)
 	return in, ReplaceSpared(d.record(name), data, 0o600)
 }
 
+// Look gives the record to look, and nobody changes it meanwhile.
+func (d *Dir) Look(name string, look func(*Instance) error) error {
+	lock, err := d.lock(name)
+	if err != nil {
+		return err
+	}
+	defer lock.Close()
+	in, err := d.Get(name)
+	if err != nil {
+		return err
+	}
+	return look(in)
+}
+
 func (d *Dir) lock(name string) (*os.File, error) {
 	if _, err := d.Get(name); errors.Is(err, ErrNotExist) {
 		return nil, err

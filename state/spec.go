@@ -24,6 +24,7 @@ type Spec struct {
 	Remove   bool              `json:"remove,omitempty"` // machine and record go when it stops
 	Restart  Restart           `json:"restart,omitzero"`
 	Timeouts Timeouts          `json:"timeouts"`
+	Limits   Limits            `json:"limits,omitzero"`
 }
 
 // How PID 1 is chosen.
@@ -185,6 +186,7 @@ func (s *Spec) Check() error {
 	s.checkNICs(say)
 	s.checkTargets(say)
 	s.checkRestart(say)
+	s.Limits.check(say)
 	for k := range s.Labels {
 		if k == "" || strings.ContainsFunc(k, func(r rune) bool { return r == '=' || unicode.IsSpace(r) }) {
 			say("labels", "%q is not a label", k)

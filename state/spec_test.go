@@ -2,6 +2,7 @@ package state
 
 import (
 	"errors"
+	"math"
 	"reflect"
 	"strings"
 	"testing"
@@ -38,6 +39,7 @@ func right() Spec {
 		Labels:   map[string]string{"team": "a b", "org.example/x": ""},
 		Restart:  Restart{RestartOnFailure, 3},
 		Timeouts: Timeouts{1, 2, 3},
+		Limits:   Limits{1 << 30, 1.5, "0-1,3", 10000, 100, []IOMax{{"/dev/vda", 1, 2, 3, 4}, {"/srv", 0, 1, 0, 0}}, 1},
 	}
 }
 
@@ -91,6 +93,23 @@ func TestSpecCheckNamesTheField(t *testing.T) {
 		{"restart", func(s *Spec) { s.Restart.Policy = "sometimes" }},
 		{"restart", func(s *Spec) { s.Restart.Limit = -1 }},
 		{"restart", func(s *Spec) { s.Remove = true }},
+		{"limits.memory", func(s *Spec) { s.Limits.Memory = -1 }},
+		{"limits.memory", func(s *Spec) { s.Limits.Memory = LeastMemory - 1 }},
+		{"limits.cpus", func(s *Spec) { s.Limits.CPUs = 0.001 }},
+		{"limits.cpus", func(s *Spec) { s.Limits.CPUs = math.NaN() }},
+		{"limits.cpus", func(s *Spec) { s.Limits.CPUs = 1e9 }},
+		{"limits.cpu_set", func(s *Spec) { s.Limits.CPUSet = "3-1" }},
+		{"limits.cpu_set", func(s *Spec) { s.Limits.CPUSet = "0,,1" }},
+		{"limits.cpu_set", func(s *Spec) { s.Limits.CPUSet = "0-99999" }},
+		{"limits.cpu_set", func(s *Spec) { s.Limits.CPUSet = "0\n" }},
+		{"limits.cpu_weight", func(s *Spec) { s.Limits.CPUWeight = 10001 }},
+		{"limits.io_weight", func(s *Spec) { s.Limits.IOWeight = -1 }},
+		{"limits.pids", func(s *Spec) { s.Limits.PIDs = -2 }},
+		{"limits.pids", func(s *Spec) { s.Limits.PIDs = 1 << 23 }},
+		{"limits.io_max", func(s *Spec) { s.Limits.IOMax[0].Device = "vda" }},
+		{"limits.io_max", func(s *Spec) { s.Limits.IOMax[0].Device = "/srv/" }}, // the other one's
+		{"limits.io_max", func(s *Spec) { s.Limits.IOMax[0].ReadOps = -1 }},
+		{"limits.io_max", func(s *Spec) { s.Limits.IOMax[0] = IOMax{Device: "/dev/vda"} }},
 		{"labels", func(s *Spec) { s.Labels["a=b"] = "" }},
 		{"labels", func(s *Spec) { s.Labels[""] = "" }},
 		{"labels", func(s *Spec) { s.Labels["a b"] = "" }},
@@ -119,12 +138,13 @@ func TestSpecCheckTellsAllAtOnce(t *testing.T) {
 	s := Spec{
 		Name: "1", Hostname: "-", Init: Init{Mode: "x", Dir: "x"}, Env: []string{"x"}, Root: Root{Driver: "x"}, NICs: []NIC{{"x"}},
 		Mounts: []Mount{{"x", "x", false}}, Labels: map[string]string{"": ""}, Timeouts: Timeouts{Stop: -1},
-		Tmpfs: []Tmpfs{{Target: "x"}}, Restart: Restart{Policy: "x"},
+		Tmpfs: []Tmpfs{{Target: "x"}}, Restart: Restart{Policy: "x"}, Limits: Limits{-1, -1, "x", -1, -2, []IOMax{{}}, -1},
 	}
 	err := s.Check()
 	for _, field := range []string{
 		"name ", "image:", "hostname:", "init.mode:", "init.dir:", "env:", "root.driver:", "nics:", "mounts: source", "mounts: target",
 		"labels:", "timeouts:", "tmpfs:", "restart:",
+		"limits.memory:", "limits.cpus:", "limits.cpu_set:", "limits.cpu_weight:", "limits.pids:", "limits.io_max:", "limits.io_weight:",
 	} {
 		if err == nil || !strings.Contains(err.Error(), field) {
 			t.Errorf("nothing about %q in: %v", field, err)

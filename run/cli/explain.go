@@ -86,7 +86,7 @@ func explained(x run.Explanation, wanted *state.Spec) [][2]string {
 	say("Namespaces", strings.Join(x.Namespaces, " "))
 	say("Network", map[string]string{state.NetworkNone: "loopback alone", state.NetworkHost: "the host's own"}[x.Network])
 	say("Cgroups", x.Cgroups...)
-	say("Limits", "none")
+	say("Limits", limitLines(&x.Limits)...)
 	say("Capabilities", lines(x.Capabilities)...)
 	say("Refused", lines(x.Refused)...)
 	if x.LifeSeconds > 0 {

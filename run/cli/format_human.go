@@ -21,6 +21,18 @@ func sizeText(n int64) string {
 	return strings.TrimSuffix(strconv.FormatFloat(f, 'f', 1, 64), ".0") + units[i:i+1] + "iB"
 }
 
+// exactSize is n bytes so that parseSize reads the same number.
+func exactSize(n int64) string {
+	unit := ""
+	for _, u := range [...]string{"KiB", "MiB", "GiB", "TiB", "PiB"} {
+		if n == 0 || n%1024 != 0 {
+			break
+		}
+		n, unit = n/1024, u
+	}
+	return strconv.FormatInt(n, 10) + unit
+}
+
 // durationText is a time for people, in its two largest units: "12s", "5m30s",
 // "3d4h". Below a second it is in milliseconds, and nothing is "0s".
 func durationText(d time.Duration) string {
@@ -125,7 +137,7 @@ func (v *sizeValue) String() string {
 	if *v == 0 {
 		return ""
 	}
-	return sizeText(int64(*v))
+	return exactSize(int64(*v))
 }
 
 func (v *sizeValue) Set(s string) error {

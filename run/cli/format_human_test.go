@@ -80,7 +80,7 @@ func TestParseTime(t *testing.T) {
 
 func TestValues(t *testing.T) {
 	var size int64
-	if err := (*sizeValue)(&size).Set("1.5G"); err != nil || size != 3<<29 || (*sizeValue)(&size).String() != "1.5GiB" {
+	if err := (*sizeValue)(&size).Set("1.5G"); err != nil || size != 3<<29 || (*sizeValue)(&size).String() != "1536MiB" {
 		t.Errorf("size: %d, %v", size, err)
 	}
 	if err := (*sizeValue)(&size).Set("much"); err == nil {

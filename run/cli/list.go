@@ -320,6 +320,7 @@ func (d details) lines() [][2]string {
 	if d.Restarts > 0 {
 		out = append(out, [2]string{"Restarts", fmt.Sprintf("%d in a row", d.Restarts)})
 	}
+	out = append(out, [2]string{"Limits", strings.Join(limitLines(&d.Spec.Limits), ", ")})
 	network := state.NetworkNone
 	if d.Spec.HostNetwork() {
 		network = state.NetworkHost
@@ -367,6 +368,9 @@ func (d details) usage() string {
 	u := run.UsageOf(d.Applied)
 	if u.Memory != nil {
 		parts = append(parts, sizeText(*u.Memory)+" of memory")
+	}
+	if u.OOMKills != nil && *u.OOMKills > 0 {
+		parts = append(parts, numberOrDash(u.OOMKills)+" killed for want of memory")
 	}
 	if u.Tasks != nil {
 		parts = append(parts, numberOrDash(u.Tasks)+" tasks")

@@ -27,6 +27,7 @@ func machines(a *app) []*man.Command {
 				{Say: "A machine that stays, and a shell in it", Do: "croft run -d --name web debian/13\ncroft shell web"},
 				{Say: "A throw-away machine to look around in", Do: "croft run --rm debian/13"},
 				{Say: "A build of the directory here, as its owner on the host", Do: "croft run --rm -v .:/src -w /src debian/13 make test"},
+				{Say: "One that cannot take the host with it", Do: "croft run -d --name web -m 2G --cpus 1.5 --pids-limit 4096 debian/13"},
 				{Say: "In a script that may run twice", Do: "croft run -d --name web --exists start debian/13"},
 				{Say: "One program without booting anything", Do: "croft run --rm --no-boot debian/13 ps ax"},
 			},
@@ -86,6 +87,7 @@ func machines(a *app) []*man.Command {
 			Examples: []man.Example{
 				{Say: "With the flags of run", Do: "croft set -e LANG=C.UTF-8 --stop-timeout 5m web"},
 				{Say: "The same in keys and values", Do: "croft set web env.LANG=C.UTF-8 stop-timeout=5m"},
+				{Say: "Other limits for one that runs", Do: "croft set -m 2G --cpus 1.5 web"},
 				{Say: "Remove it when it stops", Do: "croft set --rm web"},
 			}, See: []string{"get", "unset", "edit", "explain"},
 		},
@@ -377,10 +379,10 @@ A directory bound with -v that a user of the host owns belongs to the machine's 
 
 const setText = `Changes what was asked of a machine when it was made, in the words of ` + "`croft run`" + `: as flags, or as KEY=VALUE with the long name of a flag for KEY. What is not named stays. All of it is taken or, when one value is wrong, none.
 
-Of a list (env, label, volume, tmpfs) what is given takes the place of the entry that has its name and stands beside the others. KEY.ENTRY means one entry: env.LANG=C. An empty value is what unset does. LXD's environment.LANG is env.LANG, and user.NOTE is a label of that name, to be used as one likes.
+Of a list (env, label, volume, tmpfs, io-max) what is given takes the place of the entry that has its name and stands beside the others. KEY.ENTRY means one entry: env.LANG=C. An empty value is what unset does. LXD's environment.LANG is env.LANG, and user.NOTE is a label of that name, to be used as one likes. limits.memory is memory, limits.processes is pids-limit, and limits.cpu is cpus or, when it is a list, cpu-set.
 
 ## A machine that runs
-Labels, rm, restart and the stop-timeout of croft stop hold at once. The others are what the machine was started with, and hold from its next start; a line on stderr says so. croft explain tells what is waiting.
+Limits, labels, rm, restart and the stop-timeout of croft stop hold at once. A limit that the kernel refuses is not recorded either. With less memory than it uses now the kernel takes back what it only caches, and then kills processes of the machine until the rest fits. The others are what the machine was started with, and hold from its next start; a line on stderr says so. croft explain tells what is waiting.
 
 ## What stays as it was made
 The name (see croft rename), the image, the storage driver, and whether it boots.`

@@ -83,6 +83,24 @@ func settings() []setting {
 				return (&specFlags{networks: values}).attachments(s)
 			},
 		}},
+		{name: "memory", live: true, field: as(func(s *state.Spec) *int64 { return &s.Limits.Memory }, func(n *int64) pflag.Value { return (*sizeValue)(n) })},
+		{name: "cpus", live: true, field: as(func(s *state.Spec) *float64 { return &s.Limits.CPUs }, func(n *float64) pflag.Value { return (*cpusValue)(n) })},
+		{name: "cpu-set", live: true, field: text(func(s *state.Spec) *string { return &s.Limits.CPUSet })},
+		{name: "cpu-weight", live: true, field: weight(func(s *state.Spec) *int { return &s.Limits.CPUWeight })},
+		{name: "pids-limit", live: true, field: as(func(s *state.Spec) *int64 { return &s.Limits.PIDs }, func(n *int64) pflag.Value { return (*pidsValue)(n) })},
+		{name: "io-max", live: true, entry: deviceOf, field: field{
+			get: func(s *state.Spec) (all []string) {
+				for _, m := range s.Limits.IOMax {
+					all = append(all, ioMaxText(m))
+				}
+				return all
+			},
+			put: func(s *state.Spec, values []string) error {
+				s.Limits.IOMax = nil
+				return (&specFlags{ioMax: values}).disks(s)
+			},
+		}},
+		{name: "io-weight", live: true, field: weight(func(s *state.Spec) *int { return &s.Limits.IOWeight })},
 		{name: "label", live: true, entry: beforeEquals, pairs: true, field: field{
 			get: func(s *state.Spec) []string { return pairsOf(s.Labels) },
 			put: func(s *state.Spec, values []string) error {
@@ -243,11 +261,17 @@ type named struct {
 	word, one string
 }
 
-// settingOf finds what word calls. LXD's names are understood where croft has the thing: environment.A is env.A, and
-// user.A is the label of that name.
+// settingOf finds what word calls. LXD's names are understood where croft has the thing: environment.A is env.A,
+// user.A is the label of that name, and some limits have theirs (limits.go).
 func settingOf(word string) (named, error) {
 	key, one, dotted := strings.Cut(word, ".")
 	switch {
+	case word == limitsCPU:
+		return named{setting: setting{name: word, live: true, field: processors()}, word: word}, nil
+	case word == "limits.memory":
+		key, dotted = "memory", false
+	case word == "limits.processes":
+		key, dotted = "pids-limit", false
 	case dotted && key == "environment":
 		key = "env"
 	case dotted && key == "user":
@@ -255,7 +279,10 @@ func settingOf(word string) (named, error) {
 	}
 	var names []string
 	for _, s := range settings() {
-		if s.name == key && (!dotted || s.entry != nil && one != "") {
+		if s.name == key && !dotted {
+			return named{s, word, ""}, nil
+		}
+		if s.name == key && s.entry != nil && one != "" {
 			return named{s, word, one}, nil
 		}
 		names = append(names, s.name)

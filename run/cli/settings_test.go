@@ -33,6 +33,10 @@ func full() state.Spec {
 		NICs: []state.NIC{{Network: "host"}}, Mounts: []state.Mount{{Source: "/srv", Target: "/srv"}, {Source: "/etc/a", Target: "/b", ReadOnly: true}},
 		Labels: map[string]string{"tier": "front", "user.note": "a b"}, Remove: true, Timeouts: state.Timeouts{Stop: 90, Ready: 61, Life: 90061},
 		Tmpfs: []state.Tmpfs{{Target: "/a"}, {Target: "/b", Size: 1 << 20, Mode: "755"}}, Restart: state.Restart{Policy: state.RestartOnFailure, Limit: 3},
+		Limits: state.Limits{
+			Memory: 1234567890, CPUs: 1.25, CPUSet: "0-1", CPUWeight: 50, PIDs: state.Unlimited, IOWeight: 500,
+			IOMax: []state.IOMax{{Device: "/dev/disk/by-path/pci-0:1", ReadBytes: 1 << 20, WriteOps: 7}, {Device: "/srv", WriteBytes: 1000}},
+		},
 	}
 }
 
@@ -86,6 +90,15 @@ func TestSet(t *testing.T) {
 		{"rm", []string{"false"}, "rm", nil},
 		{"stop-timeout", []string{"1m"}, "stop-timeout", []string{"1m"}},
 		{"stop-timeout", []string{""}, "stop-timeout", nil},
+		{"memory", []string{"2G"}, "limits.memory", []string{"2GiB"}},
+		{"limits.processes", []string{"99"}, "pids-limit", []string{"99"}},
+		{"pids-limit", []string{""}, "pids-limit", nil},
+		{"limits.cpu", []string{"2"}, "cpus", []string{"2"}},
+		{"limits.cpu", []string{"2"}, "cpu-set", nil},
+		{"limits.cpu", []string{"1-1"}, "cpu-set", []string{"1-1"}},
+		{"limits.cpu", []string{"1-1"}, "cpus", nil},
+		{"cpus", []string{".5"}, "limits.cpu", []string{"0-1"}}, // what LXD's key says first
+		{"io-max./srv", []string{"/srv:riops=1"}, "io-max", []string{"/dev/disk/by-path/pci-0:1:rbps=1MiB,wiops=7", "/srv:riops=1"}},
 		{"name", []string{"web"}, "name", []string{"web"}},
 	} {
 		s := full()
@@ -109,7 +122,8 @@ func TestSet(t *testing.T) {
 func TestSetRefuses(t *testing.T) {
 	for word, value := range map[string]string{
 		"name": "other", "image": "other", "storage": "overlay", "boot": "true", "rm": "perhaps", "stop-timeout": "soon",
-		"volume": "/only", "volume./b": "/x:/c",
+		"volume": "/only", "volume./b": "/x:/c", "memory": "-1", "cpus": "1e3", "cpu-weight": "0", "pids-limit": "none", "limits.cpu": "x",
+		"io-max": "/srv", "io-max./srv": "/srv:rbps=0", "limits.processes": "0",
 	} {
 		s := full()
 		n, err := settingOf(word)

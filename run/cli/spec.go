@@ -23,6 +23,7 @@ type specFlags struct {
 	tmpfs         []string
 	networks      []string
 	labels        []string
+	ioMax         []string
 	boot, noBoot  bool
 	quiet         bool
 }
@@ -45,9 +46,12 @@ func (s *specFlags) bind(fs *pflag.FlagSet) {
 	fs.BoolVar(&s.Root.ReadOnly, "read-only", false, "let it write to nothing but /run, /tmp, /var/tmp and what -v and --tmpfs add")
 	fs.BoolVarP(&s.Root.Ephemeral, "ephemeral", "x", false, "begin with the image's files at every start, one after a reboot too")
 	fs.StringVar(&s.Root.Driver, "storage", "", "keep its root filesystem with `overlay|dir|shifted`; default: the first that works here")
+	bindLimits(fs, &s.Limits)
+	fs.StringArrayVar(&s.ioMax, "io-max", nil, "let it use the disk of `PATH:rbps=SIZE,wbps=SIZE,riops=N,wiops=N` no faster, per second; PATH: its node, or what lies on it")
 	fs.BoolVarP(&s.quiet, "quiet", "q", false, "no notes on stderr, only errors")
 	man.Under(fs, "Machine", "name", "hostname", "env", "env-file", "network", "label")
 	man.Under(fs, "Files", "volume", "tmpfs", "read-only", "ephemeral", "storage")
+	man.Under(fs, "Limits", "memory", "cpus", "cpu-set", "cpu-weight", "pids-limit", "io-max", "io-weight")
 	man.Under(fs, "Life", "boot", "no-boot", "restart", "timeout", "stop-timeout", "ready-timeout")
 }
 
@@ -68,7 +72,7 @@ func (s *specFlags) spec(image string, cmd []string) (state.Spec, error) {
 			return out, man.Misused("--no-boot needs a CMD")
 		}
 	}
-	for _, fill := range []func(*state.Spec) error{s.environment, s.mounts, s.memory, s.attachments, s.labelled} {
+	for _, fill := range []func(*state.Spec) error{s.environment, s.mounts, s.memory, s.attachments, s.labelled, s.disks} {
 		if err := fill(&out); err != nil {
 			return out, err
 		}

@@ -31,6 +31,7 @@ type load struct {
 	Tasks       *int64   `json:"tasks"`
 	Read        *int64   `json:"read_bytes"`
 	Written     *int64   `json:"written_bytes"`
+	OOMKills    *int64   `json:"oom_kills"`
 	Uptime      int64    `json:"uptime_seconds"`
 }
 
@@ -159,7 +160,7 @@ func (m *meter) loads() ([]load, error) {
 		now[name] = look{in.Applied.Started, at, u.CPU}
 		rows = append(rows, load{
 			Name: name, CPU: percent(m.last[name], now[name]), Memory: u.Memory, MemoryLimit: u.MemoryLimit,
-			Tasks: u.Tasks, Read: u.Read, Written: u.Written, Uptime: int64(at.Sub(in.Applied.Started) / time.Second),
+			Tasks: u.Tasks, Read: u.Read, Written: u.Written, OOMKills: u.OOMKills, Uptime: int64(at.Sub(in.Applied.Started) / time.Second),
 		})
 	}
 	m.last = now

@@ -1,0 +1,333 @@
+package run
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+
+	"croft/state"
+
+	"golang.org/x/sys/unix"
+)
+
+// knob is one limit and how the kernel is told it. Of the ways those are taken whose files there are: which version
+// of cgroups a host has, and where, is not asked.
+type knob struct {
+	flag       string // of run
+	controller string // as cgroup v2 calls it
+	asked      bool   // it must hold: without a controller for it nothing starts
+	ways       [][]order
+}
+
+// order is what is written to a file of a cgroup, each line by itself.
+type order struct {
+	file  string
+	lines []string
+}
+
+// one is a way of a single value.
+func one(file, value string) []order { return []order{{file, []string{value}}} }
+
+// period is that of processor time, in microseconds: the kernel's own.
+const period = 100000
+
+// knobs are all limits, in cgroup v2 (cgroup-v2.rst) and v1 (cgroup-v1/). One that is not asked for is lifted. rules
+// are of all disks that have or had a limit. It is pure.
+func knobs(l *state.Limits, rules []rule) []knob {
+	quota, quotaV1 := "max", "-1"
+	if n := l.Quota(period); n > 0 {
+		quota = strconv.FormatInt(n, 10)
+		quotaV1 = quota
+	}
+	return []knob{
+		{"memory", "memory", l.Memory > 0, [][]order{
+			one("memory.max", most(l.Memory, "max")), one("memory.limit_in_bytes", most(l.Memory, "-1"))}},
+		{"cpus", "cpu", l.CPUs > 0, [][]order{
+			one("cpu.max", fmt.Sprint(quota, " ", period)),
+			{{"cpu.cfs_period_us", []string{fmt.Sprint(period)}}, {"cpu.cfs_quota_us", []string{quotaV1}}}}},
+		{"cpu-set", "cpuset", l.CPUSet != "", [][]order{one("cpuset.cpus", l.CPUSet)}},
+		{"cpu-weight", "cpu", l.CPUWeight > 0, [][]order{
+			one("cpu.weight", strconv.Itoa(weight(l.CPUWeight))), one("cpu.shares", strconv.Itoa(shares(l.CPUWeight)))}},
+		{"pids-limit", "pids", l.PIDs > 0, [][]order{one("pids.max", most(l.MostPIDs(), "max"))}}, // of both
+		{"io-max", "io", len(l.IOMax) > 0, ioMax(rules)},
+		{"io-weight", "io", l.IOWeight > 0, [][]order{
+			one("io.weight", fmt.Sprint("default ", weight(l.IOWeight))), one("io.bfq.weight", strconv.Itoa(bfq(l.IOWeight))),
+			one("blkio.bfq.weight", strconv.Itoa(bfq(l.IOWeight)))}},
+	}
+}
+
+// most writes a limit, or what stands for none.
+func most(n int64, none string) string {
+	if n <= 0 {
+		return none
+	}
+	return strconv.FormatInt(n, 10)
+}
+
+// weight is the kernel's own where none is asked for.
+func weight(n int) int {
+	if n == 0 {
+		return 100
+	}
+	return n
+}
+
+// shares is a weight of processor time as v1 has it, 2 to 262144 with 1024 in the middle.
+func shares(n int) int { return min(max(weight(n)*1024/100, 2), 262144) }
+
+// bfq is a weight of io as that scheduler has it, 1 to 1000 with 100 in the middle; systemd reckons so.
+func bfq(n int) int {
+	if n = weight(n); n > 100 {
+		return 100 + (n-100)*900/9900
+	}
+	return n
+}
+
+// rule is a limit of one disk, whose number is MAJOR:MINOR.
+type rule struct {
+	number string
+	state.IOMax
+}
+
+func ioMax(rules []rule) [][]order {
+	var v2 []string
+	v1 := []order{{file: "blkio.throttle.read_bps_device"}, {file: "blkio.throttle.write_bps_device"},
+		{file: "blkio.throttle.read_iops_device"}, {file: "blkio.throttle.write_iops_device"}}
+	for _, r := range rules {
+		line := r.number
+		for i, n := range []int64{r.ReadBytes, r.WriteBytes, r.ReadOps, r.WriteOps} {
+			line += " " + []string{"rbps", "wbps", "riops", "wiops"}[i] + "=" + most(n, "max")
+			v1[i].lines = append(v1[i].lines, r.number+" "+strconv.FormatInt(n, 10))
+		}
+		v2 = append(v2, line)
+	}
+	return [][]order{{{"io.max", v2}}, v1}
+}
+
+// rulesFor are the rules of wanted, and empty ones of the disks that had others before. A disk of those may be gone.
+func rulesFor(wanted, before []state.IOMax) ([]rule, error) {
+	var rules []rule
+	seen := map[string]bool{}
+	for _, m := range wanted {
+		number, err := diskOf(m.Device)
+		if err == nil && seen[number] {
+			err = fmt.Errorf("is the same disk as another: %w", state.ErrInvalid)
+		}
+		if err != nil {
+			return nil, fmt.Errorf("--io-max %s: %w", m.Device, err)
+		}
+		seen[number] = true
+		rules = append(rules, rule{number, m})
+	}
+	for _, m := range before {
+		if number, err := diskOf(m.Device); err == nil && !seen[number] {
+			seen[number] = true
+			rules = append(rules, rule{number: number})
+		}
+	}
+	return rules, nil
+}
+
+// diskOf finds the disk that path is the node of, or lies on: the kernel limits whole ones, and no partitions.
+func diskOf(path string) (string, error) {
+	var st unix.Stat_t
+	if err := unix.Stat(path, &st); err != nil {
+		return "", err
+	}
+	dev := st.Dev
+	switch st.Mode & unix.S_IFMT {
+	case unix.S_IFBLK:
+		dev = st.Rdev
+	case unix.S_IFCHR:
+		return "", fmt.Errorf("is no disk: %w", state.ErrInvalid)
+	}
+	at := fmt.Sprintf("/sys/dev/block/%d:%d", unix.Major(dev), unix.Minor(dev))
+	if !exists(at) {
+		err := fmt.Errorf("is on no disk of its own: %w", state.ErrUnsupported)
+		return "", state.Hint(err, "name the disk: lsblk prints them")
+	}
+	if exists(at + "/partition") {
+		at += "/.."
+	}
+	number, err := os.ReadFile(at + "/dev")
+	return strings.TrimSpace(string(number)), err
+}
+
+// free is a machine that nothing limits, as a new cgroup is.
+func free() *state.Limits { return &state.Limits{PIDs: state.Unlimited} }
+
+// setLimits changes what holds in the cgroups of a machine from before to after. What both have alike is not written.
+func setLimits(cgroups []string, before, after *state.Limits) error {
+	rules, err := rulesFor(after.IOMax, before.IOMax)
+	if err != nil {
+		return err
+	}
+	old, _ := rulesFor(before.IOMax, after.IOMax) // compared, and never written
+	was := knobs(before, old)
+	for i, k := range knobs(after, rules) {
+		if fmt.Sprint(k.ways) == fmt.Sprint(was[i].ways) {
+			continue
+		}
+		if err := k.turn(cgroups); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// turn writes the knob where there are files for it.
+func (k knob) turn(cgroups []string) error {
+	found := false
+	for _, way := range k.ways {
+		for _, dir := range cgroups {
+			if !exists(filepath.Join(dir, way[0].file)) {
+				continue
+			}
+			found = true
+			for _, o := range way {
+				if err := o.write(dir); err != nil {
+					return k.refused(err)
+				}
+			}
+		}
+	}
+	if !found && k.asked {
+		return k.missing(cgroups)
+	}
+	return nil
+}
+
+func (o order) write(dir string) error {
+	for _, line := range o.lines {
+		err := os.WriteFile(filepath.Join(dir, o.file), []byte(line+"\n"), 0)
+		if line == "" && err != nil { // in v1 a cpuset with processes has processors: as many as there are above it
+			var above []byte
+			if above, err = os.ReadFile(filepath.Join(filepath.Dir(dir), o.file)); err == nil {
+				err = os.WriteFile(filepath.Join(dir, o.file), above, 0)
+			}
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// refused says why the kernel does not want a limit.
+func (k knob) refused(err error) error {
+	switch {
+	case errors.Is(err, unix.EBUSY) && k.controller == "memory": // v1
+		return fmt.Errorf("--memory: the machine uses more, and the kernel could not take it back: %w", state.ErrBusy)
+	case k.controller == "cpuset":
+		return fmt.Errorf("--cpu-set: none of these processors may be used here: %w", err)
+	}
+	return fmt.Errorf("--%s: %w", k.flag, err)
+}
+
+// missing says why there is no controller, and what helps.
+func (k knob) missing(cgroups []string) error {
+	err := fmt.Errorf("--%s: the machine's cgroup has no controller of %s: %w", k.flag, k.controller, state.ErrUnsupported)
+	v2, v1, e := tree()
+	if e != nil || k.flag == "io-weight" {
+		return state.Hint(err, "croft doctor")
+	}
+	all, _ := os.ReadFile(filepath.Join(v2, "cgroup.controllers"))
+	for _, name := range strings.Fields(string(all)) {
+		if name == k.controller {
+			return state.Hint(err, "Delegate=yes in the unit that croft is started in, or start it without -F")
+		}
+	}
+	if len(v1) > 0 {
+		return state.Hint(err, "mount the v1 hierarchy of it, or boot with systemd.unified_cgroup_hierarchy=1")
+	}
+	return state.Hint(err, "boot without cgroup_disable="+k.controller)
+}
+
+// holdLimits limits the machine while its init waits. Nobody changes the record meanwhile, so that what is set at
+// this moment comes before or after.
+func holdLimits(_ context.Context, l *launch) error {
+	return l.engine.Dir.Look(l.Instance.Spec.Name, func(in *state.Instance) error {
+		return setLimits(l.Cgroups, free(), &in.Applied.Spec.Limits)
+	})
+}
+
+// relimit has what runs follow a change of in, whose record is about to be written.
+func (e *Engine) relimit(in *state.Instance) error {
+	held, err := e.Dir.Claimed(in.Spec.Name)
+	if err != nil || !held || in.Applied == nil || in.Applied.BootID != state.BootID() {
+		return err
+	}
+	now := *in.Applied
+	if exists(now.Cgroups[0]) { // else it is about to be made, and read from the record
+		if err := setLimits(now.Cgroups, &now.Spec.Limits, &in.Spec.Limits); err != nil {
+			return errors.Join(err, setLimits(now.Cgroups, &in.Spec.Limits, &now.Spec.Limits))
+		}
+	}
+	now.Spec.Limits = in.Spec.Limits
+	in.Applied = &now
+	return nil
+}
+
+// checkLimits wants the host to be as large as what is asked of it: more is a slip of the hand. On a host that has shrunk
+// since a machine starts all the same, since such a limit holds by itself.
+func checkLimits(l *state.Limits) error {
+	var v state.Violations
+	if l.Memory > 0 {
+		if has := hostMemory(); has > 0 && l.Memory > has {
+			v = append(v, fmt.Sprintf("memory: %d MiB are more than the %d MiB of this host", l.Memory>>20, has>>20))
+		}
+	}
+	if l.CPUs > 0 || l.CPUSet != "" {
+		v = append(v, checkCPUs(l)...)
+	}
+	if _, err := rulesFor(l.IOMax, nil); err != nil {
+		return errors.Join(err, violated(v))
+	}
+	return violated(v)
+}
+
+func checkCPUs(l *state.Limits) (v state.Violations) {
+	text, err := os.ReadFile("/sys/devices/system/cpu/online")
+	if err != nil {
+		return nil // the kernel will say so
+	}
+	list := strings.TrimSpace(string(text))
+	online, _ := state.CPUList(list)
+	if l.CPUs > float64(len(online)) {
+		v = append(v, fmt.Sprintf("cpus: %v are more than the %d of this host", l.CPUs, len(online)))
+	}
+	there := map[int]bool{}
+	for _, n := range online {
+		there[n] = true
+	}
+	wanted, _ := state.CPUList(l.CPUSet)
+	for _, n := range wanted {
+		if !there[n] {
+			return append(v, fmt.Sprintf("cpu-set: %s has processors that this host has not: its own are %s", l.CPUSet, list))
+		}
+	}
+	return v
+}
+
+func violated(v state.Violations) error {
+	if v == nil {
+		return nil
+	}
+	return v
+}
+
+// hostMemory is how much the host has, 0 when that cannot be found out.
+func hostMemory() int64 {
+	text, _ := os.ReadFile("/proc/meminfo")
+	for line := range strings.Lines(string(text)) {
+		if f := strings.Fields(line); len(f) == 3 && f[0] == "MemTotal:" {
+			kib, _ := strconv.ParseInt(f[1], 10, 64)
+			return kib << 10
+		}
+	}
+	return 0
+}
