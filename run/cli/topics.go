@@ -86,7 +86,7 @@ const securityText = `A machine is made to hold a root user whom the host need n
 - System calls: kexec_load, kexec_file_load, init_module, finit_module, delete_module and open_by_handle_at answer as if the kernel did not have them.
 - Devices: null, zero, full, random, urandom, tty and terminals. Others can neither be made nor opened.
 - Files: /sys is read-only. Files in /proc that belong to the host's root cannot be written, since that user does not exist in the machine; none are hidden by mounts, so that nested containers can mount a /proc of their own.
-- Limits: 16384 processes and threads, and those of `+"`--memory`, `--cpus`, `--cpu-set`, `--pids-limit` and `--io-max`"+`. Without these a machine can take all of the host's memory and time.
+- Limits: 16384 processes and threads, and those of ` + "`--memory`, `--cpus`, `--cpu-set`, `--pids-limit` and `--io-max`" + `. Without these a machine can take all of the host's memory and time.
 - Volumes: nosuid and nodev. When a user of the host owns the directory, the machine's root is that user there and nobody else of the machine can write; when root owns it, ids are the same inside and outside, files of the host's root included.
 
 ## What is not there yet
