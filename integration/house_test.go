@@ -37,7 +37,7 @@ var house = []struct {
 		// moby/sys/user: passwd and group of a guest; libseccomp: the filter as BPF for exec; x/term: raw mode;
 		// logrus: where libcontainer's log goes.
 		"golang.org/x/sys golang.org/x/term github.com/opencontainers/runc github.com/opencontainers/cgroups " +
-			"github.com/opencontainers/runtime-spec github.com/coreos/go-systemd/v22 " +
+			"github.com/opencontainers/runtime-spec github.com/coreos/go-systemd/v22 github.com/godbus/dbus/v5 " +
 			"github.com/moby/sys/user github.com/seccomp/libseccomp-golang github.com/sirupsen/logrus"},
 	{"croft/man", "", "github.com/spf13/pflag"},
 	{"croft/run/cli", "croft/state croft/run croft/man",

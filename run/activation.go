@@ -81,8 +81,7 @@ func (e *Engine) onward() []string {
 	for i := range e.sockets() { // libcontainer has closed them to whatever is executed
 		unix.FcntlInt(uintptr(firstSocket+i), unix.F_SETFD, 0)
 	}
-	env = append(env, envFront+"=1")
-	for _, name := range []string{envListenPID, envListenFDs, envListenNames, envCredentials} {
+	for _, name := range []string{envHold, envNotify, envListenPID, envListenFDs, envListenNames, envCredentials} {
 		if v, ok := os.LookupEnv(name); ok {
 			env = append(env, name+"="+v)
 		}

@@ -303,12 +303,22 @@ func (e *Engine) remove(in *state.Instance) error {
 	if err := e.Dir.Remove(in.Spec.Name); err != nil {
 		return err
 	}
+	e.forget(in.Spec.Name)
 	return e.release(in)
 }
 
-// Repair brings records and world together after crashes and says what it did. It touches no machine that
-// somebody holds.
-func (e *Engine) Repair(ctx context.Context) (did []string, err error) {
+// Repair brings records and world together after crashes, of the named machines or of all, and says what it did. It
+// touches no machine that somebody holds.
+func (e *Engine) Repair(ctx context.Context, names ...string) (did []string, err error) {
+	if len(names) > 0 {
+		for _, name := range names {
+			what, err := e.repairOne(name)
+			if did = append(did, what...); err != nil {
+				return did, fmt.Errorf("%s: %w", name, err)
+			}
+		}
+		return did, nil
+	}
 	all, damaged, err := e.Dir.List()
 	if err != nil {
 		return nil, err

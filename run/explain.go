@@ -65,7 +65,7 @@ func (e *Engine) Explain(in *state.Instance) (Explanation, error) {
 	if err != nil {
 		return Explanation{}, err
 	}
-	x := NewPlan(e.Dir, &as, layers, h, false).explain()
+	x := NewPlan(e.Dir, &as, layers, h, HeldByNone).explain()
 	if x.Running = running; running {
 		x.Cgroups = in.Applied.Cgroups // in the foreground it lies elsewhere
 	}

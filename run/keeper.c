@@ -3,8 +3,8 @@
 // The starter (supervise.go) execs this same binary with "keeper" as its first word; the constructor at the end
 // takes over before the Go runtime starts. What stays is the parent of the machine's init, holder of its claim,
 // console and socket. At last it execs croft once more: for the undo or, after a reboot, for the next start.
-// All that comes from the guest is opaque here: console bytes are copied, and of a notify datagram only
-// whether it says READY=1 and whether the kernel says that PID 1 sent it. No memory is allocated.
+// All that comes from the guest is opaque here: console bytes are copied, and of what the kernel says that PID 1
+// has notified, READY=1 counts, and its state and its signs of life go to the host's systemd. No memory is allocated.
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
@@ -29,12 +29,10 @@ enum { LOG_MAX = 1 << 20, CLIENTS = 128, BUF = 4096 };
 
 // What the starter decided; the order is that of its argument list (supervise.go).
 static struct {
-	int init;        // pid of the machine's init, our child
-	int pidfd;       // of the same
+	int init, pidfd; // the machine's init, our child
 	int pty, slave;  // the console and one open slave, or -1: without it the pty hangs up when PID 1 closes its own
-	int listener;    // SOCK_SEQPACKET
-	int client;      // a connection like those that come there, of whoever started it, or -1
-	int notify;      // datagrams of the guest's init, or -1
+	int listener, client; // SOCK_SEQPACKET; a connection like those that come there, of whoever started it, or -1
+	int notify, host; // datagrams of the guest's init; those for the host's systemd, whose unit we are; or -1
 	int logdir, rundir;        // where console.log is, and where "ready" is put
 	int report;      // the starter's caller waits at the other end, or -1
 	int hostns;      // the host's mount namespace
@@ -57,8 +55,7 @@ static int logfd = -1, timesfd = -1;
 static uint64_t logsize, timed;  // timed: second of the last entry in console.times
 static int64_t deadline = -1, expiry = -1, ready_at = -1; // of the stop, of the machine's life; ms of the monotonic clock
 static int stops;
-static const char *cause = "self"; // of its end: the guest itself, or asked, or expired
-static const char *machine;        // its name
+static const char *machine, *cause = "self"; // its name; of its end: the guest itself, or asked, or expired
 static int unheard;             // ms after which the stop signal is sent once more, 0: it was heard
 static int64_t again, born;     // when that is; when we began
 
@@ -88,8 +85,6 @@ static void write_all(int fd, const char *p, size_t n)
 {
 	while (fd >= 0 && n > 0) {
 		ssize_t w = write(fd, p, n);
-		if (w < 0 && errno == EINTR)
-			continue;
 		if (w <= 0)
 			return; // a full disk costs log lines, never the machine
 		p += w;
@@ -111,8 +106,7 @@ static void open_logs(void)
 static void log_console(const char *p, size_t n)
 {
 	if (logsize + n > LOG_MAX) {
-		shut(&logfd);
-		shut(&timesfd);
+		shut(&logfd), shut(&timesfd);
 		renameat(k.logdir, "console.log", k.logdir, "console.log.1");
 		renameat(k.logdir, "console.times", k.logdir, "console.times.1");
 		open_logs();
@@ -181,6 +175,9 @@ static void stop(int secs, const char *why)
 	if (stops++ > 0)
 		return;
 	cause = why, expiry = -1;
+	char text[64]; // the undo needs its time, too
+	int n = snprintf(text, sizeof text, "STOPPING=1\nEXTEND_TIMEOUT_USEC=%lld", ((long long)secs + 15) * 1000000);
+	write_all(k.host, text, (size_t)n);
 	ask();
 }
 
@@ -188,34 +185,40 @@ static void ready(void)
 {
 	if (ready_at == -2) // told: nobody may be reading the reports any more
 		return;
-	int fd = openat(k.rundir, "ready", O_WRONLY | O_CREAT | O_CLOEXEC, 0600);
-	shut(&fd);
+	close(openat(k.rundir, "ready", O_WRONLY | O_CREAT | O_CLOEXEC, 0600));
 	write_all(k.report, "R\n", 2);
+	write_all(k.host, "READY=1", 7);
 	ready_at = -2;
 }
 
 static void drop(struct client *c)
 {
-	write_all(c->kill, "1", 1);
-	shut(&c->kill);
+	write_all(c->kill, "1", 1), close(c->kill);
 	if (c->bound && stops == 0)
 		helper("wake"), stop(k.stop_secs, "asked");
-	shut(&c->fd);
+	close(c->fd);
 	*c = (struct client){ .fd = -1, .kill = -1 };
 }
 
-// echo copies to our stdout, with the line ends of a file: without the guest's \r and the terminal's.
+// echo copies to our stdout, with the line ends of a file: without the guest's \r and the terminal's, and without escape
+// sequences (ECMA-48), for which a journal would take the line for a blob.
 static void echo(const char *p, size_t n)
 {
-	static int held;
+	static char in, held; // a sequence, known by its second byte; a \r
 	char out[BUF * 2];
 	size_t m = 0;
-	for (size_t i = 0; i < n; i++) {
-		if (held && p[i] != '\n' && p[i] != '\r')
-			out[m++] = '\r';
-		held = p[i] == '\r';
-		if (!held)
-			out[m++] = p[i];
+	for (; n > 0; n--, p++) {
+		if (*p == 27 || in == 27)
+			in = *p == 27 || (*p >= ' ' && *p < '0') ? 27 : strchr("[]PX^_", *p) ? *p : 0;
+		else if (in && *p != '\n')
+			in = in == '[' ? (*p >= '@' && *p <= '~' ? 0 : in) : *p == 7 ? 0 : in;
+		else {
+			if (held && *p != '\n' && *p != '\r')
+				out[m++] = '\r';
+			in = 0, held = *p == '\r';
+			if (!held)
+				out[m++] = *p;
+		}
 	}
 	write_all(1, out, m);
 }
@@ -237,25 +240,32 @@ static int console(void)
 	return 1;
 }
 
-// notified says whether the datagram has READY=1 on a line of its own and comes from the guest's PID 1.
+// receive takes a packet and what comes with it, of the one type that is asked for. There is no room for more: the kernel
+// closes a guest's descriptors, which are none of our business.
+static ssize_t receive(int fd, char *buf, int type, void *got, size_t size)
+{
+	union { char space[64]; struct cmsghdr align; } u;
+	struct iovec iov = { buf, BUF };
+	struct msghdr m = { .msg_iov = &iov, .msg_iovlen = 1, .msg_control = u.space, .msg_controllen = CMSG_LEN(size) };
+	ssize_t n = recvmsg(fd, &m, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
+	struct cmsghdr *h = n < 0 ? NULL : CMSG_FIRSTHDR(&m);
+	if (h && h->cmsg_level == SOL_SOCKET && h->cmsg_type == type && h->cmsg_len >= CMSG_LEN(size))
+		memcpy(got, CMSG_DATA(h), size);
+	return n;
+}
+
+// notified takes READY=1 from the guest's PID 1, and passes on what it says of its state and that it lives, a line each.
 static void notified(void)
 {
 	char buf[BUF + 1];
-	// No room for more than the sender: the kernel closes a guest's descriptors, which are none of our business.
-	union { char space[CMSG_SPACE(sizeof(struct ucred))]; struct cmsghdr align; } u;
-	struct iovec iov = { buf, BUF };
-	struct msghdr m = { .msg_iov = &iov, .msg_iovlen = 1, .msg_control = u.space, .msg_controllen = sizeof u.space };
-	ssize_t n = recvmsg(k.notify, &m, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
-	if (n < 0)
-		return;
-	buf[n] = 0;
-	pid_t from = 0;
-	struct cmsghdr *h = CMSG_FIRSTHDR(&m);
-	if (h && h->cmsg_level == SOL_SOCKET && h->cmsg_type == SCM_CREDENTIALS)
-		memcpy(&from, CMSG_DATA(h), sizeof from); // struct ucred begins with the pid
-	for (const char *p = buf; from == k.init && (p = strstr(p, "READY=1")); p += 7)
-		if ((p == buf || p[-1] == '\n') && (p[7] == 0 || p[7] == '\n'))
+	struct ucred from = { 0 };
+	ssize_t n = receive(k.notify, buf, SCM_CREDENTIALS, &from, sizeof from);
+	buf[n < 0 || from.pid != k.init ? 0 : n] = 0;
+	for (char *line, *rest = buf; (line = strsep(&rest, "\n"));)
+		if (strcmp(line, "READY=1") == 0)
 			ready();
+		else if (strncmp(line, "STATUS=", 7) == 0 || strcmp(line, "WATCHDOG=1") == 0)
+			write_all(k.host, line, strlen(line));
 }
 
 // welcome sends the protocol's version and the pidfd of the init: with it a client signals, waits for and
@@ -267,31 +277,21 @@ static void welcome(int fd)
 	struct iovec iov = { &hello, sizeof hello };
 	struct msghdr m = { .msg_iov = &iov, .msg_iovlen = 1, .msg_control = u.space, .msg_controllen = sizeof u.space };
 	struct cmsghdr *h = CMSG_FIRSTHDR(&m);
-	h->cmsg_level = SOL_SOCKET;
-	h->cmsg_type = SCM_RIGHTS;
-	h->cmsg_len = CMSG_LEN(sizeof(int));
+	*h = (struct cmsghdr){ .cmsg_len = CMSG_LEN(sizeof(int)), .cmsg_level = SOL_SOCKET, .cmsg_type = SCM_RIGHTS };
 	memcpy(CMSG_DATA(h), &k.pidfd, sizeof(int));
 	sendmsg(fd, &m, MSG_DONTWAIT | MSG_NOSIGNAL);
 }
-
 
 // request serves one packet of a client: its first byte says what it wants.
 static void request(struct client *c)
 {
 	char buf[BUF];
-	union { char space[CMSG_SPACE(sizeof(int))]; struct cmsghdr align; } u;
-	struct iovec iov = { buf, sizeof buf };
-	struct msghdr m = { .msg_iov = &iov, .msg_iovlen = 1, .msg_control = u.space, .msg_controllen = CMSG_LEN(sizeof(int)) };
-	ssize_t n = recvmsg(c->fd, &m, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
-	if (n <= 0) {
-		if (n == 0 || (errno != EAGAIN && errno != EINTR))
-			drop(c);
-		return;
-	}
 	int fd = -1;
-	struct cmsghdr *h = CMSG_FIRSTHDR(&m);
-	if (h && h->cmsg_level == SOL_SOCKET && h->cmsg_type == SCM_RIGHTS)
-		memcpy(&fd, CMSG_DATA(h), sizeof fd);
+	ssize_t n = receive(c->fd, buf, SCM_RIGHTS, &fd, sizeof fd);
+	if (n == 0 || (n < 0 && errno != EAGAIN))
+		drop(c);
+	if (n <= 0)
+		return;
 	uint16_t v[2] = { 0, 0 };
 	if (n >= 5)
 		memcpy(v, buf + 1, sizeof v);
@@ -368,7 +368,7 @@ static int watch(int sigfd)
 		on_time();
 		if (n <= 0)
 			continue;
-		if (p[PTY].revents && !console() && errno != EAGAIN && errno != EINTR)
+		if (p[PTY].revents && !console() && errno != EAGAIN)
 			shut(&k.pty);
 		if (p[NOTIFY].revents)
 			notified();
@@ -394,7 +394,7 @@ static void next(int status)
 	for (struct client *c = clients; c < clients + CLIENTS; c++)
 		if (reboot || c->kill >= 0)
 			shut(&c->fd);
-	int *done[] = { &k.pidfd, &k.pty, &k.slave, &k.listener, &k.notify, &k.logdir };
+	int *done[] = { &k.pidfd, &k.pty, &k.slave, &k.listener, &k.notify, &k.host, &k.logdir };
 	for (size_t i = 0; i < sizeof done / sizeof *done; i++)
 		shut(done[i]); // what the undo has no use for would only leak into it
 	if (reboot)
@@ -405,7 +405,7 @@ static void next(int status)
 
 static int keep(int argc, char **argv)
 {
-	int *field[] = { &k.init, &k.pidfd, &k.pty, &k.slave, &k.listener, &k.client, &k.notify, &k.logdir, &k.rundir, &k.report,
+	int *field[] = { &k.init, &k.pidfd, &k.pty, &k.slave, &k.listener, &k.client, &k.notify, &k.host, &k.logdir, &k.rundir, &k.report,
 		&k.hostns, &k.stop_signal, &k.stop_secs, &k.life_secs, &k.grace_ms, &k.echo, &k.asked };
 	enum { FIRST = 3, COUNT = sizeof field / sizeof *field };
 	if (argc != FIRST + COUNT)

@@ -39,6 +39,7 @@ func TestKeeper(t *testing.T) {
 		{"guest closes its console", keeperClosedConsole},
 		{"input and size", keeperInput},
 		{"echo", keeperEcho},
+		{"echo without escape sequences", keeperEchoPlain},
 		{"as many clients as it takes, and one", keeperCrowd},
 		{"slow client", keeperSlowClient},
 		{"stop", keeperStop},
@@ -57,6 +58,8 @@ func TestKeeper(t *testing.T) {
 		{"ready", keeperReady},
 		{"not ready", keeperNotReady},
 		{"ready once", keeperReadyOnce},
+		{"what the host hears", keeperTells},
+		{"stop is told to the host", keeperTellsStop},
 		{"descriptors of the guest", keeperGuestFDs},
 		{"descriptors of clients", keeperClientFDs},
 		{"flood", keeperFlood},
@@ -99,6 +102,7 @@ type ward struct {
 	cmd     *exec.Cmd
 	control *os.File // to the init
 	report  *os.File
+	host    *os.File // what a systemd would hear of it
 	tty     string
 	dir     string
 	stderr  bytes.Buffer
@@ -128,6 +132,9 @@ func (k *ward) start() {
 	try(k.T, err)
 	report, theirs, err := os.Pipe()
 	try(k.T, err)
+	hears, tells, err := seqpacket() // a message is a message
+	try(k.T, err)
+	k.host = hears
 	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
 	try(k.T, err)
 	k.report, k.control = report, os.NewFile(uintptr(fds[0]), "control")
@@ -137,7 +144,7 @@ func (k *ward) start() {
 		signal = 0
 	}
 	k.cmd = exec.Command(k.exe, "start", "web", number(int(signal)), number(k.secs), number(k.life), number(k.grace), number(k.echo), number(1-flag(k.deaf)))
-	k.cmd.ExtraFiles = []*os.File{os.NewFile(uintptr(fds[1]), "control"), listener, notify, logs, run, theirs, claim}
+	k.cmd.ExtraFiles = []*os.File{os.NewFile(uintptr(fds[1]), "control"), listener, notify, logs, run, theirs, claim, tells}
 	k.cmd.Env = append(os.Environ(), "KEEPER_TEST_OUT="+k.path("out"), "KEEPER_TEST_HOLD="+k.path("hold"), "CROFT_REPORT=8",
 		"NOTIFY_SOCKET="+k.path("run/notify"), "ASAN_OPTIONS=detect_leaks=0:exitcode=99")
 	k.cmd.Stderr, k.cmd.Stdout = &k.stderr, &k.stdout
@@ -534,6 +541,21 @@ func keeperEcho(k *ward) {
 	}
 }
 
+// What is no terminal gets no escape sequences, wherever a read of the console ends.
+func keeperEchoPlain(k *ward) {
+	k.echo = 1
+	k.start()
+	k.tell("say [\x1b[0;1;32m  OK  \x1b[0m] \x1b(Bup\x1b]0;title\x07 \x1b]8;;x\x1b\\link\x1b7\n")
+	for _, c := range "\x1b[1mx\x1b[m \x1b]no end\nnext\n" {
+		k.tell("say " + string(c))
+	}
+	k.order("exit 0")
+	k.endsWith("undo web 0 self")
+	if got, want := k.stdout.String(), "[  OK  ] up link\nx \nnext\n"; got != want {
+		k.Errorf("stdout has %q, want %q", got, want)
+	}
+}
+
 // attached is a client that gets the console; what it gets is collected.
 func (k *ward) attach() *Keeper {
 	k.Helper()
@@ -914,6 +936,35 @@ func (k *ward) drained() {
 	for range 20 {
 		k.settled()
 	}
+}
+
+// hostHears gives the next message to the host's systemd.
+func (k *ward) hostHears() string {
+	k.Helper()
+	buf := make([]byte, 8192)
+	n := k.receive(k.host, buf)
+	return string(buf[:n])
+}
+
+func keeperTells(k *ward) {
+	k.start()
+	k.tell("other STATUS=not of PID 1\nWATCHDOG=1")
+	k.tell("notify STATUS=Booting\nMAINPID=1\nWATCHDOG=1\nWATCHDOG=trigger\nX=1\nREADY=1\nSTATUS=Up")
+	for _, want := range []string{"STATUS=Booting", "WATCHDOG=1", "READY=1", "STATUS=Up"} {
+		if got := k.hostHears(); got != want {
+			k.Errorf("the host hears %q, want %q", got, want)
+		}
+	}
+}
+
+func keeperTellsStop(k *ward) {
+	k.start()
+	try(k.T, k.connect().Stop(20*time.Second))
+	if got, want := k.hostHears(), "STOPPING=1\nEXTEND_TIMEOUT_USEC=35000000"; got != want {
+		k.Errorf("the host hears %q, want %q", got, want)
+	}
+	k.order("exit 0")
+	k.endsWith("undo web 0 asked")
 }
 
 // However often the guest says so, it is reported once: nobody may be reading the reports.

@@ -22,10 +22,13 @@ type Plan struct {
 	RunDir      string           // the instance's directory under /run: everything in it goes at the end
 	Cgroup      string           // as the OCI spec names it: absolute, or relative to the caller's own
 	Cgroups     []string         // every directory that this makes on the host
+	Aside       string           // where the starter itself must go before, so that only leaves have processes; "": nowhere
+	Unit        string           // of systemd that holds it; "" when none does
 	Boot        bool             // an init boots, rather than a payload running
 	Notify      bool             // the init tells when it is up
 	Owners      map[string]Owner // of the volumes' sources
-	Foreground  bool             // the console goes to the starter's stdout
+	Hold        Hold             // what holds its keeper
+	Echo        bool             // the console goes to the starter's stdout
 	Credentials string           // directory of those that the unit which starts it has for it
 	Stdio       bool             // the payload gets the starter's stdin, stdout and stderr instead of a console
 }
@@ -36,6 +39,8 @@ type host struct {
 	cgroups     []string // roots of the hierarchies, the unified one first
 	own         []string // for each, the directory of the caller itself
 	hybrid      bool     // there are a unified hierarchy and others
+	divided     string   // directory of the cgroup around the caller that it may divide; "" when there is none
+	unit        string   // that the caller is in; "" when there is none
 	owners      map[string]Owner
 	login       rootfs.Files // what its image needs for a login on the console
 	credentials string       // of the unit that this process is of
@@ -48,7 +53,7 @@ type Owner struct {
 }
 
 // NewPlan works out the start of in. It is pure: it looks at nothing but its arguments.
-func NewPlan(dir *state.Dir, in *state.Instance, layers []string, h host, foreground bool) *Plan {
+func NewPlan(dir *state.Dir, in *state.Instance, layers []string, h host, hold Hold) *Plan {
 	name := in.Spec.Name
 	p := &Plan{
 		Instance: in,
@@ -58,23 +63,32 @@ func NewPlan(dir *state.Dir, in *state.Instance, layers []string, h host, foregr
 		Boot:     in.Facts.Init.Mode == state.InitBoot,
 		Notify:   in.Facts.Notify,
 		Owners:   h.owners,
+		Hold:     hold,
 	}
-	p.Foreground, p.Stdio = foreground && p.Boot, foreground && !p.Boot
-	// In the foreground the caller's cgroup is kept: it may be a unit's, or a job's. Otherwise the machine
-	// outlives its caller and so lies beside it, named after its root unless that is the usual one.
+	p.Stdio = hold == HeldByCaller && !p.Boot
+	p.Echo = hold != HeldByNone && !p.Stdio
+	// In a unit its cgroup is kept, and in the foreground the caller's: it may be a unit's, too, or a job's. Otherwise
+	// the machine outlives its caller and so lies beside it, named after its root unless that is the usual one.
 	bases := h.cgroups
 	p.Cgroup = "/croft" + tag(dir.Root) + "/" + name
-	if foreground {
+	if hold != HeldByNone {
+		p.Unit = h.unit
 		p.Credentials = h.credentials
 		bases, p.Cgroup = h.own, "croft"+tag(dir.Root)+"-"+name
 		if h.hybrid { // libcontainer stays below the caller in the others alone
 			bases = append([]string{h.cgroups[0]}, h.own[1:]...)
 		}
 	}
+	if hold != HeldByNone && len(bases) == 1 && h.divided != "" {
+		if bases[0] == h.divided {
+			p.Aside = filepath.Join(h.divided, supervisorGroup)
+		}
+		bases = []string{h.divided}
+	}
 	for _, b := range bases {
 		p.Cgroups = append(p.Cgroups, filepath.Join(b, p.Cgroup))
 	}
-	if foreground && len(bases) == 1 {
+	if hold != HeldByNone && len(bases) == 1 {
 		// Of a relative path libcontainer makes a sibling of the caller's cgroup where there is v2 alone, outside
 		// of the unit that holds us.
 		p.Cgroup = strings.TrimPrefix(p.Cgroups[0], h.cgroups[0])
@@ -130,9 +144,10 @@ func (p *Plan) Environment() []string {
 	return append(env, p.Instance.Spec.Env...)
 }
 
-// terminal is what the console can show: nothing but text where it goes to a file or a journal.
+// terminal is what the console can show: nothing but text where it goes to a file. (What goes to a journal is rid of
+// the rest by the keeper, for the sake of those who log in.)
 func (p *Plan) terminal() string {
-	if p.Foreground {
+	if p.Hold == HeldByCaller {
 		return "dumb"
 	}
 	return "linux"
@@ -197,7 +212,10 @@ func look(in *state.Instance, layers []string) (host, error) {
 		owners[m.Source] = Owner{st.Uid, st.Gid, nested}
 	}
 	login, err := loginFiles(in.Facts.InitKind, layers)
-	return host{string(resolv), roots, own, len(roots) > 1 && isUnified(roots[0]), owners, login, os.Getenv(envCredentials)}, err
+	return host{
+		resolv: string(resolv), cgroups: roots, own: own, hybrid: len(roots) > 1 && isUnified(roots[0]),
+		divided: delegated(own[0]), unit: ownUnit(), owners: owners, login: login, credentials: os.Getenv(envCredentials),
+	}, err
 }
 
 // nestedMounts says whether something is mounted below source, and all of it can be shifted to the ids of a machine.

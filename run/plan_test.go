@@ -17,40 +17,54 @@ import (
 // with a diff there and in no other way. UPDATE=1 writes them anew.
 func plans() map[string]*Plan {
 	all := map[string]*Plan{}
-	add := func(name, root string, foreground bool, change func(*state.Instance, *host)) {
+	add := func(name, root string, hold Hold, change func(*state.Instance, *host)) {
 		in, h := trixie()
 		change(in, &h)
 		dir := &state.Dir{Root: root, Run: DefaultRun}
 		layers := []string{root + "/images/layers/a", root + "/images/layers/b"}
-		all[name] = NewPlan(dir, in, layers, h, foreground)
+		all[name] = NewPlan(dir, in, layers, h, hold)
 	}
 	payload := func(in *state.Instance, _ *host) {
 		in.Facts.Init = state.Init{Mode: state.InitPayload, Args: []string{"/bin/sh", "-c", "make"}, User: "33:33", Dir: "/srv"}
 		in.Facts.Notify, in.Facts.StopSignal = false, 15
 		in.Spec.Env = []string{"CI=1"}
 	}
-	add("boot", DefaultRoot, false, func(*state.Instance, *host) {})
-	add("payload", DefaultRoot, false, payload)
-	add("payload-foreground", DefaultRoot, true, payload)
-	add("boot-foreground", DefaultRoot, true, func(*state.Instance, *host) {})
-	add("host-network", DefaultRoot, false, func(in *state.Instance, h *host) {
+	add("boot", DefaultRoot, HeldByNone, func(*state.Instance, *host) {})
+	add("payload", DefaultRoot, HeldByNone, payload)
+	add("payload-foreground", DefaultRoot, HeldByCaller, payload)
+	add("boot-foreground", DefaultRoot, HeldByCaller, func(*state.Instance, *host) {})
+	add("host-network", DefaultRoot, HeldByNone, func(in *state.Instance, h *host) {
 		in.Spec.NICs = []state.NIC{{Network: state.NetworkHost}}
 		in.Spec.Hostname = "web.example.org"
 	})
-	add("volumes", DefaultRoot, false, func(in *state.Instance, h *host) {
+	add("volumes", DefaultRoot, HeldByNone, func(in *state.Instance, h *host) {
 		in.Spec.Mounts = []state.Mount{{Source: "/srv", Target: "/srv"}, {Source: "/home/joe/src", Target: "/src/", ReadOnly: true}}
 		h.owners = map[string]Owner{"/srv": {UID: 0, GID: 0}, "/home/joe/src": {UID: 1000, GID: 1001, Nested: true}}
 	})
-	add("memory", DefaultRoot, false, func(in *state.Instance, h *host) {
+	add("memory", DefaultRoot, HeldByNone, func(in *state.Instance, h *host) {
 		in.Spec.Root = state.Root{ReadOnly: true}
 		in.Spec.Tmpfs = []state.Tmpfs{{Target: "/src/out", Size: 1 << 20, Mode: "700"}, {Target: "/tmp", Mode: "755"}}
 		in.Spec.Mounts = []state.Mount{{Source: "/home/joe/src", Target: "/src"}, {Source: "/srv", Target: "/tmp/x"}}
 	})
-	add("payload-read-only", DefaultRoot, false, func(in *state.Instance, h *host) {
+	add("payload-read-only", DefaultRoot, HeldByNone, func(in *state.Instance, h *host) {
 		payload(in, h)
 		in.Spec.Root = state.Root{ReadOnly: true}
 	})
-	add("other-root", "/srv/croft", false, func(*state.Instance, *host) {})
+	divided := func(in *state.Instance, h *host) {
+		h.cgroups, h.hybrid, h.unit = []string{"/sys/fs/cgroup"}, false, "web.service"
+		h.own = []string{"/sys/fs/cgroup/system.slice/web.service"}
+		h.divided = h.own[0]
+	}
+	add("unit", DefaultRoot, HeldByUnit, divided)
+	add("unit-subgroup", DefaultRoot, HeldByUnit, func(in *state.Instance, h *host) {
+		divided(in, h)
+		h.own = []string{h.divided + "/supervisor"}
+	})
+	add("unit-undivided", DefaultRoot, HeldByCaller, func(in *state.Instance, h *host) {
+		divided(in, h)
+		h.divided = ""
+	})
+	add("other-root", "/srv/croft", HeldByNone, func(*state.Instance, *host) {})
 	return all
 }
 
@@ -118,8 +132,8 @@ func TestPlanIsPure(t *testing.T) {
 	in, h := trixie()
 	before, _ := json.Marshal(in)
 	dir := &state.Dir{Root: "/no/such", Run: "/no/run"}
-	first, _ := json.Marshal(NewPlan(dir, in, nil, h, false).OCI())
-	second, _ := json.Marshal(NewPlan(dir, in, nil, h, false).OCI())
+	first, _ := json.Marshal(NewPlan(dir, in, nil, h, HeldByNone).OCI())
+	second, _ := json.Marshal(NewPlan(dir, in, nil, h, HeldByNone).OCI())
 	after, _ := json.Marshal(in)
 	if !bytes.Equal(first, second) || !bytes.Equal(before, after) {
 		t.Error("it is not")

@@ -30,7 +30,7 @@ type Timing struct {
 type Started struct {
 	Timings []Timing
 	name    string
-	process *os.Process // starter, keeper and undo: it stays the same one, and our child
+	process *os.Process // starter, keeper and undo: it stays the same one, and our child; nil when it is systemd's
 	pipe    *os.File
 	lines   *bufio.Scanner
 	code    int
@@ -49,11 +49,10 @@ func (e *Engine) Start(ctx context.Context, in *state.Instance) (*Started, error
 // is made before the machine: with console, which the caller then must read, nothing that it prints is missed, and one
 // that ends at once has been heard.
 func (e *Engine) StartBound(ctx context.Context, in *state.Instance, console bool) (*Started, *Keeper, error) {
-	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
+	ours, theirs, err := seqpacket()
 	if err != nil {
-		return nil, nil, fmt.Errorf("socketpair: %w", err)
+		return nil, nil, err
 	}
-	ours, theirs := os.NewFile(uintptr(fds[0]), "keeper"), os.NewFile(uintptr(fds[1]), "client")
 	k := &Keeper{conn: ours}
 	err = k.Bind()
 	if err == nil && console {
@@ -80,6 +79,32 @@ func (e *Engine) StartBound(ctx context.Context, in *state.Instance, console boo
 // start hands client, the keeper's end of a connection, to the starter; nil is none.
 func (e *Engine) start(ctx context.Context, in *state.Instance, client *os.File) (*Started, error) {
 	name := in.Spec.Name
+	bus, err := e.supervisor(ctx, in)
+	if err != nil {
+		return nil, fmt.Errorf("start %s: %w", name, err)
+	}
+	var s *Started
+	if bus != nil {
+		s, err = e.startUnit(ctx, bus, in, client)
+		bus.Close()
+	} else {
+		s, err = e.startApart(in, client)
+	}
+	if err != nil {
+		return nil, err
+	}
+	s.lines, s.code = bufio.NewScanner(s.pipe), -1
+	if err := s.until(ctx, "S"); err != nil {
+		s.pipe.Close()
+		return nil, err
+	}
+	debug.SetGCPercent(100) // the caller may stay for days (see Hurry)
+	return s, nil
+}
+
+// startApart starts the machine by a process of a session of its own.
+func (e *Engine) startApart(in *state.Instance, client *os.File) (*Started, error) {
+	name := in.Spec.Name
 	r, w, err := os.Pipe()
 	if err != nil {
 		return nil, err
@@ -103,13 +128,7 @@ func (e *Engine) start(ctx context.Context, in *state.Instance, client *os.File)
 		return nil, fmt.Errorf("start %s: %w", name, err)
 	}
 	w.Close()
-	s := &Started{name: name, process: cmd.Process, pipe: r, lines: bufio.NewScanner(r), code: -1, log: e.Log}
-	if err := s.until(ctx, "S"); err != nil {
-		r.Close()
-		return nil, err
-	}
-	debug.SetGCPercent(100) // the caller may stay for days (see Hurry)
-	return s, nil
+	return &Started{name: name, process: cmd.Process, pipe: r, log: e.Log}, nil
 }
 
 // Close stops listening; the machine goes on.
@@ -214,7 +233,7 @@ func (s *Started) Expired() bool { return s.reason == state.ExitTimeout }
 func (s *Started) Wait(ctx context.Context) (int, error) {
 	err := s.until(ctx, "")
 	if errors.Is(err, errEnded) {
-		if s.process != nil { // nil: not started by us
+		if s.process != nil {
 			s.process.Wait() // the pipe closes a moment before it is gone
 		}
 		return s.code, nil
@@ -265,7 +284,7 @@ func onHost(do func() error) error {
 // Foreground starts an instance in this very process, which becomes its keeper and exits with its status:
 // console and signals are the caller's. It returns only with an error; when ctx ends before the machine runs, it does not.
 func (e *Engine) Foreground(ctx context.Context, in *state.Instance) error {
-	os.Setenv(envFront, "1")
+	os.Setenv(envHold, string(HeldByCaller))
 	if _, err := hostMounts(); err == nil {
 		return e.Supervise(ctx, in.Spec.Name)
 	}

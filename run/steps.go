@@ -154,6 +154,11 @@ func createContainer(_ context.Context, l *launch) (err error) {
 			return err
 		}
 	}
+	if l.Aside != "" {
+		if err := stepAside(l.Aside); err != nil {
+			return err
+		}
+	}
 	if l.listener, err = listen(l.RunDir, socketName, unix.SOCK_SEQPACKET, 0o600); err != nil {
 		return err
 	}
@@ -163,6 +168,14 @@ func createContainer(_ context.Context, l *launch) (err error) {
 		}
 	}
 	return err
+}
+
+// stepAside makes a cgroup and moves this process there.
+func stepAside(dir string) error {
+	if err := os.Mkdir(dir, 0o755); err != nil && !os.IsExist(err) {
+		return err
+	}
+	return os.WriteFile(filepath.Join(dir, "cgroup.procs"), []byte("0"), 0)
 }
 
 // unshifted names the volume whose filesystem cannot be seen through the machine's user namespace, after a start that

@@ -51,7 +51,7 @@ func (e *Engine) end(ctx context.Context, in *state.Instance, ask func(*Keeper) 
 		k.Close()
 		now, _ := e.Dir.Get(in.Spec.Name)
 		if err != nil || now == nil || now.UUID != in.UUID || now.Restarts == 0 && now.Applied == nil {
-			return err
+			return errors.Join(err, e.unitEnded(ctx, in))
 		}
 		// A machine that ended by itself at that moment has not heard us, and may reboot, or be started again by its
 		// policy. What another process has started since is not what was to end.

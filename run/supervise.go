@@ -20,6 +20,7 @@ import (
 	"croft/rootfs"
 	"croft/state"
 
+	"github.com/coreos/go-systemd/v22/daemon"
 	"github.com/sirupsen/logrus"
 	"golang.org/x/sys/unix"
 )
@@ -32,7 +33,8 @@ const (
 	envClaim  = "CROFT_CLAIM"  // descriptor of the claim
 	envReport = "CROFT_REPORT" // descriptor of the pipe to whoever asked for the start
 	envClient = "CROFT_CLIENT" // descriptor of a connection of theirs to the keeper
-	envFront  = "CROFT_FOREGROUND"
+	envHold   = "CROFT_HOLD"   // the Hold
+	envNotify = "NOTIFY_SOCKET"
 
 	// EnvLog is the log level of a start: error, warn, info or debug.
 	EnvLog = "CROFT_LOG_LEVEL"
@@ -41,23 +43,62 @@ const (
 	EnvTimings = "CROFT_TIMINGS"
 )
 
+// Hold is what holds the process that keeps a machine.
+type Hold string
+
+// The holds. Only a starter has one in its environment; what starts a starter says which.
+const (
+	HeldByNone   Hold = ""           // it has a session and a cgroup of its own
+	HeldByCaller Hold = "foreground" // it is its caller's own process: a shell's, a job's, a unit's
+	HeldByUnit   Hold = "unit"       // systemd made a unit for it (systemd.go)
+)
+
+func hold() Hold { return Hold(os.Getenv(envHold)) }
+
 // Supervise starts an instance in this process and becomes its keeper. It returns when that failed, and then
 // nothing of the start is left, or when the machine has ended before: with its ExitStatus, nil for 0. The process
 // was made for it: see Engine.Start and Engine.Foreground.
 func (e *Engine) Supervise(ctx context.Context, name string) error {
 	report := inheritReport()
+	var client *os.File
+	if hold() == HeldByUnit {
+		report, client = meetCaller()
+	} else if fd, ok := inherited(envClient); ok {
+		client = os.NewFile(uintptr(fd), "client")
+	}
 	report.takeLogs()
-	err := e.supervise(ctx, name, report)
+	err := e.supervise(ctx, name, report, client)
 	var ended ExitStatus
 	if err == nil || errors.As(err, &ended) {
 		return err
 	}
 	err = fmt.Errorf("start %s: %w", name, unprivileged(err))
 	report.failed(err)
+	daemon.SdNotify(false, "STATUS="+err.Error())
 	return err
 }
 
-func (e *Engine) supervise(ctx context.Context, name string, report *report) error {
+// meetCaller talks to whoever asked systemd for this unit, at the socket that is stdin, as startUnit does at the other
+// end. There is none when it is systemd that starts the unit again.
+func meetCaller() (*report, *os.File) {
+	var client *os.File
+	r := &report{}
+	if here, away, err := os.Pipe(); err == nil {
+		unix.SetNonblock(0, true)
+		_, client, _ = receive(os.Stdin, make([]byte, 1))
+		if unix.Sendmsg(0, []byte{0}, unix.UnixRights(int(here.Fd())), nil, unix.MSG_NOSIGNAL) == nil {
+			r.file = away
+		}
+		here.Close()
+	}
+	if null, err := os.Open(os.DevNull); err == nil {
+		unix.Dup3(int(null.Fd()), 0, 0)
+		null.Close()
+	}
+	return r, client
+}
+
+func (e *Engine) supervise(ctx context.Context, name string, report *report, client *os.File) error {
 	hostns, err := hostMounts()
 	if err != nil {
 		return err
@@ -84,14 +125,15 @@ func (e *Engine) supervise(ctx context.Context, name string, report *report) err
 		err = e.Dir.Unheld(name)
 	}
 	if err == nil {
-		l, err = e.prepare(in, heir, report)
+		l, err = e.prepare(in, heir, report, client)
 	}
 	if err == nil {
 		err = l.up(ctx)
 	}
 	if err == nil && l.Stdio {
 		if status, over := l.brief(ctx); over {
-			l.listener.Close() // whoever connects is for the next run
+			daemon.SdNotify(false, daemon.SdNotifyReady) // a unit whose program has done its work has not failed
+			l.listener.Close()                           // whoever connects is for the next run
 			return e.conclude(l.Instance, exitOf(in, status, CauseSelf), CauseSelf, claim)
 		}
 	}
@@ -169,7 +211,7 @@ func (e *Engine) settle(in *state.Instance) error {
 }
 
 // prepare writes down what is about to be done, before any of it is. An heir goes on where the run before it ended.
-func (e *Engine) prepare(in *state.Instance, heir bool, report *report) (*launch, error) {
+func (e *Engine) prepare(in *state.Instance, heir bool, report *report, client *os.File) (*launch, error) {
 	began := time.Now()
 	layers, err := e.layers(in)
 	if err != nil {
@@ -179,10 +221,10 @@ func (e *Engine) prepare(in *state.Instance, heir bool, report *report) (*launch
 	if err != nil {
 		return nil, err
 	}
-	plan := NewPlan(e.Dir, in, layers, h, os.Getenv(envFront) != "")
+	plan := NewPlan(e.Dir, in, layers, h, hold())
 	applied := &state.Applied{
 		BootID: state.BootID(), Build: Version, Started: began.UTC(),
-		Spec: in.Spec, Facts: in.Facts, Run: plan.RunDir, Cgroups: plan.Cgroups,
+		Spec: in.Spec, Facts: in.Facts, Run: plan.RunDir, Cgroups: plan.Cgroups, Unit: plan.Unit,
 	}
 	if life := in.Spec.Timeouts.Life; life > 0 {
 		applied.Expires = applied.Started.Add(time.Duration(life) * time.Second)
@@ -202,11 +244,7 @@ func (e *Engine) prepare(in *state.Instance, heir bool, report *report) (*launch
 		return nil, err
 	}
 	report.timing("record", time.Since(began))
-	l := &launch{Plan: plan, engine: e, report: report}
-	if fd, ok := inherited(envClient); ok {
-		l.client = os.NewFile(uintptr(fd), "client")
-	}
-	return l, nil
+	return &launch{Plan: plan, engine: e, report: report, client: client}, nil
 }
 
 // failed undoes a start that did not come about and remembers why. One that was a reboot or a restart may be tried
@@ -254,6 +292,10 @@ func (l *launch) become(claim *state.Claim, hostns int, asked chan os.Signal) er
 	if err != nil {
 		return err
 	}
+	host, err := hostNotify()
+	if err != nil {
+		return err
+	}
 	grace := -1
 	switch {
 	case !l.Boot:
@@ -263,9 +305,9 @@ func (l *launch) become(claim *state.Claim, hostns int, asked chan os.Signal) er
 	}
 	fields := []int{
 		l.container.pid, passOn(l.container.pidfd), passOn(l.container.pty), passOn(l.container.slave),
-		passOn(l.listener), passOn(l.client), passOn(l.notify), passOn(logs), passOn(run), passOn(l.report.file), hostns,
+		passOn(l.listener), passOn(l.client), passOn(l.notify), passOn(host), passOn(logs), passOn(run), passOn(l.report.file), hostns,
 		l.Instance.Facts.StopSignal, int(l.Instance.Spec.Timeouts.StopAfter() / time.Second), l.life(), grace,
-		flag(l.Foreground), flag(len(asked) > 0),
+		flag(l.Echo), flag(len(asked) > 0),
 	}
 	args := []string{"croft", "keeper", name}
 	for _, n := range fields {
@@ -281,6 +323,23 @@ func (l *launch) become(claim *state.Claim, hostns int, asked chan os.Signal) er
 	err = syscall.Exec("/proc/self/exe", args, env)
 	runtime.KeepAlive(l)
 	return fmt.Errorf("exec keeper: %w", err)
+}
+
+// hostNotify is a socket to the systemd whose unit this process is (sd_notify(3)); nil when it is in none that wants
+// to hear of it.
+func hostNotify() (*os.File, error) {
+	path := os.Getenv(envNotify)
+	if hold() == HeldByNone || path == "" {
+		return nil, nil
+	}
+	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
+	if err == nil {
+		err = unix.Connect(fd, &unix.SockaddrUnix{Name: path})
+	}
+	if err != nil {
+		return nil, fmt.Errorf("%s %s: %w", envNotify, path, err)
+	}
+	return os.NewFile(uintptr(fd), "host"), nil
 }
 
 // life is how many seconds of the machine's life are left, 0 when it has no end.
@@ -437,6 +496,10 @@ func (e *Engine) Undo(name string, status unix.WaitStatus, cause Cause) error {
 			report.line("W " + strconv.Quote(strings.Join(lines, " | "))) // the log may go with the record
 		}
 	}
+	if end.Code != 0 && os.Getenv(envNotify) != "" { // a unit that has failed tells why
+		daemon.SdNotify(false, "STATUS="+end.Says())
+		fmt.Fprintf(os.Stderr, "\ncroft: %s: %s\n", name, end.Says()) // the console may have stopped in a line
+	}
 	if in.Spec.Restart.Policy != state.RestartNo {
 		report.close() // whoever waits there waits for this run alone
 	}
@@ -487,5 +550,5 @@ func lost() state.Exit {
 	return state.Exit{Time: time.Now().UTC(), Reason: state.ExitLost, Code: 1}
 }
 
-// Foregrounded says whether this process was made by Foreground: then its stderr is the user's.
-func (e *Engine) Foregrounded() bool { return os.Getenv(envFront) != "" }
+// Foregrounded says whether somebody reads the stderr of this process of a machine: its caller, or a journal.
+func (e *Engine) Foregrounded() bool { return hold() != HeldByNone }

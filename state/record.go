@@ -82,8 +82,9 @@ type Applied struct {
 	Expires time.Time `json:"expires,omitzero"` // the end of Timeouts.Life; a reboot does not put it off
 	Spec    Spec      `json:"spec"`
 	Facts   Facts     `json:"facts"`
-	Run     string    `json:"run"`     // the instance's directory under /run
-	Cgroups []string  `json:"cgroups"` // every directory made for it
+	Run     string    `json:"run"`            // the instance's directory under /run
+	Cgroups []string  `json:"cgroups"`        // every directory made for it
+	Unit    string    `json:"unit,omitempty"` // of systemd that holds the keeper
 }
 
 // How a machine ended.
@@ -102,6 +103,23 @@ type Exit struct {
 	Reason string    `json:"reason"`
 	Code   int       `json:"code"`            // as a shell would see it
 	Error  string    `json:"error,omitempty"` // for ExitFailed, and why there was no further restart
+}
+
+// Says is the end as half a sentence, of the machine.
+func (x *Exit) Says() string {
+	switch x.Reason {
+	case ExitPoweroff:
+		return "powered off"
+	case ExitExited:
+		return fmt.Sprintf("its init exited with status %d", x.Code)
+	case ExitKilled:
+		return "its init was killed"
+	case ExitTimeout:
+		return "its time was up"
+	case ExitLost:
+		return "its keeper was killed"
+	}
+	return x.Error
 }
 
 // Snapshot is reserved for the snapshots of an instance.

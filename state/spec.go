@@ -25,7 +25,15 @@ type Spec struct {
 	Restart  Restart           `json:"restart,omitzero"`
 	Timeouts Timeouts          `json:"timeouts"`
 	Limits   Limits            `json:"limits,omitzero"`
+
+	Supervisor string `json:"supervisor,omitempty"` // "": systemd where it is PID 1
 }
+
+// What can hold a machine's keeper.
+const (
+	SupervisorSystemd = "systemd" // a unit of it
+	SupervisorNone    = "none"    // a process of a session of its own
+)
 
 // How PID 1 is chosen.
 const (
@@ -182,6 +190,11 @@ func (s *Spec) Check() error {
 	case "", "overlay", "dir", "shifted":
 	default:
 		say("root.driver", "%q is none of overlay, dir and shifted", s.Root.Driver)
+	}
+	switch s.Supervisor {
+	case "", SupervisorSystemd, SupervisorNone:
+	default:
+		say("supervisor", "%q is neither systemd nor none", s.Supervisor)
 	}
 	s.checkNICs(say)
 	s.checkTargets(say)

@@ -422,12 +422,12 @@ func (a *app) remove() func(*pflag.FlagSet) man.Run {
 
 func (a *app) repair() func(*pflag.FlagSet) man.Run {
 	return func(fs *pflag.FlagSet) man.Run {
-		return func(ctx context.Context, _ []string) error {
+		return func(ctx context.Context, names []string) error {
 			e, err := a.engine()
 			if err != nil {
 				return err
 			}
-			did, err := e.Repair(ctx)
+			did, err := e.Repair(ctx, names...)
 			for _, line := range did {
 				fmt.Println(line)
 			}

@@ -168,8 +168,8 @@ func machines(a *app) []*man.Command {
 			Exit: []man.Entry{{Term: "124", Text: "the time ran out"}},
 		},
 		{
-			Name: "repair", Short: "Bring records and world together after a crash", New: a.repair(),
-			Long:     "Ends machines whose keeper was killed, clears what interrupted commands left, and prints what it did. Machines that run are not touched. Every command does for its own machine what repair does for all.",
+			Name: "repair", Args: "[NAME...]", Short: "Bring records and world together after a crash", New: a.repair(),
+			Long:     "Ends machines whose keeper was killed, clears what interrupted commands left, and prints what it did. Machines that run are not touched. With names it looks at these machines alone. Every command does for its own machine what repair does for all.",
 			Examples: []man.Example{{Say: "After a crash of the host, or of croft", Do: "croft repair"}}, See: []string{"list", "files", "doctor"},
 		},
 		{

@@ -113,6 +113,7 @@ func settings() []setting {
 		{name: "timeout", field: wholeSeconds(func(s *state.Spec) *int { return &s.Timeouts.Life })},
 		{name: "stop-timeout", live: true, field: wholeSeconds(func(s *state.Spec) *int { return &s.Timeouts.Stop })},
 		{name: "ready-timeout", field: wholeSeconds(func(s *state.Spec) *int { return &s.Timeouts.Ready })},
+		{name: "supervisor", field: text(func(s *state.Spec) *string { return &s.Supervisor })},
 	}
 }
 

@@ -32,7 +32,7 @@ func full() state.Spec {
 		Name: "web", Image: "debian/13", Hostname: "tower", Env: []string{"A=1", "B=x=y"}, Root: state.Root{Driver: "dir", ReadOnly: true, Ephemeral: true},
 		NICs: []state.NIC{{Network: "host"}}, Mounts: []state.Mount{{Source: "/srv", Target: "/srv"}, {Source: "/etc/a", Target: "/b", ReadOnly: true}},
 		Labels: map[string]string{"tier": "front", "user.note": "a b"}, Remove: true, Timeouts: state.Timeouts{Stop: 90, Ready: 61, Life: 90061},
-		Tmpfs: []state.Tmpfs{{Target: "/a"}, {Target: "/b", Size: 1 << 20, Mode: "755"}}, Restart: state.Restart{Policy: state.RestartOnFailure, Limit: 3},
+		Tmpfs: []state.Tmpfs{{Target: "/a"}, {Target: "/b", Size: 1 << 20, Mode: "755"}}, Restart: state.Restart{Policy: state.RestartOnFailure, Limit: 3}, Supervisor: state.SupervisorNone,
 		Limits: state.Limits{
 			Memory: 1234567890, CPUs: 1.25, CPUSet: "0-1", CPUWeight: 50, PIDs: state.Unlimited, IOWeight: 500,
 			IOMax: []state.IOMax{{Device: "/dev/disk/by-path/pci-0:1", ReadBytes: 1 << 20, WriteOps: 7}, {Device: "/srv", WriteBytes: 1000}},

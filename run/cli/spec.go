@@ -43,6 +43,7 @@ func (s *specFlags) bind(fs *pflag.FlagSet) {
 	fs.Var((*secondsValue)(&s.Timeouts.Ready), "ready-timeout", "give up waiting for it to be up after `DURATION`")
 	fs.Var((*secondsValue)(&s.Timeouts.Life), "timeout", "stop it `DURATION` after its start; its status is 124 then")
 	fs.Var((*restartValue)(&s.Restart), "restart", "start it again when it ends by itself: `no|on-failure[:N]|always`; N, or 5, times in a row at most")
+	fs.Var(oneOf(&s.Supervisor, state.SupervisorSystemd, state.SupervisorNone), "supervisor", "have a unit of systemd hold it, or no unit: `systemd|none`; default: systemd where that is PID 1")
 	fs.BoolVar(&s.Root.ReadOnly, "read-only", false, "let it write to nothing but /run, /tmp, /var/tmp and what -v and --tmpfs add")
 	fs.BoolVarP(&s.Root.Ephemeral, "ephemeral", "x", false, "begin with the image's files at every start, one after a reboot too")
 	fs.StringVar(&s.Root.Driver, "storage", "", "keep its root filesystem with `overlay|dir|shifted`; default: the first that works here")
@@ -52,7 +53,7 @@ func (s *specFlags) bind(fs *pflag.FlagSet) {
 	man.Under(fs, "Machine", "name", "hostname", "env", "env-file", "network", "label")
 	man.Under(fs, "Files", "volume", "tmpfs", "read-only", "ephemeral", "storage")
 	man.Under(fs, "Limits", "memory", "cpus", "cpu-set", "cpu-weight", "pids-limit", "io-max", "io-weight")
-	man.Under(fs, "Life", "boot", "no-boot", "restart", "timeout", "stop-timeout", "ready-timeout")
+	man.Under(fs, "Life", "boot", "no-boot", "restart", "timeout", "stop-timeout", "ready-timeout", "supervisor")
 }
 
 // spec makes the spec of image out of the flags, with cmd as the payload's command.

@@ -19,7 +19,7 @@
 #include <unistd.h>
 
 // What the Go side passes, in this order.
-enum { CONTROL = 3, LISTENER, NOTIFY, LOGDIR, RUNDIR, REPORT, CLAIM };
+enum { CONTROL = 3, LISTENER, NOTIFY, LOGDIR, RUNDIR, REPORT, CLAIM, HOST };
 
 static volatile sig_atomic_t stops, exit_on_stop = -1;
 
@@ -172,7 +172,7 @@ static int start(char **argv)
 	int hostns = open("/proc/self/ns/mnt", O_RDONLY);
 	send(CONTROL, tty, strlen(tty), 0); // the first packet is the name of the console
 	close(CONTROL);
-	int number[] = { pid, pidfd, pty, slave, LISTENER, -1, atoi(argv[6]) ? NOTIFY : -1, LOGDIR, RUNDIR, REPORT, hostns,
+	int number[] = { pid, pidfd, pty, slave, LISTENER, -1, atoi(argv[6]) ? NOTIFY : -1, HOST, LOGDIR, RUNDIR, REPORT, hostns,
 		atoi(argv[1]), atoi(argv[2]), atoi(argv[3]), atoi(argv[4]), atoi(argv[5]), 0 };
 	enum { COUNT = sizeof number / sizeof *number };
 	char text[COUNT][12], *args[COUNT + 4] = { "croft", "keeper", argv[0] };

@@ -1,0 +1,279 @@
+package run
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"croft/state"
+
+	"github.com/coreos/go-systemd/v22/dbus"
+	"github.com/coreos/go-systemd/v22/util"
+	godbus "github.com/godbus/dbus/v5"
+	"golang.org/x/sys/unix"
+)
+
+// Unit names the transient unit that holds name on a host of systemd's.
+func (e *Engine) Unit(name string) string { return "croft" + tag(e.Dir.Root) + "-" + name + ".service" }
+
+// Bus connects to systemd itself, past any bus, as root may. ErrUnsupported where it is not PID 1.
+func (e *Engine) Bus(ctx context.Context) (*dbus.Conn, error) {
+	if !util.IsRunningSystemd() {
+		return nil, fmt.Errorf("systemd is not PID 1 of this host: %w", state.ErrUnsupported)
+	}
+	bus, err := dbus.NewSystemdConnectionContext(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("systemd does not answer: %w", err)
+	}
+	return bus, nil
+}
+
+// supervisor connects to the systemd that shall hold in; nil when it is to be held by a process alone: because that was
+// asked for, or because there is no systemd that answers and none was asked for.
+func (e *Engine) supervisor(ctx context.Context, in *state.Instance) (*dbus.Conn, error) {
+	if in.Spec.Supervisor == state.SupervisorNone {
+		return nil, nil
+	}
+	bus, err := e.Bus(ctx)
+	if err != nil && in.Spec.Supervisor == "" {
+		return nil, nil
+	}
+	return bus, err
+}
+
+// startUnit has systemd start the machine in a unit of its own. The starter is the unit's main process and talks to us
+// by a socket that is its stdin: client, which may be nil, goes there, and the pipe of its report comes back.
+func (e *Engine) startUnit(ctx context.Context, bus *dbus.Conn, in *state.Instance, client *os.File) (*Started, error) {
+	name := in.Spec.Name
+	ours, theirs, err := seqpacket()
+	if err != nil {
+		return nil, err
+	}
+	defer ours.Close()
+	var rights []byte
+	if client != nil {
+		rights = unix.UnixRights(int(client.Fd()))
+	}
+	if err := unix.Sendmsg(int(ours.Fd()), []byte{0}, rights, nil, 0); err != nil {
+		theirs.Close()
+		return nil, fmt.Errorf("sendmsg: %w", err)
+	}
+	err = e.transient(ctx, bus, in, theirs)
+	theirs.Close()
+	if err != nil {
+		return nil, fmt.Errorf("start %s: unit %s: %w", name, e.Unit(name), err)
+	}
+	pipe, err := reportOf(ctx, ours)
+	if errors.Is(err, errEnded) {
+		return nil, state.Hint(fmt.Errorf("start %s: unit %s: it ended before it began%s", name, e.Unit(name), resultOf(ctx, bus, e.Unit(name))), "journalctl -u "+e.Unit(name))
+	}
+	if err != nil {
+		return nil, err
+	}
+	return &Started{name: name, pipe: pipe, log: e.Log}, nil
+}
+
+// reportOf takes the pipe of the starter's report off the socket. errEnded when there will be none.
+func reportOf(ctx context.Context, conn *os.File) (*os.File, error) {
+	stop := context.AfterFunc(ctx, func() { unix.Shutdown(int(conn.Fd()), unix.SHUT_RDWR) })
+	defer stop()
+	var none [1]byte
+	_, pipe, err := receive(conn, none[:])
+	switch {
+	case ctx.Err() != nil:
+		return nil, ctx.Err()
+	case err != nil && !errors.Is(err, unix.ECONNRESET):
+		return nil, err
+	case pipe == nil:
+		return nil, errEnded
+	}
+	return pipe, nil
+}
+
+// resultOf is how systemd says that a unit ended, to be put behind a sentence; "" when it says nothing.
+func resultOf(ctx context.Context, bus *dbus.Conn, unit string) string {
+	result, err := bus.GetServicePropertyContext(ctx, unit, "Result")
+	if text, ok := result.Value.Value().(string); err == nil && ok {
+		return ": " + text
+	}
+	return ""
+}
+
+// transient asks systemd for the unit. One of that name that has failed gives way, and one that is about to end is
+// waited for.
+func (e *Engine) transient(ctx context.Context, bus *dbus.Conn, in *state.Instance, stdin *os.File) error {
+	unit := e.Unit(in.Spec.Name)
+	exe, err := os.Executable()
+	if err != nil {
+		return err
+	}
+	properties := append([]dbus.Property{property("StandardInputFileDescriptor", godbus.UnixFD(stdin.Fd()))}, unitProperties(in, exe, e.environ())...)
+	for began := time.Now(); ; {
+		_, err := bus.StartTransientUnitContext(ctx, unit, "fail", properties, nil)
+		var said godbus.Error
+		switch {
+		case errors.As(err, &said) && said.Name == "org.freedesktop.DBus.Error.PropertyReadOnly" && properties[len(properties)-1].Name == subgroup:
+			properties = properties[:len(properties)-1] // before systemd 254
+			continue
+		case errors.As(err, &said) && said.Name == "org.freedesktop.systemd1.UnitExists":
+			active, err := bus.GetUnitPropertyContext(ctx, unit, "ActiveState")
+			if err != nil {
+				return err
+			}
+			switch active.Value.Value() {
+			case "failed":
+				bus.ResetFailedUnitContext(ctx, unit) // gone is as good
+			case "active", "reloading":
+				if time.Since(began) > time.Second { // not one of ours that is about to end
+					return state.Hint(fmt.Errorf("there is one already, and this machine is not in it: %w", state.ErrBusy), "systemctl status "+unit)
+				}
+			}
+			if time.Since(began) > connectLimit {
+				return fmt.Errorf("there is one already and it does not end: %w", state.ErrBusy)
+			}
+			if err := pauseFor(ctx, 5*time.Millisecond); err != nil {
+				return err
+			}
+			continue
+		case errors.Is(err, godbus.ErrClosed):
+			return nil // whether it was heard, the socket tells
+		}
+		return err
+	}
+}
+
+func pauseFor(ctx context.Context, d time.Duration) error {
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-time.After(d):
+		return nil
+	}
+}
+
+// subgroup is the property by which systemd puts the main process into a cgroup of its own, beside the machine's.
+const subgroup = "DelegateSubgroup"
+
+func property(name string, value any) dbus.Property {
+	return dbus.Property{Name: name, Value: godbus.MakeVariant(value)}
+}
+
+// unitProperties are those of the machine's unit, but for its stdin. exe is croft, and env what it runs with. It is pure.
+func unitProperties(in *state.Instance, exe string, env []string) []dbus.Property {
+	name := in.Spec.Name
+	collect := "inactive" // a crash is there to be seen, until the machine is started again or removed
+	if in.Spec.Remove {
+		collect = "inactive-or-failed"
+	}
+	type command struct {
+		Path   string
+		Args   []string
+		Ignore bool
+	}
+	type device struct{ Path, Access string }
+	stop := in.Spec.Timeouts.StopAfter() + stopMargin
+	return []dbus.Property{
+		property("Description", "croft machine "+name+", "+in.Spec.Image),
+		property("Documentation", []string{"man:croft(1)", "man:croft-start(1)"}),
+		property("Slice", "machine.slice"),
+		property("CollectMode", collect),
+		property("Type", "notify"),
+		property("NotifyAccess", "main"),
+		property("ExecStart", []command{{exe, []string{"croft", "supervise", name}, false}}),
+		property("ExecStopPost", []command{{exe, []string{"croft", "repair", name}, true}}),
+		property("Environment", append(env, envHold+"="+string(HeldByUnit))),
+		property("StandardOutput", "journal"),
+		property("StandardError", "journal"),
+		property("KillMode", "mixed"),
+		property("TimeoutStartUSec", uint64(0xffffffffffffffff)), // who waits for it has a limit of his own
+		property("TimeoutStopUSec", uint64(stop.Microseconds())),
+		property("OOMPolicy", "continue"),
+		property("Delegate", true),
+		property("DevicePolicy", "closed"),
+		property("DeviceAllow", []device{{"char-pts", "rw"}, {"/dev/loop-control", "rw"}, {"block-loop", "rwm"}, {"/dev/fuse", "rwm"}, {"/dev/net/tun", "rwm"}}),
+		property(subgroup, supervisorGroup), // last: see transient
+	}
+}
+
+// stopMargin is how much longer than the machine itself its unit may take to stop: for the undo.
+const stopMargin = 15 * time.Second
+
+// supervisorGroup is the cgroup of the keeper where systemd has handed us one to divide: the machine has another beside
+// it, and processes may stand only in the leaves.
+const supervisorGroup = "supervisor"
+
+// forget has systemd forget the failed unit of a machine that is removed. The file is there as long as systemd knows it.
+func (e *Engine) forget(name string) {
+	if !exists(filepath.Join("/run/systemd/transient", e.Unit(name))) {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	defer cancel()
+	if bus, err := e.Bus(ctx); err == nil {
+		bus.ResetFailedUnitContext(ctx, e.Unit(name)) // one that has not failed goes by itself
+		bus.Close()
+	}
+}
+
+// unitEnded waits until systemd, too, takes the unit of a machine that has ended for ended, which is when its cgroup goes.
+func (e *Engine) unitEnded(ctx context.Context, in *state.Instance) error {
+	if in.Applied == nil || in.Applied.Unit != e.Unit(in.Spec.Name) || len(in.Applied.Cgroups) == 0 {
+		return nil
+	}
+	dir := filepath.Dir(in.Applied.Cgroups[0])
+	for began := time.Now(); exists(dir) && time.Since(began) < 5*time.Second; {
+		if err := pauseFor(ctx, 2*time.Millisecond); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// ownUnit names the unit of systemd that this process is in; "" when there is none.
+func ownUnit() string {
+	if !util.IsRunningSystemd() {
+		return ""
+	}
+	data, err := os.ReadFile("/proc/self/cgroup")
+	if err != nil {
+		return ""
+	}
+	for _, line := range strings.Split(string(data), "\n") {
+		path, ok := strings.CutPrefix(line, "0::")
+		if !ok {
+			continue
+		}
+		for ; path != "/" && path != "."; path = filepath.Dir(path) {
+			if base := filepath.Base(path); strings.HasSuffix(base, ".service") || strings.HasSuffix(base, ".scope") {
+				return base
+			}
+		}
+	}
+	return ""
+}
+
+// delegated finds the cgroup around own that systemd has handed over to be divided (Delegate=, systemd.exec(5)); "" when
+// there is none. It may have put us one below it (DelegateSubgroup=), as we do ourselves.
+func delegated(own string) string {
+	for _, dir := range []string{own, filepath.Dir(own)} {
+		for _, mark := range []string{"user.delegate", "trusted.delegate"} {
+			var value [4]byte
+			if n, err := unix.Getxattr(dir, mark, value[:]); err == nil && string(value[:n]) == "1" {
+				return dir
+			}
+		}
+	}
+	return ""
+}
+
+func seqpacket() (a, b *os.File, err error) {
+	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return nil, nil, fmt.Errorf("socketpair: %w", err)
+	}
+	return os.NewFile(uintptr(fds[0]), "socket"), os.NewFile(uintptr(fds[1]), "socket"), nil
+}
