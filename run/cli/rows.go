@@ -220,6 +220,20 @@ func theHost(a *app) []*man.Command {
 			Examples: []man.Example{{Say: "What would it be?", Do: "croft prune --images --dry-run"}, {Say: "Make room", Do: "croft prune --images"}},
 		},
 		{
+			Name: "generate", Short: "Print files that run machines", See: []string{"units", "start"},
+			Long: "Prints what another program of the host needs to run a machine as one of its own. Nothing is installed.",
+			Sub: []*man.Command{{
+				Name: "unit", Args: "NAME", Short: "Print a systemd unit for a machine", New: a.generateUnit(),
+				Long: "Prints a service unit that runs the machine in the foreground, with the machine's own timeouts: systemd learns when it is up and how it ended, its console is in the journal, and `systemctl stop` shuts it down cleanly. The unit may have any name but that of croft's own, which is croft-NAME.service.\n\n" +
+					"With --socket it prints the socket unit that stands beside it under the same name. systemd then listens, also while the machine is down or starts anew, and the machine gets the sockets. A systemd in it serves them by a socket unit of its own with the same ListenStream=; a command of --no-boot finds the first as descriptor 3.",
+				Examples: []man.Example{
+					{Say: "Have systemd start a machine at boot", Do: "croft generate unit web >/etc/systemd/system/web.service\nsystemctl enable --now web"},
+					{Say: "Start it when the first client comes", Do: "croft generate unit --socket 80 --socket 443 web >/etc/systemd/system/web.socket\nsystemctl enable --now web.socket"},
+				},
+				See: []string{"units", "start", "systemd.service(5)", "systemd.socket(5)"},
+			}},
+		},
+		{
 			Name: "config", Short: "Look at the settings of the host", See: []string{"environment", "files"},
 			Long: "/etc/croft/croft.toml says what holds for all of croft on this host. Flags come before variables of the environment, these before the file, and the file before the defaults.\n\n" +
 				"    root = \"/srv/croft\"            # as --root\n    run = \"/run/croft\"             # as --run\n    id-pool = \"524288-1879048191\"  # where new machines get their ids\n    stop-timeout = \"100s\"          # of new machines, as --stop-timeout\n    ready-timeout = \"2m\"           # of new machines, as --ready-timeout",

@@ -9,7 +9,7 @@ func topics() []*man.Topic {
 		{Name: "files", Short: "where croft keeps things", Long: filesText, See: []string{"repair", "environment"}},
 		{Name: "security", Short: "what keeps a machine apart from its host", Long: securityText, See: []string{"run", "exec"}},
 		{Name: "environment", Short: "variables that croft reads, and those that a machine gets", Long: environmentText, See: []string{"run", "files"}},
-		{Name: "units", Short: "machines in systemd units and other supervisors", Long: unitsText, See: []string{"start", "run", "systemd.service(5)", "systemd.kill(5)"}},
+		{Name: "units", Short: "machines in systemd units and other supervisors", Long: unitsText, See: []string{"generate", "start", "run", "systemd.service(5)", "systemd.kill(5)", "systemd.socket(5)"}},
 	}
 }
 
@@ -119,24 +119,32 @@ const unitsText = `In the foreground croft is one process for a supervisor to wa
 
 For a machine that was made by ` + "`croft create --name web debian/13`" + `:
 
-    [Unit]
-    Description=the machine web
+    croft generate unit web >/etc/systemd/system/web.service
+    systemctl enable --now web
+
+prints and starts what amounts to
 
     [Service]
+    Type=notify
     ExecStart=/usr/local/bin/croft start -F web
-    Delegate=yes
+    ExecStopPost=-/usr/local/bin/croft repair web
     KillMode=mixed
-    TimeoutStopSec=2min
+    Delegate=yes
+    TimeoutStopSec=115
 
-    [Install]
-    WantedBy=multi-user.target
-
-- ` + "`Delegate=yes`" + ` gives the machine its part of the cgroup tree.
+- With ` + "`Type=notify`" + ` systemd takes the unit for started when the machine is up, and shows what its init says of its state.
 - ` + "`KillMode=mixed`" + ` sends SIGTERM to croft alone, which asks the machine's init for a clean end. With any other mode systemd would signal the machine's processes too.
+- ` + "`Delegate=yes`" + ` gives the machine its part of the cgroup tree.
 - TimeoutStopSec is longer than the machine's --stop-timeout, which is 100 seconds unless set: then it is croft that kills, and undoes.
 
-The console goes to stdout, and so to the journal. SIGTERM and SIGINT stop the machine; a second one kills it. The status is 0 after a poweroff from inside, the init's own where it ended with one, and 1 when it was killed by a signal. A reboot from inside stays in the same process, and so does a restart by --restart; in a unit that is better left to Restart=, which systemd counts and shows. The status is 124 when the machine's --timeout was over. A paused machine is resumed for its stop. There is no word to systemd when the machine is up; ` + "`croft wait --for ready web`" + ` waits for that.
+The console goes to stdout, and so to the journal. SIGTERM and SIGINT stop the machine; a second one kills it. The status is 0 after a poweroff from inside, the init's own where it ended with one, and 1 when it was killed by a signal. A reboot from inside stays in the same process, and so does a restart by --restart; in a unit that is better left to Restart=, which systemd counts and shows. The status is 124 when the machine's --timeout was over. A paused machine is resumed for its stop.
 
+## Sockets and credentials
+The sockets of a socket unit reach the machine: ` + "`croft generate unit --socket 80 web`" + ` prints one. A systemd in the machine serves them with a socket unit of its own that has the same ListenStream=; a command of --no-boot finds the first as descriptor 3, as sd_listen_fds(3) has it. They stay open while the machine starts anew.
+
+What LoadCredential= and SetCredential= of the unit give is in /run/host/credentials of the machine, in memory and for its root, or the user of --no-boot. A systemd there has them for LoadCredential= of its own services.
+
+## Other supervisors
 In CI a machine lives as long as one command:
 
     croft run --rm -v .:/src -w /src debian/13 make test

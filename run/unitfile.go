@@ -1,0 +1,128 @@
+package run
+
+import (
+	"fmt"
+	"net/netip"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"unicode"
+
+	"croft/state"
+)
+
+// UnitFile writes a service unit of the host's administrator that holds in, with program as croft: systemd.service(5).
+// It is pure, but for the engine's places.
+func (e *Engine) UnitFile(in *state.Instance, program string) string {
+	s := in.Spec
+	var u unitText
+	u.line("# %s.service: made by croft generate unit. See croft help units.", s.Name)
+	u.section("Unit")
+	u.text("Description", "machine "+s.Name+" of "+s.Image)
+	u.line("After=network.target")
+	if s.HostNetwork() {
+		u.line("Wants=network-online.target")
+		u.line("After=network-online.target")
+	}
+	u.set("RequiresMountsFor", e.Dir.Root)
+	for _, m := range s.Mounts {
+		u.set("RequiresMountsFor", m.Source)
+	}
+	u.section("Service")
+	u.set("Type", "notify")
+	for _, place := range [][3]string{{envRoot, e.Dir.Root, DefaultRoot}, {envRun, e.Dir.Run, DefaultRun}} {
+		if place[1] != place[2] {
+			u.set("Environment", place[0]+"="+place[1])
+		}
+	}
+	u.set("ExecStart", program, "start", "-F", s.Name)
+	u.line("# Clears what is left when croft itself was killed.")
+	u.set("ExecStopPost", "-"+program, "repair", s.Name)
+	u.line("# SIGTERM to croft alone, which has the machine's init shut it down.")
+	u.line("KillMode=mixed")
+	u.line("Delegate=yes")
+	u.line("Slice=machine.slice")
+	u.line("OOMPolicy=continue")
+	u.line("TimeoutStartSec=%d", int(s.Timeouts.ReadyAfter().Seconds()))
+	u.line("# Longer than the machine's --stop-timeout: then it is croft that kills it, and clears up.")
+	u.line("TimeoutStopSec=%d", int((s.Timeouts.StopAfter() + stopMargin).Seconds()))
+	if s.Restart.Policy == state.RestartNo {
+		u.line("Restart=on-failure")
+	} else {
+		u.line("# It is croft that starts it again: its --restart is %s.", s.Restart.Policy)
+		u.line("Restart=no")
+	}
+	u.section("Install")
+	u.line("WantedBy=multi-user.target")
+	return u.String()
+}
+
+// SocketFile writes the socket unit that listens at the addresses for the unit of UnitFile: systemd.socket(5).
+func SocketFile(in *state.Instance, addresses []string) (string, error) {
+	name := in.Spec.Name
+	var u unitText
+	u.line("# %s.socket: made by croft generate unit. Its service is %[1]s.service.", name)
+	if in.Facts.Init.Mode == state.InitBoot {
+		u.line("# A systemd in the machine takes it over with a socket unit of its own that has the same ListenStream=.")
+	} else {
+		u.line("# The machine's command finds it as descriptor 3: sd_listen_fds(3).")
+	}
+	u.section("Unit")
+	u.text("Description", "sockets of machine "+name)
+	u.section("Socket")
+	for _, a := range addresses {
+		if err := checkListen(a); err != nil {
+			return "", err
+		}
+		u.text("ListenStream", a)
+	}
+	u.section("Install")
+	u.line("WantedBy=sockets.target")
+	return u.String(), nil
+}
+
+// checkListen judges an address of a stream socket as systemd.socket(5) has it.
+func checkListen(address string) error {
+	if port, err := strconv.ParseUint(address, 10, 16); err == nil && port > 0 {
+		return nil
+	}
+	if _, err := netip.ParseAddrPort(address); err == nil {
+		return nil
+	}
+	named := filepath.IsAbs(address) || len(address) > 1 && address[0] == '@'
+	if named && !strings.ContainsFunc(address, unicode.IsControl) {
+		return nil
+	}
+	return fmt.Errorf("socket %q: neither a port, nor IP:PORT, /PATH or @NAME: %w", address, state.ErrInvalid)
+}
+
+// unitText is a unit file under way.
+type unitText struct{ strings.Builder }
+
+func (u *unitText) line(format string, args ...any) { fmt.Fprintf(u, format+"\n", args...) }
+
+func (u *unitText) section(name string) { u.line("\n[%s]", name) }
+
+// text writes a setting that is taken as it is, but for specifiers.
+func (u *unitText) text(key, value string) {
+	u.line("%s=%s", key, strings.ReplaceAll(value, "%", "%%"))
+}
+
+// set writes a setting made of words; what is no plain word is quoted.
+func (u *unitText) set(key string, words ...string) {
+	quoted := make([]string, len(words))
+	for i, w := range words {
+		quoted[i] = unitWord(w)
+	}
+	u.line("%s=%s", key, strings.Join(quoted, " "))
+}
+
+// unitWord writes a word so that systemd reads it as it is (systemd.syntax(7), "Quoting"): no specifier, no escape, and
+// one word.
+func unitWord(w string) string {
+	w = strings.ReplaceAll(w, "%", "%%")
+	if !strings.ContainsAny(w, " \t\n\"'\\;#") {
+		return w
+	}
+	return `"` + strings.NewReplacer(`\`, `\\`, `"`, `\"`, "\n", `\n`, "\t", `\t`).Replace(w) + `"`
+}
