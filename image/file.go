@@ -116,25 +116,32 @@ func cannotMount(kind string, err error) error {
 
 // unpackMounted copies the mounted filesystem at root into tree, as an archive that nobody sees.
 func (s *Store) unpackMounted(ctx context.Context, root, tree string, limit int64) (size int64, err error) {
+	layer, _, err := s.unpackPacked(ctx, func(w io.Writer) error { return s.Pack(ctx, root, w) }, tree, limit)
+	return layer.Size, err
+}
+
+// unpackPacked unpacks into tree the tar that pack writes, and gives the layer that it makes.
+func (s *Store) unpackPacked(ctx context.Context, pack func(io.Writer) error, tree string, limit int64) (layer Layer, entries int64, err error) {
 	r, w := io.Pipe()
 	packed := make(chan struct{})
 	go func() {
 		defer close(packed)
-		w.CloseWithError(s.Pack(ctx, root, w))
+		w.CloseWithError(pack(w))
 	}()
 	defer func() {
 		r.Close()
-		<-packed // it reads root, which the caller takes away
+		<-packed // it reads what the caller takes away
 	}()
 	in := readAhead(ctx, r, func(err error) error { return err }, limit)
 	defer in.stop()
-	if size, _, err = s.Unpack(ctx, in, tree); err == nil {
+	size, entries, err := s.Unpack(ctx, in, tree)
+	if err == nil {
 		err = in.drain()
 	}
 	if err != nil {
-		return 0, in.cause(err)
+		return Layer{}, 0, in.cause(err)
 	}
-	return size, nil
+	return Layer{Digest: "sha256:" + in.digest, Size: size}, entries, nil
 }
 
 // save writes the source as it is to path, filled up to whole blocks, and gives its digest and size.

@@ -28,12 +28,14 @@ const (
 	KindSquashfs = "squashfs"
 	KindEROFS    = "erofs"
 	KindLXD      = "lxd" // LXD's and Incus's unified and split images
+
+	KindPublished = "published" // a machine: the layers of its image and one of what it had changed
 )
 
 // Image is one image in the store. The record is written once, at import; the aliases live apart from it.
 type Image struct {
 	Schema       int       `json:"schema"`
-	Fingerprint  string    `json:"fingerprint"` // a hex sha256: of a rootfs uncompressed, of all other kinds as it came
+	Fingerprint  string    `json:"fingerprint"` // a hex sha256: of a rootfs uncompressed, of a published one of its record, of all other kinds as it came
 	Kind         string    `json:"kind"`
 	Architecture string    `json:"architecture,omitempty"` // as `uname -m` says it; empty when no program told
 	OS           string    `json:"os,omitempty"`           // ID of os-release

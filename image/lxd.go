@@ -6,14 +6,12 @@ import (
 	"errors"
 	"fmt"
 	"hash"
-	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
 	"time"
 
 	"go.yaml.in/yaml/v3"
-	"golang.org/x/sys/unix"
 
 	"croft/state"
 )
@@ -172,18 +170,9 @@ type metadata struct {
 }
 
 func readMetadata(path string) (metadata, error) {
-	var m metadata
-	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NOFOLLOW, 0)
+	data, err := readRegular(path, maxMetadataFile)
 	if err != nil {
-		return m, err
-	}
-	defer f.Close()
-	data, err := io.ReadAll(io.LimitReader(f, maxMetadataFile+1))
-	if err != nil {
-		return m, err
-	}
-	if len(data) > maxMetadataFile {
-		return m, &sentence{fmt.Sprintf("%s has more than %d bytes", lxdMetadata, maxMetadataFile), state.ErrInvalid}
+		return metadata{}, err
 	}
 	return parseMetadata(data)
 }

@@ -318,12 +318,6 @@ func describeHandle(f *os.File, o owners) (*tar.Header, error) {
 	if err != nil {
 		return nil, err
 	}
-	for key, value := range h.PAXRecords {
-		name := strings.TrimPrefix(key, xattrRecord)
-		if value = string(o.attribute(name, []byte(value))); name == capability {
-			value = plainCapability(value)
-		}
-		h.PAXRecords[key] = value
-	}
+	o.records(h)
 	return h, nil
 }

@@ -1,7 +1,9 @@
 package rootfs
 
 import (
+	"archive/tar"
 	"encoding/binary"
+	"strings"
 
 	"croft/idmap"
 )
@@ -34,6 +36,26 @@ func (o owners) attribute(name string, value []byte) []byte {
 		return o.acl(value)
 	}
 	return value
+}
+
+// header changes all ids in the header of one file.
+func (o owners) header(h *tar.Header) {
+	if o == (owners{}) {
+		return
+	}
+	h.Uid, h.Gid = int(o.id(uint32(h.Uid))), int(o.id(uint32(h.Gid)))
+	o.records(h)
+}
+
+// records changes the ids in the extended attributes of a header.
+func (o owners) records(h *tar.Header) {
+	for key, value := range h.PAXRecords {
+		name := strings.TrimPrefix(key, xattrRecord)
+		if value = string(o.attribute(name, []byte(value))); name == capability {
+			value = plainCapability(value)
+		}
+		h.PAXRecords[key] = value
+	}
 }
 
 // capability makes the file capabilities those of the machine's root, and of nobody else's (linux/capability.h,

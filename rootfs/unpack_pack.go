@@ -21,13 +21,17 @@ import (
 // bytes. Names are sorted, owners are numbers, hard links are kept within the tree, overlayfs whiteouts are written as
 // OCI ones. Sockets are left out, and so is what is mounted below dir; nothing outside dir is read.
 func Pack(ctx context.Context, dir string, w io.Writer) error {
+	return (&packer{ctx: ctx}).pack(dir, w)
+}
+
+func (p *packer) pack(dir string, w io.Writer) error {
 	root, err := unix.Open(dir, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return fmt.Errorf("pack %s: %w", dir, err)
 	}
 	f := os.NewFile(uintptr(root), dir)
 	defer f.Close()
-	p := &packer{ctx: ctx, tar: tar.NewWriter(w), seen: map[inode]string{}}
+	p.tar, p.seen = tar.NewWriter(w), map[inode]string{}
 	if err := p.dir(f, "."); err != nil {
 		return err
 	}
@@ -43,6 +47,9 @@ type packer struct {
 	ctx  context.Context
 	tar  *tar.Writer
 	seen map[inode]string // the first name of a file with several
+
+	owners owners                             // of the files, into those of the archive
+	skip   func(f *os.File, path string) bool // regular files that stay out, by their path in the tree; nil: none
 }
 
 // dir packs the open directory called name, and all below it.
@@ -125,6 +132,9 @@ func (p *packer) open(dir *os.File, base, name string, flags uint64, pack func(*
 }
 
 func (p *packer) file(f *os.File, name string) error {
+	if p.skip != nil && p.skip(f, path.Join("/", name)) {
+		return nil
+	}
 	if err := p.openEntry(f, name); err != nil {
 		return packError(name, err)
 	}
@@ -147,6 +157,7 @@ func (p *packer) openEntry(f *os.File, name string) error {
 	if err != nil {
 		return err
 	}
+	p.owners.header(h)
 	if err := p.tar.WriteHeader(h); err != nil {
 		return err
 	}
@@ -198,6 +209,7 @@ func (p *packer) special(dir *os.File, base, name string, st *unix.Stat_t) error
 	if err != nil {
 		return err
 	}
+	p.owners.header(h)
 	return p.tar.WriteHeader(h)
 }
 

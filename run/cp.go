@@ -252,18 +252,27 @@ func covered(in *state.Instance) (all []string) {
 // mountStopped gives the record of a stopped machine whose files are held, and its root directory (O_PATH), mounted
 // where nobody else sees it. The mount ends with the handle.
 func (e *Engine) mountStopped(name string, notRunning error) (*state.Instance, *os.File, error) {
-	in, err := e.Dir.Get(name)
+	in, err := e.stoppedRecord(name, notRunning)
 	if err != nil {
 		return nil, nil, err
 	}
-	if in.Applied != nil && in.Applied.Populated() {
-		return nil, nil, notRunning // orphaned: its mounts are still there
-	}
-	if in.Rename != nil { // its root may lie under either name, and would be replaced by the other's
-		return nil, nil, state.Hint(fmt.Errorf("%s: its rename has not ended: %w", name, state.ErrBusy), "croft repair")
-	}
 	root, err := e.mountFiles(in)
 	return in, root, err
+}
+
+// stoppedRecord gives the record of a stopped machine whose files are held, unless they are not what they seem.
+func (e *Engine) stoppedRecord(name string, notRunning error) (*state.Instance, error) {
+	in, err := e.Dir.Get(name)
+	if err != nil {
+		return nil, err
+	}
+	if in.Applied != nil && in.Applied.Populated() {
+		return nil, notRunning // orphaned: its mounts are still there
+	}
+	if in.Rename != nil { // its root may lie under either name, and would be replaced by the other's
+		return nil, state.Hint(fmt.Errorf("%s: its rename has not ended: %w", name, state.ErrBusy), "croft repair")
+	}
+	return in, nil
 }
 
 func (e *Engine) mountFiles(in *state.Instance) (*os.File, error) {
