@@ -156,7 +156,7 @@ func suggest(ref string, aliases map[string]string) string {
 }
 
 // nearest is the alias a person most likely meant: the same but for separators, case and fewer than slips letters.
-func nearest(ref string, aliases map[string]string, slips int) string {
+func nearest[T any](ref string, aliases map[string]T, slips int) string {
 	best, least := "", slips
 	for _, alias := range slices.Sorted(maps.Keys(aliases)) {
 		if d := distance(folded(ref), folded(alias)); d < least && d < len(alias)/2 {

@@ -80,7 +80,13 @@ func (s *Store) fillFile(ctx context.Context, w *work, src *source, kind string,
 	if err != nil {
 		return nil, err
 	}
-	if err := checkClaim(kind, head, size); err != nil {
+	return s.takeFile(ctx, w, file, Layer{Digest: "sha256:" + digest, Size: size, Format: kind}, head, o)
+}
+
+// takeFile makes an arrival of a filesystem's file that lies in w, begins with head and will be the layer.
+func (s *Store) takeFile(ctx context.Context, w *work, file string, layer Layer, head []byte, o ImportOptions) (*arrival, error) {
+	kind := layer.Format
+	if err := checkClaim(kind, head, layer.Size); err != nil {
 		return nil, err
 	}
 	root, asLayer, err := s.Mount(file)
@@ -92,14 +98,13 @@ func (s *Store) fillFile(ctx context.Context, w *work, src *source, kind string,
 	if err != nil {
 		return nil, err
 	}
-	layer := Layer{Digest: "sha256:" + digest, Size: size, Format: kind}
 	if !asLayer {
 		if layer.Size, err = s.unpackMounted(ctx, root.Name(), w.tree, o.MaxBytes); err != nil {
 			return nil, err
 		}
 		file, layer.Format = w.tree, ""
 	}
-	img.Kind, img.Fingerprint, img.Size, img.Layers = kind, digest, layer.Size, []Layer{layer}
+	img.Kind, img.Fingerprint, img.Size, img.Layers = kind, layer.hex(), layer.Size, []Layer{layer}
 	return &arrival{image: img, layer: file}, nil
 }
 
@@ -164,11 +169,13 @@ func (s *source) save(ctx context.Context, path string, limit int64) (digest str
 	if size, err = io.Copy(to, in); err != nil {
 		return "", 0, in.cause(err)
 	}
-	if err := out.Truncate((size + wholeBlocks - 1) / wholeBlocks * wholeBlocks); err != nil {
+	if err := out.Truncate(inBlocks(size)); err != nil {
 		return "", 0, err
 	}
 	return in.digest, size, out.Sync()
 }
+
+func inBlocks(size int64) int64 { return (size + wholeBlocks - 1) / wholeBlocks * wholeBlocks }
 
 // again has the source read from the beginning of r, which is what it was read from so far.
 func (s *source) again(r io.Reader) {

@@ -49,8 +49,19 @@ type Image struct {
 	Expires    *time.Time        `json:"expires,omitempty"`    // LXD's expiry date
 	Properties map[string]string `json:"properties,omitempty"` // LXD's: os, release, variant, serial and others
 
-	Aliases []string `json:"-"` // sorted
+	Origin *Origin `json:"origin,omitempty"` // of an image that was pulled
+
+	Aliases []string `json:"-"` // sorted; REMOTE:NAME is one that follows what the remote has
 	Damaged string   `json:"-"` // why the record cannot be used; empty when it can
+}
+
+// Origin says where an image was pulled from.
+type Origin struct {
+	Remote   string `json:"remote"`
+	URL      string `json:"url"`                 // of the remote
+	Name     string `json:"name"`                // that it was asked for by
+	Serial   string `json:"serial,omitempty"`    // of the build, as the remote counts them
+	SignedBy string `json:"signed_by,omitempty"` // fingerprint and name of the key; "" when nobody's was asked for
 }
 
 // Layer is one filesystem, shared by all images that have it: an unpacked tree or a file.

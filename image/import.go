@@ -27,6 +27,8 @@ type ImportOptions struct {
 
 	MaxBytes   int64 // most bytes of the uncompressed archive or of the filesystem's file, counted as they arrive; 0 is no limit
 	MaxEntries int64 // most entries of the archive; 0 is no limit
+
+	pulled *pulled // what the remote says of it; nil for what is no pull
 }
 
 // Import takes a root filesystem into the store and gives its image. What is in the store already is only given the
@@ -111,8 +113,13 @@ func (s *Store) fill(ctx context.Context, w *work, src *source, o ImportOptions)
 	if err != nil {
 		return nil, err
 	}
+	return came, w.complete(came)
+}
+
+// complete makes what has come survive a power cut.
+func (w *work) complete(came *arrival) error {
 	came.image.Schema, came.image.Imported = schema, time.Now().UTC().Truncate(time.Second)
-	return came, state.SyncFilesystem(w.dir)
+	return state.SyncFilesystem(w.dir)
 }
 
 // fillTree unpacks the archive in src: a root filesystem, or LXD's unified image around one.
@@ -157,6 +164,7 @@ func (s *Store) unpackSource(ctx context.Context, src *source, tree string, o Im
 // in the store already: by an earlier import, or by another that was faster.
 func (s *Store) keep(ctx context.Context, came *arrival, o ImportOptions) (Image, error) {
 	img := came.image
+	o.pulled.describe(&img)
 	err := s.locked(func() error {
 		if err := ctx.Err(); err != nil {
 			return err
@@ -175,6 +183,9 @@ func (s *Store) keep(ctx context.Context, came *arrival, o ImportOptions) (Image
 		}
 		img.Size = img.Layers[0].Size
 		if err := s.publish(img, came.metadata); err != nil {
+			return err
+		}
+		if err := s.follow(o.pulled, img.Fingerprint); err != nil {
 			return err
 		}
 		return s.addAliases(img.Fingerprint, o.Aliases, o.Reuse)

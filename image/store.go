@@ -261,10 +261,6 @@ func (s *Store) publish(img Image, metadata string) error {
 	if _, err := s.load(img.Fingerprint); err == nil {
 		return nil // imported before
 	}
-	data, err := json.MarshalIndent(img, "", "  ")
-	if err != nil {
-		return err
-	}
 	dir, err := os.MkdirTemp(s.Dir, newPrefix)
 	if err != nil {
 		return err
@@ -276,7 +272,7 @@ func (s *Store) publish(img Image, metadata string) error {
 	if err := moveMetadata(metadata, dir); err != nil {
 		return err
 	}
-	if err := state.Replace(filepath.Join(dir, recordName), append(data, '\n'), 0o644); err != nil {
+	if err := s.writeRecord(dir, img); err != nil {
 		return err
 	}
 	home := filepath.Join(s.Dir, img.Fingerprint)
@@ -291,6 +287,15 @@ func (s *Store) publish(img Image, metadata string) error {
 		return err
 	}
 	return state.SyncDir(s.Dir)
+}
+
+// writeRecord writes the record of an image into its directory.
+func (s *Store) writeRecord(dir string, img Image) error {
+	data, err := json.MarshalIndent(img, "", "  ")
+	if err != nil {
+		return err
+	}
+	return state.Replace(filepath.Join(dir, recordName), append(data, '\n'), 0o644)
 }
 
 func exists(path string) bool {

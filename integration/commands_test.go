@@ -40,6 +40,10 @@ import (
 //	pty [-status N] [-size WxH] FILE CMD ARG...   under a terminal, talked to by FILE (pty_test.go); what it showed is stdout
 //	build VAR VERSION [COMMIT]        $VAR is a croft that says it is VERSION, made of COMMIT or else of this tree
 //	owns N [VAR]                      N processes run from this script's croft binary (within 5s); their pids are in $VAR
+//	tree DIR FILE                     DIR is an image server's directory with the images that FILE describes (imageserver.Image, JSON)
+//	serve NAME DIR                    serve DIR over https; $NAME is its URL, $NAME_CA its authority's certificate
+//	fault NAME KIND [PATH [TIMES [VALUE]]]  do something to requests with PATH in them (imageserver.Fault); mend ends all of it
+//	asked NAME                        what was asked of the server since the last time is stdout: PATH [RANGE] STATUS
 var commands = map[string]func(ts *testscript.TestScript, neg bool, args []string){
 	"need":    cmdNeed,
 	"guest":   cmdGuest,
@@ -57,6 +61,10 @@ var commands = map[string]func(ts *testscript.TestScript, neg bool, args []strin
 	"pty":     cmdPty,
 	"build":   cmdBuild,
 	"owns":    cmdOwns,
+	"tree":    cmdTree,
+	"serve":   cmdServe,
+	"fault":   cmdFault,
+	"asked":   cmdAsked,
 }
 
 // usage ends the script unless ok.

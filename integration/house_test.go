@@ -29,7 +29,9 @@ var house = []struct {
 	{"croft/state", "", "golang.org/x/sys"},
 	{"croft/idmap", "croft/state", "golang.org/x/sys"},
 	{"croft/image/template", "", ""},
-	{"croft/image", "croft/state croft/image/template",
+	{"croft/image/fetch", "croft/state", "golang.org/x/sys"},
+	{"croft/image/simplestreams", "croft/state croft/image/fetch", "github.com/ProtonMail/go-crypto"},
+	{"croft/image", "croft/state croft/image/template croft/image/fetch croft/image/simplestreams",
 		"golang.org/x/sys github.com/klauspost/compress github.com/ulikunitz/xz github.com/containers/image/v5 go.yaml.in/yaml/v3"},
 	{"croft/rootfs", "croft/state croft/idmap", "golang.org/x/sys github.com/cyphar/filepath-securejoin"},
 	{"croft/netsetup", "croft/state", "golang.org/x/sys github.com/vishvananda/netlink github.com/google/nftables"},
@@ -46,7 +48,7 @@ var house = []struct {
 }
 
 // Beside the house: packages that nothing of it may import.
-var beside = []string{"croft/integration", "croft/integration/bench"}
+var beside = []string{"croft/integration", "croft/integration/bench", "croft/integration/imageserver"}
 
 // What may stand at the top.
 var topLevel = strings.Fields(`main.go run image rootfs netsetup idmap state man integration go.mod

@@ -124,11 +124,19 @@ func (w *workshop) setup(env *testscript.Env) error {
 		return err
 	}
 	bin := filepath.Join(env.WorkDir, ".bin")
-	for _, dir := range []string{bin, filepath.Join(env.WorkDir, ".home")} {
+	settings := filepath.Join(env.WorkDir, ".settings")
+	for _, dir := range []string{bin, settings, filepath.Join(env.WorkDir, ".home")} {
 		if err := os.Mkdir(dir, 0o755); err != nil {
 			return err
 		}
 	}
+	// Those of no host, and no default remote: what is not here is looked for nowhere.
+	for name, text := range map[string]string{"croft.toml": "", "remotes.json": `{"default": ""}`} {
+		if err := os.WriteFile(filepath.Join(settings, name), []byte(text), 0o644); err != nil {
+			return err
+		}
+	}
+	env.Setenv("CROFT_CONFIG", filepath.Join(settings, "croft.toml"))
 	if err := exec.Command("cp", "--link", w.binary, bin+"/croft").Run(); err != nil {
 		if out, err := exec.Command("cp", w.binary, bin+"/croft").CombinedOutput(); err != nil {
 			return fmt.Errorf("cp: %w: %s", err, out)
@@ -149,6 +157,8 @@ func (w *workshop) setup(env *testscript.Env) error {
 	env.Values[testKey{}] = env.T()
 	env.Values[jobsKey{}] = jobs{}
 	env.Defer(env.Values[jobsKey{}].(jobs).killAll)
+	env.Values[serversKey{}] = servers{}
+	env.Defer(env.Values[serversKey{}].(servers).closeAll)
 	return nil
 }
 

@@ -24,6 +24,8 @@ type Engine struct {
 	Images *image.Store
 	Pool   state.Range       // machines get their ids out of it
 	Log    func(line string) // takes what a start logs; nil: nobody reads it
+
+	Settings string // the directory of the host's settings; remotes and their keys stand there
 }
 
 // Open gives the engine of the root and run directories, making them where they are missing.
@@ -47,11 +49,25 @@ func inheritPool() state.Range {
 	return r
 }
 
-// Image and ImportOptions are the store's: faces know the engine and not what stands below it.
+// These are the store's: faces know the engine and not what stands below it.
 type (
 	Image         = image.Image
 	ImportOptions = image.ImportOptions
+	PullOptions   = image.PullOptions
+	Remote        = image.Remote
+	Remotes       = image.Remotes
+	Offer         = image.Offer
+	Origin        = image.Origin
 )
+
+// Protocols that a remote may speak.
+const (
+	ProtocolStreams = image.ProtocolStreams
+	ProtocolOCI     = image.ProtocolOCI
+)
+
+// HostArchitecture is that of this host, as `uname -m` says it.
+func HostArchitecture() string { return image.Host() }
 
 func images(dir *state.Dir) *image.Store {
 	return &image.Store{Dir: dir.Images(), Unpack: unpack, Pack: rootfs.Pack, Mount: rootfs.MountFile}

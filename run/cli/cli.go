@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"slices"
 	"strings"
 	"syscall"
@@ -113,12 +114,13 @@ func (a *app) engine() (*run.Engine, error) {
 	if !run.Privileged() {
 		return nil, state.Hint(errNotRoot, "sudo croft "+strings.Join(os.Args[1:], " "))
 	}
-	if _, err := a.configure(); err != nil {
+	path, err := a.configure()
+	if err != nil {
 		return nil, err
 	}
 	e, err := a.open()
 	if err == nil {
-		e.Pool = a.host.pool()
+		e.Pool, e.Settings = a.host.pool(), filepath.Dir(path)
 	}
 	return e, err
 }

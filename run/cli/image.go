@@ -30,6 +30,7 @@ type picture struct {
 
 	Expires    *time.Time        `json:"expires,omitempty"`
 	Properties map[string]string `json:"properties,omitempty"`
+	Origin     *run.Origin       `json:"origin,omitempty"` // of one that was pulled
 	Error      string            `json:"error,omitempty"`
 }
 
@@ -70,7 +71,7 @@ func pictureOf(i run.Image, users []string) picture {
 	p := picture{
 		Fingerprint: i.Fingerprint, Aliases: i.Aliases, Kind: i.Kind, Architecture: i.Architecture, OS: i.OS,
 		Release: i.Release, Description: i.Description, Size: i.Size, Created: i.Created, Imported: i.Imported,
-		UsedBy: users, Layers: []layer{}, Expires: i.Expires, Properties: i.Properties, Error: i.Damaged,
+		UsedBy: users, Layers: []layer{}, Expires: i.Expires, Properties: i.Properties, Origin: i.Origin, Error: i.Damaged,
 	}
 	for _, l := range i.Layers {
 		if l.Format == "" {
@@ -135,8 +136,12 @@ func (a *app) imageList() func(*pflag.FlagSet) man.Run {
 	return func(fs *pflag.FlagSet) man.Run {
 		format := formatValue("table")
 		quiet := fs.BoolP("quiet", "q", false, "fingerprints alone")
+		arch := fs.String("arch", "", "of a remote: those for `ARCH`, as uname -m says it, or all; default: what runs here")
 		fs.Var(&format, "format", "print `table|json|yaml|csv|TEMPLATE`")
-		return func(context.Context, []string) error {
+		return func(ctx context.Context, args []string) error {
+			if len(args) > 0 {
+				return a.listOffers(ctx, args, *arch, *quiet, string(format))
+			}
 			e, err := a.engine()
 			if err != nil {
 				return err

@@ -57,7 +57,7 @@ func (a *app) createMachine(ctx context.Context, flags *specFlags, names naming,
 		}
 		if names.exists == existsStart {
 			if in, err := e.Dir.Get(spec.Name); !errors.Is(err, state.ErrNotExist) {
-				if err == nil && in.Spec.Image != spec.Image {
+				if err == nil && in.Spec.Image != spec.Image && !strings.HasSuffix(in.Spec.Image, ":"+spec.Image) {
 					flags.note("croft: %s is made of %s, and stays so\n", spec.Name, in.Spec.Image)
 				}
 				return in, true, err
@@ -65,6 +65,9 @@ func (a *app) createMachine(ctx context.Context, flags *specFlags, names naming,
 		}
 		spec.Timeouts.Stop = cmp.Or(spec.Timeouts.Stop, int(a.host.StopTimeout))
 		spec.Timeouts.Ready = cmp.Or(spec.Timeouts.Ready, int(a.host.ReadyTimeout))
+		if spec.Image, err = a.obtain(ctx, flags, spec.Image); err != nil {
+			return nil, false, fmt.Errorf("create %s: %w", spec.Name, err)
+		}
 		in, err := e.Draft(spec)
 		if err == nil {
 			err = fits(in)
@@ -100,6 +103,7 @@ func (a *app) create() func(*pflag.FlagSet) man.Run {
 		var flags specFlags
 		var names naming
 		flags.bind(fs)
+		flags.bindPull(fs)
 		names.bind(fs, existsFail, existsReplace)
 		fs.BoolVar(&flags.Remove, "rm", false, "remove it when it stops")
 		fs.StringVarP(&flags.Init.User, "user", "u", "", "run CMD of --no-boot as `USER`")

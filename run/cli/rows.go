@@ -200,7 +200,16 @@ func images(a *app) []*man.Command {
 					{Say: "An image of LXD or Incus in two files", Do: "croft image import --alias alpine/edge incus.tar.xz rootfs.squashfs"},
 				},
 			},
-			{Name: "list", Aliases: []string{"ls"}, Short: "List images", New: a.imageList(), Long: "Lists the images, those with an alias first.", Examples: []man.Example{{Say: "What there is", Do: "croft image list"}}},
+			{
+				Name: "pull", Args: "[REMOTE:]NAME...", Peers: []string{"copy", "fetch"}, Short: "Get an image from a remote", New: a.imagePull(),
+				Long:     "Downloads what the remote has under NAME, checks it, and prints the fingerprint. REMOTE:NAME calls it here from then on, until the remote has a newer one and that is pulled. A download that was broken off goes on where it was; what is here already is not downloaded again.",
+				Examples: []man.Example{{Say: "Debian, from linuxcontainers.org", Do: "croft image pull images:debian/13"}, {Say: "Ubuntu, and a name for this very build", Do: "croft image pull --alias noble ubuntu:24.04"}},
+			},
+			{
+				Name: "list", Aliases: []string{"ls"}, Args: "[REMOTE:] [WORD...]", Short: "List images", New: a.imageList(),
+				Long:     "Lists the images, those with an alias first. With REMOTE: it lists what a remote has that runs here, in its newest build, and has all of the words in its aliases, description, version or type. It asks the remote when it has not done so for ten minutes.",
+				Examples: []man.Example{{Say: "What there is", Do: "croft image list"}, {Say: "What Debians there are at linuxcontainers.org", Do: "croft image list images: debian"}},
+			},
 			{Name: "info", Aliases: []string{"inspect", "show"}, Args: "IMAGE...", Short: "Describe images", New: a.imageInfo(), Long: "Prints all that is known of each image.", Examples: []man.Example{{Say: "Who uses it", Do: "croft image info debian/13"}}},
 			{Name: "rm", Aliases: []string{"delete", "remove"}, Args: "IMAGE...", Short: "Remove images", New: a.imageRemove(),
 				Long: "Removes an image, or only the alias when it has others. An image that machines are made of stays.", Examples: []man.Example{{Say: "Remove one", Do: "croft image rm debian/13"}}},

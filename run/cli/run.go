@@ -32,6 +32,7 @@ func (a *app) runVerb() func(*pflag.FlagSet) man.Run {
 	return func(fs *pflag.FlagSet) man.Run {
 		var o runOptions
 		o.specFlags.bind(fs)
+		o.specFlags.bindPull(fs)
 		o.naming.bind(fs, existsFail, existsStart, existsReplace)
 		fs.BoolVar(&o.Remove, "rm", false, "remove it when it stops")
 		fs.BoolVarP(&o.detach, "detach", "d", false, "return once it is up, printing its name")

@@ -25,6 +25,7 @@ type specFlags struct {
 	labels        []string
 	ioMax         []string
 	boot, noBoot  bool
+	pull          string
 	quiet         bool
 }
 

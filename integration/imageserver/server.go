@@ -1,0 +1,237 @@
+// Package imageserver is an image server for the tests: a directory served over https, with a certificate authority of its
+// own, that does to what it sends whatever a network or a publisher might.
+package imageserver
+
+import (
+	"bytes"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/pem"
+	"fmt"
+	"io"
+	"log"
+	"math/big"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"time"
+)
+
+// Server serves a directory on a port of 127.0.0.1.
+type Server struct {
+	URL string
+	CA  []byte // the certificate of its authority, PEM
+
+	dir    string
+	server *http.Server
+	quit   chan struct{}
+
+	mu     sync.Mutex
+	faults []*Fault
+	asked  []string
+}
+
+// Fault is what happens to requests of which the path has Path in it.
+type Fault struct {
+	Kind  string // cut, truncate, corrupt, grow, stall, slow, redirect, or an HTTP status
+	Path  string
+	Value string // of redirect: where to; of cut, truncate and stall: after how many bytes
+	Times int    // 0 is always
+	done  int
+}
+
+// Start begins to serve dir.
+func Start(dir string) (*Server, error) {
+	authority, certificate, err := certificates()
+	if err != nil {
+		return nil, err
+	}
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return nil, err
+	}
+	s := &Server{URL: "https://" + listener.Addr().String(), CA: authority, dir: dir, quit: make(chan struct{})}
+	s.server = &http.Server{
+		Handler:   http.HandlerFunc(s.answer),
+		TLSConfig: &tls.Config{Certificates: []tls.Certificate{certificate}},
+		ErrorLog:  log.New(io.Discard, "", 0), // clients hang up here, and that is no news
+	}
+	go s.server.ServeTLS(listener, "", "")
+	return s, nil
+}
+
+// Close ends it, with all that is being sent.
+func (s *Server) Close() error {
+	close(s.quit)
+	return s.server.Close()
+}
+
+// Break adds a fault; of two that fit a request the first that is not used up happens.
+func (s *Server) Break(f Fault) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.faults = append(s.faults, &f)
+}
+
+// Mend takes all faults away.
+func (s *Server) Mend() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.faults = nil
+}
+
+// Asked tells what was asked for since the last call, one line a request: the path, the range, and the status.
+func (s *Server) Asked() []string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	asked := s.asked
+	s.asked = nil
+	return asked
+}
+
+// fault is the one that happens to a request, nil for none.
+func (s *Server) fault(path string) *Fault {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, f := range s.faults {
+		if strings.Contains(path, f.Path) && (f.Times == 0 || f.done < f.Times) {
+			f.done++
+			return f
+		}
+	}
+	return nil
+}
+
+func (s *Server) note(r *http.Request, status int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	line := fmt.Sprintf("%s %s %d", r.URL.Path, r.Header.Get("Range"), status)
+	s.asked = append(s.asked, strings.Join(strings.Fields(line), " "))
+}
+
+// status remembers what the file server has answered.
+type status struct {
+	http.ResponseWriter
+	code int
+}
+
+func (w *status) WriteHeader(code int) {
+	w.code = code
+	w.ResponseWriter.WriteHeader(code)
+}
+
+func (s *Server) answer(w http.ResponseWriter, r *http.Request) {
+	recorded := &status{w, http.StatusOK}
+	defer func() {
+		s.note(r, recorded.code)
+		if failed := recover(); failed != nil {
+			panic(failed) // http.ErrAbortHandler: the connection is cut
+		}
+	}()
+	name := filepath.Join(s.dir, filepath.FromSlash(r.URL.Path))
+	if info, err := os.Stat(name); err == nil {
+		recorded.Header().Set("ETag", fmt.Sprintf(`"%x-%x"`, info.ModTime().UnixNano(), info.Size()))
+	}
+	f := s.fault(r.URL.Path)
+	if f == nil {
+		http.ServeFile(recorded, r, name)
+		return
+	}
+	s.misbehave(recorded, r, name, f)
+}
+
+func (s *Server) misbehave(w *status, r *http.Request, name string, f *Fault) {
+	after := 1000
+	fmt.Sscan(f.Value, &after)
+	data, err := os.ReadFile(name)
+	if err != nil {
+		http.ServeFile(w, r, name)
+		return
+	}
+	var code int
+	switch f.Kind {
+	case "redirect":
+		http.Redirect(w, r, f.Value, http.StatusFound)
+	case "corrupt":
+		data[len(data)/2] ^= 0x55
+		http.ServeContent(w, r, name, time.Time{}, bytes.NewReader(data))
+	case "grow":
+		http.ServeContent(w, r, name, time.Time{}, bytes.NewReader(append(data, "more of it"...)))
+	case "truncate":
+		http.ServeContent(w, r, name, time.Time{}, bytes.NewReader(data[:min(after, len(data))]))
+	case "endless":
+		for zeros := make([]byte, 1<<20); ; {
+			if _, err := w.Write(zeros); err != nil {
+				return
+			}
+		}
+	case "cut", "stall":
+		http.ServeContent(&short{w, after, s.quit, f.Kind == "stall", r}, r, name, time.Time{}, bytes.NewReader(data))
+	default:
+		fmt.Sscan(f.Kind, &code)
+		http.Error(w, http.StatusText(code), code)
+	}
+}
+
+// short is a connection that is cut, or on which nothing comes any more, after so many bytes.
+type short struct {
+	*status
+	left  int
+	quit  chan struct{}
+	stall bool
+	r     *http.Request
+}
+
+func (w *short) Write(p []byte) (int, error) {
+	if len(p) <= w.left {
+		w.left -= len(p)
+		return w.status.Write(p)
+	}
+	w.status.Write(p[:w.left])
+	w.status.ResponseWriter.(http.Flusher).Flush()
+	if w.stall {
+		select {
+		case <-w.quit:
+		case <-w.r.Context().Done():
+		}
+	}
+	panic(http.ErrAbortHandler)
+}
+
+// certificates makes an authority, and a certificate of it for 127.0.0.1.
+func certificates() (authority []byte, server tls.Certificate, err error) {
+	now := time.Now()
+	ca := &x509.Certificate{
+		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "image server of the tests"}, NotBefore: now.Add(-time.Hour), NotAfter: now.Add(240 * time.Hour),
+		IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign,
+	}
+	caKey, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return nil, server, err
+	}
+	caDER, err := x509.CreateCertificate(rand.Reader, ca, ca, &caKey.PublicKey, caKey)
+	if err != nil {
+		return nil, server, err
+	}
+	leaf := &x509.Certificate{
+		SerialNumber: big.NewInt(2), Subject: pkix.Name{CommonName: "127.0.0.1"}, NotBefore: ca.NotBefore, NotAfter: ca.NotAfter,
+		IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)}, DNSNames: []string{"localhost"}, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
+	}
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return nil, server, err
+	}
+	der, err := x509.CreateCertificate(rand.Reader, leaf, ca, &key.PublicKey, caKey)
+	if err != nil {
+		return nil, server, err
+	}
+	authority = pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: caDER})
+	return authority, tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}, nil
+}

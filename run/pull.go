@@ -1,0 +1,124 @@
+package run
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"croft/image"
+	"croft/state"
+)
+
+// When the image of a new machine is looked for at its remote.
+const (
+	PullMissing = "missing" // where it is not here
+	PullAlways  = "always"  // in any case, for it may be newer there
+	PullNever   = "never"
+)
+
+// Remotes are the remotes of this host.
+func (e *Engine) Remotes() (*image.Remotes, error) { return image.OpenRemotes(e.Settings) }
+
+// Wanted is an image that is asked for by [REMOTE:]NAME.
+type Wanted struct {
+	Ref  string
+	Pull string // PullMissing and so on
+	PullOptions
+}
+
+// Obtain makes sure that the image that is wanted is here, and gives what it is called here: an alias or fingerprint of
+// this store, or REMOTE:NAME. A name without a remote that calls nothing here is the default remote's.
+func (e *Engine) Obtain(ctx context.Context, w Wanted) (string, error) {
+	_, here := e.Images.Get(w.Ref)
+	ours := w.Pull != PullAlways || !strings.Contains(w.Ref, ":")
+	if here == nil && ours || here != nil && !errors.Is(here, state.ErrNotExist) {
+		return w.Ref, here
+	}
+	remote, name, err := e.locate(w.Ref)
+	if err != nil || remote.Name == "" { // nobody but this store could have it
+		if err == nil {
+			err = here
+		}
+		return w.Ref, err
+	}
+	ref := remote.Name + ":" + name
+	if w.Pull != PullAlways {
+		if _, err := e.Images.Get(ref); err == nil || !errors.Is(err, state.ErrNotExist) {
+			return ref, err
+		}
+	}
+	if w.Pull == PullNever {
+		return ref, state.Hint(fmt.Errorf("image %s: is not here: %w", ref, state.ErrNotExist), "croft image pull "+ref)
+	}
+	_, err = e.pull(ctx, remote, name, w.PullOptions)
+	switch {
+	case err == nil, ref == w.Ref:
+		return ref, err
+	case errors.Is(err, state.ErrNotExist) && near(here): // this store has one that is called much like it
+		return ref, here
+	}
+	return ref, fmt.Errorf("image %s: is not here, and %w", w.Ref, err)
+}
+
+// near says whether an error knows what was probably meant.
+func near(err error) bool {
+	var hinted *state.Hinted
+	return errors.As(err, &hinted) && strings.HasPrefix(hinted.Hint, "use ")
+}
+
+// locate divides a reference into a remote and the name that the image has there. No remote is one that has only this
+// store to be looked for in.
+func (e *Engine) locate(ref string) (image.Remote, string, error) {
+	remotes, err := e.Remotes()
+	if err != nil {
+		return image.Remote{}, "", err
+	}
+	prefix, name, has := strings.Cut(ref, ":")
+	if !has {
+		prefix, name = remotes.Default, ref
+	}
+	if prefix == "" {
+		return image.Remote{}, "", nil
+	}
+	if name == "" {
+		name = "default"
+	}
+	remote, err := remotes.Get(prefix)
+	if has && errors.Is(err, state.ErrNotExist) && !near(err) {
+		_, err = e.Images.Get(ref) // no remote was meant: debian:13 as docker has it
+	}
+	return remote, name, err
+}
+
+// Pull brings what a remote has under a name into the store.
+func (e *Engine) Pull(ctx context.Context, ref string, o PullOptions) (Image, error) {
+	remote, name, err := e.locate(ref)
+	if err == nil && remote.Name == "" {
+		err = state.Hint(fmt.Errorf("image %s: there is no default remote: %w", ref, state.ErrNotExist), "croft remote set-default REMOTE")
+	}
+	if err != nil {
+		return Image{}, err
+	}
+	return e.pull(ctx, remote, name, o)
+}
+
+func (e *Engine) pull(ctx context.Context, remote image.Remote, name string, o PullOptions) (Image, error) {
+	o.Remote, o.Name, o.Keys = remote, name, filepath.Join(e.Settings, "keys")
+	return e.Images.Pull(ctx, o)
+}
+
+// Offers lists what a remote has, as it was no longer ago than fresh; see image.Store.Offers.
+func (e *Engine) Offers(ctx context.Context, remote string, fresh time.Duration) ([]Offer, error) {
+	remotes, err := e.Remotes()
+	if err != nil {
+		return nil, err
+	}
+	one, err := remotes.Get(remote)
+	if err != nil {
+		return nil, err
+	}
+	return e.Images.Offers(ctx, one, fresh)
+}
