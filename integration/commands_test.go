@@ -95,8 +95,6 @@ func cmdNeed(ts *testscript.TestScript, neg bool, args []string) {
 	}
 }
 
-var imported = map[string]bool{} // guests in the shared root
-
 func cmdGuest(ts *testscript.TestScript, neg bool, args []string) {
 	usage(ts, !neg && len(args) == 1 && guests[args[0]] != "", "guest NAME")
 	name := args[0]
@@ -106,11 +104,10 @@ func cmdGuest(ts *testscript.TestScript, neg bool, args []string) {
 		ts.Setenv("CROFT_ROOT", rootOf(ts.Getenv("SHARED")))
 		ts.Setenv("CROFT_RUN", runOf(ts.Getenv("SHARED")))
 	}
-	if imported[name] {
+	if ts.Exec("croft", "image", "info", guests[name]) == nil {
 		return
 	}
 	ts.Check(ts.Exec("croft", "image", "import", "-q", "--alias", guests[name], ts.Getenv(name)))
-	imported[name] = name != "busybox"
 }
 
 func cmdCroft(ts *testscript.TestScript, neg bool, args []string) {

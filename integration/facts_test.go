@@ -49,6 +49,10 @@ func check(fact string) (why error, ok bool) {
 		ok = true
 		probe = func() error { _, err := hostPart(part); return err }
 	}
+	if controller, is := strings.CutPrefix(fact, "cgroup:"); is {
+		ok = true
+		probe = func() error { return probeController(controller) }
+	}
 	if !ok {
 		return nil, false
 	}
@@ -118,6 +122,19 @@ func probeCgroup2() error {
 		return err
 	}
 	return os.Remove(dir)
+}
+
+// probeController looks for the controller in the cgroup2 tree.
+func probeController(name string) error {
+	top, err := cgroup2Top()
+	if err != nil {
+		return err
+	}
+	all, err := os.ReadFile(filepath.Join(top, "cgroup.controllers"))
+	if err == nil && !slices.Contains(strings.Fields(string(all)), name) {
+		err = fmt.Errorf("the cgroup2 tree has no controller %s", name)
+	}
+	return err
 }
 
 func probeHybrid() error {

@@ -3,16 +3,15 @@ package integration
 import (
 	"bufio"
 	"bytes"
+	"context"
 	"encoding/json"
-	"errors"
 	"flag"
 	"fmt"
-	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
-	"runtime"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -21,35 +20,27 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// TestSystemd runs its scripts in a host whose PID 1 is systemd: Debian's, in namespaces on this machine. It has a bus, a journal and
-// logind, and a cgroup2 tree without controllers. All scripts run in one boot of it.
-func TestSystemd(t *testing.T) {
-	inHost(t, "testdata/systemd", hostKind{
-		start: startNamespaces,
-		parts: []string{"trixie"},
-		facts: "root,systemd,bus,cgroup2,overlay,loop,nft,nobody,keyctl,strace,squashfs,erofs",
-	})
-}
-
 // A hostKind is a way to get a host of one's own.
 type hostKind struct {
-	start func(h *testHost) error // runs it and returns when it is down
-	parts []string                // what host/build has to make for it
-	facts string                  // what must hold there, as in CROFT_TEST_NEED: it is we who have made it
+	start func(ctx context.Context, h *testHost) error // runs it and returns when it is down
+	parts []string                                     // what host/build has to make for it
+	facts string                                       // what must hold there, as in CROFT_TEST_NEED: it is we who have made it
 }
 
 // A testHost is a host that boots for a test and does what /croft/run says there.
 type testHost struct {
-	dir   string            // all of it but the parts; DIR/croft is its /croft
+	dir   string            // all of it but the parts; DIR/croft is its /croft, what it answers comes out of the fifo DIR/out
 	parts map[string]string // name -> directory
 	said  bytes.Buffer      // what its start printed, for an error
+
+	watchdog *time.Timer // ends it
 }
 
 // insideHost reports whether this process is the one that a test started in its host.
 func insideHost() bool { return os.Getenv("CROFT_TEST_HOST") != "" }
 
-// bootLimit is how long a host may take until the first script begins there; each script has its scriptLimit.
-const bootLimit = 2 * time.Minute
+// silence is how long a host may say nothing: a boot, or a script that is killed there after its own limit.
+const silence = scriptLimit + time.Minute
 
 // inHost runs the scripts of a directory in a host of its own. There the same test of the same binary runs them, as runScripts does
 // anywhere; what became of them is told again here.
@@ -109,10 +100,32 @@ func needFacts(t *testing.T, facts []string) {
 	}
 }
 
+// guestsOf are the guests that the scripts of a directory name.
+func guestsOf(dir string) ([]string, error) {
+	scripts, err := filepath.Glob(filepath.Join(dir, "*.txtar"))
+	if err != nil {
+		return nil, err
+	}
+	var all []string
+	for _, script := range scripts {
+		text, err := os.ReadFile(script)
+		if err != nil {
+			return nil, err
+		}
+		for _, found := range guestNamed.FindAllSubmatch(text, -1) {
+			name := string(found[1])
+			if guests[name] != "" && !slices.Contains(all, name) {
+				all = append(all, name)
+			}
+		}
+	}
+	return all, nil
+}
+
 var guestNamed = regexp.MustCompile(`(?m)(?:\bguest:|^guest )([a-z-]+)`)
 
 // load puts together what the host gets as /croft: the binary under test, this test's own binary and its directory, the guests
-// that the scripts of dir name, and what is to be run.
+// that the scripts of dir name, imported already since a VM takes a minute for one, and what is to be run.
 func (h *testHost) load(t *testing.T, binary, dir, facts string) error {
 	self, err := os.Executable()
 	if err != nil {
@@ -129,24 +142,24 @@ func (h *testHost) load(t *testing.T, binary, dir, facts string) error {
 		{self, filepath.Join(h.dir, "croft/integration.test")},
 		{"-r", ".", filepath.Join(h.dir, "croft/integration")},
 	}
-	scripts, err := filepath.Glob(filepath.Join(dir, "*.txtar"))
+	named, err := guestsOf(dir)
 	if err != nil {
 		return err
 	}
-	for _, script := range scripts {
-		text, err := os.ReadFile(script)
+	for _, name := range named {
+		tar, err := guestTar(name)
 		if err != nil {
 			return err
 		}
-		for _, named := range guestNamed.FindAllSubmatch(text, -1) {
-			if guests[string(named[1])] == "" {
-				continue
-			}
-			tar, err := guestTar(string(named[1]))
-			if err != nil {
-				return err
-			}
-			copies = append(copies, []string{"--link", "--force", tar, cache})
+		copies = append(copies, []string{"--link", tar, cache})
+		if name == "busybox" { // every script imports its own
+			continue
+		}
+		shared := filepath.Join(h.dir, "croft/shared")
+		cmd := exec.Command(binary, "image", "import", "-q", "--alias", guests[name], tar)
+		cmd.Env = append(os.Environ(), "CROFT_ROOT="+rootOf(shared), "CROFT_RUN="+runOf(shared))
+		if out, err := cmd.CombinedOutput(); err != nil {
+			return fmt.Errorf("image import %s: %w: %s", tar, err, out)
 		}
 	}
 	for _, args := range copies {
@@ -176,7 +189,7 @@ const exitLine = "croft-test: exit "
 
 // run boots the host and tells what its tests say while they say it.
 func (h *testHost) run(t *testing.T, kind hostKind) {
-	fifo := filepath.Join(h.dir, "croft/out")
+	fifo := filepath.Join(h.dir, "out")
 	if err := syscall.Mkfifo(fifo, 0o600); err != nil {
 		t.Fatal(os.NewSyscallError("mkfifo", err))
 	}
@@ -189,9 +202,13 @@ func (h *testHost) run(t *testing.T, kind hostKind) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	ctx, kill := context.WithCancel(context.Background())
+	defer kill()
+	h.watchdog = time.AfterFunc(silence, kill)
+	defer h.watchdog.Stop()
 	ended := make(chan error, 1)
 	go func() {
-		ended <- kind.start(h)
+		ended <- kind.start(ctx, h)
 		writer.Close()
 	}()
 	said := h.retell(t, reader)
@@ -226,6 +243,7 @@ func (h *testHost) retell(t *testing.T, out *os.File) string {
 	logs := map[string]*strings.Builder{}
 	last := ""
 	for lines := bufio.NewScanner(events); lines.Scan(); {
+		h.watchdog.Reset(silence)
 		var e testEvent
 		if err := json.Unmarshal(lines.Bytes(), &e); err != nil {
 			t.Errorf("test2json: %v", err)
@@ -270,69 +288,4 @@ func skipReason(log string) string {
 		return "an unknown reason"
 	}
 	return all[len(all)-1][1]
-}
-
-// hostGroup is the cgroup of the host in the directory, beside all others of the cgroup2 tree. Its name has what the leak check looks for.
-func hostGroup(dir string) (string, error) {
-	top, err := cgroup2Top()
-	return filepath.Join(top, tag(rootOf(dir))), err
-}
-
-// startNamespaces boots systemd as PID 1 of namespaces. It dies with this process.
-func startNamespaces(h *testHost) error {
-	group, err := hostGroup(h.dir)
-	if err != nil {
-		return err
-	}
-	if err := os.Mkdir(group, 0o755); err != nil {
-		return err
-	}
-	defer endGroup(group)
-	fd, err := os.Open(group)
-	if err != nil {
-		return err
-	}
-	defer fd.Close()
-	cmd := exec.Command("host/systemd", filepath.Join(h.parts["trixie"], "tree"), h.dir,
-		filepath.Join(h.dir, "croft"), "/croft", filepath.Join(h.dir, "lib"), "/var/lib/croft")
-	cmd.Stdout, cmd.Stderr = &h.said, &h.said
-	cmd.SysProcAttr = &syscall.SysProcAttr{
-		Cloneflags:  syscall.CLONE_NEWNS | syscall.CLONE_NEWPID | syscall.CLONE_NEWNET | syscall.CLONE_NEWUTS | syscall.CLONE_NEWIPC,
-		UseCgroupFD: true,
-		CgroupFD:    int(fd.Fd()),
-		Pdeathsig:   syscall.SIGKILL,
-	}
-	runtime.LockOSThread() // the signal comes when the thread ends, not the process
-	defer runtime.UnlockOSThread()
-	err = cmd.Run()
-	var exit *exec.ExitError
-	if errors.As(err, &exit) && exit.Sys().(syscall.WaitStatus).Signal() == syscall.SIGINT {
-		return nil // what the kernel makes of a pid namespace's poweroff
-	}
-	return fmt.Errorf("not powered off but ended: %w", err)
-}
-
-// endGroup kills all that is in the cgroup and removes it with those below.
-func endGroup(group string) error {
-	if err := os.WriteFile(filepath.Join(group, "cgroup.kill"), []byte("1"), 0); err != nil {
-		return err
-	}
-	var err error
-	for deadline := time.Now().Add(patience); time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
-		var all []string
-		filepath.WalkDir(group, func(path string, e fs.DirEntry, err error) error {
-			if err == nil && e.IsDir() {
-				all = append(all, path)
-			}
-			return nil
-		})
-		err = nil
-		for i := len(all) - 1; i >= 0; i-- {
-			err = errors.Join(err, os.Remove(all[i]))
-		}
-		if err == nil {
-			return nil
-		}
-	}
-	return err
 }

@@ -301,7 +301,8 @@ func TestBinary(t *testing.T) {
 // TestScriptsAreRun fails for a script that stands where no test looks.
 func TestScriptsAreRun(t *testing.T) {
 	filepath.WalkDir(".", func(path string, e fs.DirEntry, err error) error {
-		run := []string{"testdata", "testdata/harness", "testdata/debian", "testdata/inits", "testdata/systemd", "tasks"}
+		run := []string{"testdata", "testdata/harness", "testdata/debian", "testdata/inits", "testdata/systemd", "testdata/vm",
+			"testdata/vm-bookworm", "tasks"}
 		if strings.HasSuffix(path, ".txtar") && !slices.Contains(run, filepath.Dir(path)) {
 			t.Errorf("nothing runs %s", path)
 		}

@@ -42,6 +42,7 @@ func cacheDir() string {
 // A workshop is one run's working place: DIR/script-NAME for each script and the binary they run.
 type workshop struct {
 	dir    string   // exists, world-readable
+	shared string   // where scripts share a root, which has the larger guests
 	binary string   // absolute path of the croft under test
 	lock   *os.File // held: one run on a host at a time, for the leak check looks at all of it
 }
@@ -59,6 +60,10 @@ var openWorkshop = sync.OnceValues(func() (*workshop, error) {
 		return nil, fmt.Errorf("flock %s: %w", lock.Name(), err)
 	}
 	w := &workshop{dir: filepath.Join(cacheDir(), "work", fmt.Sprint(os.Getpid())), lock: lock}
+	w.shared = filepath.Join(w.dir, "shared")
+	if insideHost() {
+		w.shared = "/croft/shared" // filled by load
+	}
 	if w.binary, err = findBinary(); err != nil {
 		return nil, err
 	}
@@ -76,7 +81,7 @@ func closeWorkshop() error {
 	if opened == nil {
 		return nil
 	}
-	sweep(opened.binary, filepath.Join(opened.dir, "shared"))
+	sweep(opened.binary, opened.shared)
 	if keepWork() {
 		fmt.Println("kept:", opened.dir)
 		return nil

@@ -82,7 +82,7 @@ func (s *serial) Skip(args ...any) {
 func (s *serial) Run(name string, f func(testscript.T)) {
 	s.T.Run(name, func(t *testing.T) {
 		place := filepath.Join(s.shop.dir, "script-"+name)
-		shared := filepath.Join(s.shop.dir, "shared")
+		shared := s.shop.shared
 		before := look(place, shared)
 		start := time.Now()
 		limit := scriptLimit
@@ -150,7 +150,7 @@ func (w *workshop) setup(env *testscript.Env) error {
 	env.Setenv("HOME", filepath.Join(env.WorkDir, ".home"))
 	env.Setenv("TERM", "xterm")
 	env.Setenv("LANG", "C.UTF-8")
-	env.Setenv("SHARED", filepath.Join(w.dir, "shared"))
+	env.Setenv("SHARED", w.shared)
 	env.Setenv("FAULTS", filepath.Join(here, "testdata", "faults.sh"))
 	env.Setenv("SEED", cmp.Or(os.Getenv("CROFT_TEST_SEED"), "1"))
 	env.Setenv("CYCLES", os.Getenv("CROFT_TEST_CYCLES"))
