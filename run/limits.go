@@ -204,17 +204,29 @@ func (k knob) turn(cgroups []string) error {
 func (o order) write(dir string) error {
 	for _, line := range o.lines {
 		err := os.WriteFile(filepath.Join(dir, o.file), []byte(line+"\n"), 0)
-		if line == "" && err != nil { // in v1 a cpuset with processes has processors: as many as there are above it
-			var above []byte
-			if above, err = os.ReadFile(filepath.Join(filepath.Dir(dir), o.file)); err == nil {
-				err = os.WriteFile(filepath.Join(dir, o.file), above, 0)
-			}
+		if line == "" && errors.Is(err, unix.ENOSPC) { // a cpuset with processes keeps some processors: all that there are
+			err = os.WriteFile(filepath.Join(dir, o.file), allProcessors(dir), 0)
 		}
 		if err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// allProcessors lists those that a cpuset may have: in v2 more than the one above it, whatever that has at the moment.
+func allProcessors(dir string) []byte {
+	if exists(filepath.Join(dir, "cpuset.cpus.effective")) {
+		return []byte(online())
+	}
+	text, _ := os.ReadFile(filepath.Join(filepath.Dir(dir), "cpuset.cpus"))
+	return text
+}
+
+// online lists the processors of this host; "" when that cannot be found out.
+func online() string {
+	text, _ := os.ReadFile("/sys/devices/system/cpu/online")
+	return strings.TrimSpace(string(text))
 }
 
 // refused says why the kernel does not want a limit.
@@ -238,7 +250,7 @@ func (k knob) missing(cgroups []string) error {
 	all, _ := os.ReadFile(filepath.Join(v2, "cgroup.controllers"))
 	for _, name := range strings.Fields(string(all)) {
 		if name == k.controller {
-			return state.Hint(err, "Delegate=yes in the unit that croft is started in, or start it without -F")
+			return state.Hint(err, "Delegate=yes in the unit that croft is started in, or systemd-run --scope -p Delegate=yes croft ...")
 		}
 	}
 	if len(v1) > 0 {
@@ -255,20 +267,33 @@ func holdLimits(_ context.Context, l *launch) error {
 	})
 }
 
-// relimit has what runs follow a change of in, whose record is about to be written.
+// relimit has what runs follow a change of in, whose record is about to be written: all of it or nothing.
 func (e *Engine) relimit(in *state.Instance) error {
 	held, err := e.Dir.Claimed(in.Spec.Name)
-	if err != nil || !held || in.Applied == nil || in.Applied.BootID != state.BootID() {
+	if err != nil || !held {
 		return err
 	}
-	now := *in.Applied
-	if exists(now.Cgroups[0]) { // else it is about to be made, and read from the record
-		if err := setLimits(now.Cgroups, &now.Spec.Limits, &in.Spec.Limits); err != nil {
-			return errors.Join(err, setLimits(now.Cgroups, &in.Spec.Limits, &now.Spec.Limits))
-		}
+	var now state.Applied // of a machine that waits for its restart there is none
+	if in.Applied != nil {
+		now = *in.Applied
 	}
-	now.Spec.Limits = in.Spec.Limits
-	in.Applied = &now
+	there := len(now.Cgroups) > 0 && exists(now.Cgroups[0]) // else it is about to be made, and read from the record
+	if there {
+		err = setLimits(now.Cgroups, &now.Spec.Limits, &in.Spec.Limits)
+	}
+	if err == nil {
+		err = e.relimitUnit(in.Spec.Name, &now.Spec.Limits, &in.Spec.Limits)
+	}
+	if err != nil && there {
+		return errors.Join(err, setLimits(now.Cgroups, &in.Spec.Limits, &now.Spec.Limits))
+	}
+	if err != nil {
+		return err
+	}
+	if in.Applied != nil {
+		now.Spec.Limits = in.Spec.Limits
+		in.Applied = &now
+	}
 	return nil
 }
 
@@ -291,17 +316,16 @@ func checkLimits(l *state.Limits) error {
 }
 
 func checkCPUs(l *state.Limits) (v state.Violations) {
-	text, err := os.ReadFile("/sys/devices/system/cpu/online")
-	if err != nil {
+	list := online()
+	has, err := state.CPUList(list)
+	if err != nil || has == nil {
 		return nil // the kernel will say so
 	}
-	list := strings.TrimSpace(string(text))
-	online, _ := state.CPUList(list)
-	if l.CPUs > float64(len(online)) {
-		v = append(v, fmt.Sprintf("cpus: %v are more than the %d of this host", l.CPUs, len(online)))
+	if l.CPUs > float64(len(has)) {
+		v = append(v, fmt.Sprintf("cpus: %v are more than the %d of this host", l.CPUs, len(has)))
 	}
 	there := map[int]bool{}
-	for _, n := range online {
+	for _, n := range has {
 		there[n] = true
 	}
 	wanted, _ := state.CPUList(l.CPUSet)

@@ -84,3 +84,14 @@ func TestSetLimits(t *testing.T) {
 		t.Error("nothing is lifted where there is nothing")
 	}
 }
+
+func TestLimitProperties(t *testing.T) {
+	l := allLimits()
+	for name, l := range map[string]*state.Limits{"limits": &l, "no-limits": free()} {
+		var rows []string
+		for _, p := range limitProperties(l) {
+			rows = append(rows, p.Name+" "+p.Value.Signature().String()+" "+p.Value.String())
+		}
+		golden(t, name+".unit", rows)
+	}
+}

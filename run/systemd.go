@@ -111,7 +111,8 @@ func (e *Engine) transient(ctx context.Context, bus *dbus.Conn, in *state.Instan
 	if err != nil {
 		return err
 	}
-	properties := append([]dbus.Property{property("StandardInputFileDescriptor", godbus.UnixFD(stdin.Fd()))}, unitProperties(in, exe, e.environ())...)
+	properties := append(limitProperties(&in.Spec.Limits), property("StandardInputFileDescriptor", godbus.UnixFD(stdin.Fd())))
+	properties = append(properties, unitProperties(in, exe, e.environ())...)
 	for began := time.Now(); ; {
 		_, err := bus.StartTransientUnitContext(ctx, unit, "fail", properties, nil)
 		var said godbus.Error
@@ -206,9 +207,12 @@ const stopMargin = 15 * time.Second
 // it, and processes may stand only in the leaves.
 const supervisorGroup = "supervisor"
 
-// forget has systemd forget the failed unit of a machine that is removed. The file is there as long as systemd knows it.
+// transientUnit is the file of a unit that was started over the bus: it is there as long as systemd knows the unit.
+func transientUnit(unit string) string { return filepath.Join("/run/systemd/transient", unit) }
+
+// forget has systemd forget the failed unit of a machine that is removed.
 func (e *Engine) forget(name string) {
-	if !exists(filepath.Join("/run/systemd/transient", e.Unit(name))) {
+	if !exists(transientUnit(e.Unit(name))) {
 		return
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
