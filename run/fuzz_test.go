@@ -35,7 +35,7 @@ func FuzzConsoleLog(f *testing.F) {
 				t.Fatalf("since %v: %q to %d, %v", since, shown, end, err)
 			}
 		}
-		lines, err := e.lastLines("web", 3)
+		lines, err := e.lastWords("web", 3)
 		if err != nil || len(lines) > 3 || strings.ContainsFunc(strings.Join(lines, ""), unicode.IsControl) {
 			t.Fatalf("%q, %v", lines, err)
 		}

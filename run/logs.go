@@ -1,14 +1,20 @@
 package run
 
 import (
+	"bufio"
 	"bytes"
+	"context"
 	"encoding/binary"
+	"errors"
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 	"unicode"
+
+	"croft/state"
 )
 
 // logParts are the files of the instance's console log: the turned one first, then the running one.
@@ -29,11 +35,90 @@ func (e *Engine) ConsoleLog(name string, since time.Time) (all []byte, end int64
 		}
 		end = int64(len(data))
 		if !since.IsZero() {
-			data = data[offsetAt(strings.Replace(part, ".log", ".times", 1), since, len(data)):]
+			data = data[offsetAt(timesOf(part), since, len(data)):]
 		}
 		all = append(all, data...)
 	}
 	return all, end, nil
+}
+
+// PrintLog writes what the console of in printed since the given time: the last n lines of it, or all when n is negative.
+// What the files of it no longer have comes from the journal. end is where Follow goes on.
+func (e *Engine) PrintLog(ctx context.Context, in *state.Instance, since time.Time, n int, w io.Writer) (end int64, err error) {
+	from, whole := e.logBegin(in.Spec.Name) // first: what is turned meanwhile is then found in the journal
+	data, end, err := e.ConsoleLog(in.Spec.Name, since)
+	if err != nil {
+		return 0, err
+	}
+	last := lastLines(data, n)
+	switch {
+	case whole, !since.Before(from), n >= 0 && len(last) < len(data), n == 0:
+		data = last
+	case n < 0:
+		lines := bufio.NewWriter(w)
+		data, err = olderLog(ctx, in, since, from, data, lines)
+		err = errors.Join(err, lines.Flush())
+	default:
+		var older tail
+		older.most = n
+		data, err = olderLog(ctx, in, since, from, data, &older)
+		data = lastLines(append(bytes.Join(older.lines, nil), data...), n)
+	}
+	if err == nil {
+		_, err = w.Write(data)
+	}
+	return end, err
+}
+
+// tail keeps the last lines of those written to it, each by a call of its own.
+type tail struct {
+	lines [][]byte
+	most  int
+}
+
+func (t *tail) Write(line []byte) (int, error) {
+	t.lines = append(t.lines, bytes.Clone(line))
+	if len(t.lines) >= 2*t.most {
+		t.lines = slices.Clone(t.lines[len(t.lines)-t.most:])
+	}
+	return len(line), nil
+}
+
+// lastLines is the end of data, n lines of it; all of it when n is negative.
+func lastLines(data []byte, n int) []byte {
+	if n < 0 {
+		return data
+	}
+	end := len(data)
+	if end > 0 && data[end-1] == '\n' {
+		end--
+	}
+	if n == 0 {
+		return nil
+	}
+	for i := end - 1; i >= 0; i-- {
+		if data[i] == '\n' {
+			if n--; n == 0 {
+				return data[i+1:]
+			}
+		}
+	}
+	return data
+}
+
+// timesOf is the file that tells when the bytes of a file of the log came.
+func timesOf(part string) string {
+	dir, file := filepath.Split(part)
+	return dir + strings.Replace(file, ".log", ".times", 1)
+}
+
+// firstTime is the first entry of console.times; zero when there is none.
+func firstTime(file string) time.Time {
+	data, err := os.ReadFile(file)
+	if err != nil || len(data) < 16 {
+		return time.Time{}
+	}
+	return time.Unix(int64(binary.NativeEndian.Uint64(data)), 0)
 }
 
 // offsetAt reads from console.times where the bytes begin that were printed at or after since. Its entries are
@@ -51,8 +136,8 @@ func offsetAt(file string, since time.Time, size int) int {
 	return size
 }
 
-// lastLines are the last n lines that the console printed, without terminal controls.
-func (e *Engine) lastLines(name string, n int) ([]string, error) {
+// lastWords are the last n lines that the console printed, without terminal controls.
+func (e *Engine) lastWords(name string, n int) ([]string, error) {
 	data, _, err := e.ConsoleLog(name, time.Time{})
 	if err != nil {
 		return nil, err

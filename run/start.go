@@ -247,7 +247,7 @@ func (s *Started) lastWords(e *Engine) string {
 		text += fmt.Sprintf(" with status %d", s.code)
 	}
 	words := s.words
-	if lines, _ := e.lastLines(s.name, 3); words == "" {
+	if lines, _ := e.lastWords(s.name, 3); words == "" {
 		words = strings.Join(lines, " | ")
 	}
 	if words == "" {

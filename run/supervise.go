@@ -492,7 +492,7 @@ func (e *Engine) Undo(name string, status unix.WaitStatus, cause Cause) error {
 	e.Dir.Unheld(name) // a copy that was stopped in the middle costs the machine's end a moment, and no more
 	end := exitOf(in, status, cause)
 	if report.line("X " + strconv.Itoa(end.Code) + " " + end.Reason) { // somebody listens
-		if lines, _ := e.lastLines(name, 3); len(lines) > 0 {
+		if lines, _ := e.lastWords(name, 3); len(lines) > 0 {
 			report.line("W " + strconv.Quote(strings.Join(lines, " | "))) // the log may go with the record
 		}
 	}

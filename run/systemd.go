@@ -112,6 +112,7 @@ func (e *Engine) transient(ctx context.Context, bus *dbus.Conn, in *state.Instan
 		return err
 	}
 	properties := append(limitProperties(&in.Spec.Limits), property("StandardInputFileDescriptor", godbus.UnixFD(stdin.Fd())))
+	properties = append(properties, logProperties(unit, e.Dir.Root, in)...)
 	properties = append(properties, unitProperties(in, exe, e.environ())...)
 	for began := time.Now(); ; {
 		_, err := bus.StartTransientUnitContext(ctx, unit, "fail", properties, nil)

@@ -85,7 +85,7 @@ func (a *app) logs() func(*pflag.FlagSet) man.Run {
 		fs.BoolVarP(&o.follow, "follow", "f", false, "go on until the machine stops")
 		fs.IntVarP(&o.lines, "lines", "n", -1, "the last `N` lines only")
 		fs.Var((*timeValue)(&o.since), "since", "what came since `TIME`, or this long ago")
-		return func(ctx context.Context, args []string) error { return a.showLogs(args[0], o) }
+		return func(ctx context.Context, args []string) error { return a.showLogs(ctx, args[0], o) }
 	}
 }
 
@@ -95,42 +95,17 @@ type logOptions struct {
 	since  time.Time
 }
 
-func (a *app) showLogs(name string, o logOptions) error {
+func (a *app) showLogs(ctx context.Context, name string, o logOptions) error {
 	e, in, err := a.instance(name)
 	if err != nil {
 		return err
 	}
-	data, at, err := e.ConsoleLog(name, o.since)
-	if err != nil {
-		return err
-	}
-	if _, err := os.Stdout.Write(lastLines(data, o.lines)); err != nil || !o.follow {
+	at, err := e.PrintLog(ctx, in, o.since, o.lines, os.Stdout)
+	if err != nil || !o.follow {
 		return err
 	}
 	return e.Follow(name, at, os.Stdout, func() bool {
 		st, err := e.Dir.Status(in)
 		return err != nil || !st.Held
 	})
-}
-
-// lastLines is the end of data, n lines of it; all of it when n is negative.
-func lastLines(data []byte, n int) []byte {
-	if n < 0 {
-		return data
-	}
-	end := len(data)
-	if end > 0 && data[end-1] == '\n' {
-		end--
-	}
-	if n == 0 {
-		return nil
-	}
-	for i := end - 1; i >= 0; i-- {
-		if data[i] == '\n' {
-			if n--; n == 0 {
-				return data[i+1:]
-			}
-		}
-	}
-	return data
 }

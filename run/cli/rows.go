@@ -128,7 +128,7 @@ func machines(a *app) []*man.Command {
 		},
 		{
 			Name: "logs", Args: "NAME", Short: "Show what the console of a machine printed", New: a.logs(),
-			Long:     "Shows the last megabyte or two, of a stopped machine too. What services log is in the machine's own journal: `croft exec NAME journalctl`.",
+			Long:     "Shows what its console printed, of a stopped machine too: the last megabyte or two, and on a host of systemd's before that what the journal has of it (`journalctl CROFT_INSTANCE=NAME`). What services log is in the machine's own journal: `croft exec NAME journalctl`.",
 			Examples: []man.Example{{Say: "The last lines", Do: "croft logs -n 20 web"}, {Say: "All from now on", Do: "croft logs -f -n 0 web"}, {Say: "Those of the last ten minutes", Do: "croft logs --since 10m web"}}, See: []string{"console"},
 		},
 		{
