@@ -151,6 +151,7 @@ func (w *workshop) setup(env *testscript.Env) error {
 	env.Setenv("TERM", "xterm")
 	env.Setenv("LANG", "C.UTF-8")
 	env.Setenv("SHARED", w.shared)
+	env.Setenv("OCI", filepath.Join(here, "testdata", "oci.sh"))
 	env.Setenv("FAULTS", filepath.Join(here, "testdata", "faults.sh"))
 	env.Setenv("SEED", cmp.Or(os.Getenv("CROFT_TEST_SEED"), "1"))
 	env.Setenv("CYCLES", os.Getenv("CROFT_TEST_CYCLES"))
