@@ -12,7 +12,6 @@ import (
 	"croft/state"
 
 	"github.com/coreos/go-systemd/v22/dbus"
-	"github.com/coreos/go-systemd/v22/util"
 	godbus "github.com/godbus/dbus/v5"
 	"golang.org/x/sys/unix"
 )
@@ -20,9 +19,15 @@ import (
 // Unit names the transient unit that holds name on a host of systemd's.
 func (e *Engine) Unit(name string) string { return "croft" + tag(e.Dir.Root) + "-" + name + ".service" }
 
+// booted says whether systemd is PID 1 of this host (sd_booted(3)).
+func booted() bool {
+	st, err := os.Lstat("/run/systemd/system")
+	return err == nil && st.IsDir()
+}
+
 // Bus connects to systemd itself, past any bus, as root may. ErrUnsupported where it is not PID 1.
 func (e *Engine) Bus(ctx context.Context) (*dbus.Conn, error) {
-	if !util.IsRunningSystemd() {
+	if !booted() {
 		return nil, fmt.Errorf("systemd is not PID 1 of this host: %w", state.ErrUnsupported)
 	}
 	bus, err := dbus.NewSystemdConnectionContext(ctx)
@@ -240,7 +245,7 @@ func (e *Engine) unitEnded(ctx context.Context, in *state.Instance) error {
 
 // ownUnit names the unit of systemd that this process is in; "" when there is none.
 func ownUnit() string {
-	if !util.IsRunningSystemd() {
+	if !booted() {
 		return ""
 	}
 	data, err := os.ReadFile("/proc/self/cgroup")
