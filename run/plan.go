@@ -66,7 +66,7 @@ func NewPlan(dir *state.Dir, in *state.Instance, layers []string, h host, hold H
 		Hold:     hold,
 	}
 	p.Stdio = hold == HeldByCaller && !p.Boot
-	p.Echo = hold != HeldByNone && !p.Stdio
+	p.Echo = hold == HeldByUnit || hold == HeldByCaller && p.Boot
 	// In a unit its cgroup is kept, and in the foreground the caller's: it may be a unit's, too, or a job's. Otherwise
 	// the machine outlives its caller and so lies beside it, named after its root unless that is the usual one.
 	bases := h.cgroups
@@ -80,7 +80,7 @@ func NewPlan(dir *state.Dir, in *state.Instance, layers []string, h host, hold H
 		}
 	}
 	if hold != HeldByNone && len(bases) == 1 && h.divided != "" {
-		if bases[0] == h.divided {
+		if bases[0] == h.divided && hold != HeldByJob { // whoever it is bound to stays
 			p.Aside = filepath.Join(h.divided, supervisorGroup)
 		}
 		bases = []string{h.divided}

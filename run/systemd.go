@@ -38,9 +38,9 @@ func (e *Engine) Bus(ctx context.Context) (*dbus.Conn, error) {
 }
 
 // supervisor connects to the systemd that shall hold in; nil when it is to be held by a process alone: because that was
-// asked for, or because there is no systemd that answers and none was asked for.
-func (e *Engine) supervisor(ctx context.Context, in *state.Instance) (*dbus.Conn, error) {
-	if in.Spec.Supervisor == state.SupervisorNone {
+// asked for, because there is no systemd that answers and none was asked for, or because it is bound to a job.
+func (e *Engine) supervisor(ctx context.Context, in *state.Instance, bound bool) (*dbus.Conn, error) {
+	if in.Spec.Supervisor == state.SupervisorNone || in.Spec.Supervisor == "" && bound && inJob() {
 		return nil, nil
 	}
 	bus, err := e.Bus(ctx)
@@ -264,6 +264,25 @@ func ownUnit() string {
 		}
 	}
 	return ""
+}
+
+// inJob says whether somebody has put this process into a cgroup for what it does: a unit's, a batch system's, and not
+// that of a login. What is bound to it stays there, under the job's limits and in its account.
+func inJob() bool {
+	data, err := os.ReadFile("/proc/self/cgroup")
+	if err != nil {
+		return false
+	}
+	for _, line := range strings.Split(strings.TrimSpace(string(data)), "\n") {
+		fields := strings.SplitN(line, ":", 3) // cgroups(7): number:controllers:path
+		if len(fields) < 3 || booted() && fields[0] != "0" {
+			continue
+		}
+		if path := fields[2]; path != "/" && path != "/init.scope" && !strings.HasPrefix(path, "/user.slice/") {
+			return true
+		}
+	}
+	return false
 }
 
 // delegated finds the cgroup around own that systemd has handed over to be divided (Delegate=, systemd.exec(5)); "" when
