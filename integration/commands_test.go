@@ -103,7 +103,7 @@ func cmdGuest(ts *testscript.TestScript, neg bool, args []string) {
 	name := args[0]
 	cmdNeed(ts, false, []string{"root", "guest:" + name})
 	ts.Setenv("IMAGE", guests[name])
-	if name != "busybox" {
+	if name != "busybox" && ts.Getenv("CROFT_ROOT") == rootOf(ts.Getenv("WORK")) {
 		ts.Setenv("CROFT_ROOT", rootOf(ts.Getenv("SHARED")))
 		ts.Setenv("CROFT_RUN", runOf(ts.Getenv("SHARED")))
 	}
