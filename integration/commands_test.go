@@ -39,7 +39,6 @@ import (
 //	reap [-t D] NAME N[|N]|any        wait for its end (10s) with status N; its output is stdout and stderr then
 //	pty [-status N] [-size WxH] FILE CMD ARG...   under a terminal, talked to by FILE (pty_test.go); what it showed is stdout
 //	build VAR VERSION [COMMIT]        $VAR is a croft that says it is VERSION, made of COMMIT or else of this tree
-//	registry VAR [-tls] [-auth]       start a registry that ends with the script; $VAR is its HOST:PORT (registry_test.go)
 //	owns N [VAR]                      N processes run from this script's croft binary (within 5s); their pids are in $VAR
 //	tree DIR FILE                     DIR is an image server's directory with the images that FILE describes (imageserver.Image, JSON)
 //	serve NAME DIR                    serve DIR over https; $NAME is its URL, $NAME_CA its authority's certificate
@@ -66,8 +65,6 @@ var commands = map[string]func(ts *testscript.TestScript, neg bool, args []strin
 	"serve":   cmdServe,
 	"fault":   cmdFault,
 	"asked":   cmdAsked,
-
-	"registry": cmdRegistry,
 }
 
 // usage ends the script unless ok.
@@ -103,7 +100,7 @@ func cmdGuest(ts *testscript.TestScript, neg bool, args []string) {
 	name := args[0]
 	cmdNeed(ts, false, []string{"root", "guest:" + name})
 	ts.Setenv("IMAGE", guests[name])
-	if name != "busybox" && ts.Getenv("CROFT_ROOT") == rootOf(ts.Getenv("WORK")) {
+	if name != "busybox" {
 		ts.Setenv("CROFT_ROOT", rootOf(ts.Getenv("SHARED")))
 		ts.Setenv("CROFT_RUN", runOf(ts.Getenv("SHARED")))
 	}

@@ -3,7 +3,6 @@ package integration
 import (
 	"bufio"
 	"bytes"
-	"cmp"
 	"context"
 	"encoding/json"
 	"flag"
@@ -30,14 +29,11 @@ type hostKind struct {
 
 // A testHost is a host that boots for a test and does what /croft/run says there.
 type testHost struct {
-	hostKind
-	shop *workshop
-	dir  string            // all of it but the parts; DIR/croft is its /croft, what it answers comes out of the fifo DIR/out
-	made map[string]string // part -> directory
-	said bytes.Buffer      // what its start printed, for an error
+	dir   string            // all of it but the parts; DIR/croft is its /croft, what it answers comes out of the fifo DIR/out
+	parts map[string]string // name -> directory
+	said  bytes.Buffer      // what its start printed, for an error
 
-	told     int         // scripts whose end has been told
-	watchdog *time.Timer // ends the host
+	watchdog *time.Timer // ends it
 }
 
 // insideHost reports whether this process is the one that a test started in its host.
@@ -53,68 +49,6 @@ func inHost(t *testing.T, dir string, kind hostKind) {
 		runScripts(t, dir)
 		return
 	}
-	h := newHost(t, kind)
-	pattern := patternFor(t.Name(), flag.Lookup("test.run").Value.String())
-	h.load(t, dir, pattern, "systemctl poweroff -ff")
-	h.run(t)
-}
-
-// patternFor is what is left of -run's pattern for the test of that name alone: what it says of its subtests.
-func patternFor(test, run string) string {
-	var all []string
-	for _, alternative := range regexp.MustCompile(`(\([^)]*\)|\[[^]]*\]|[^|])+`).FindAllString(run, -1) {
-		top, below, deeper := strings.Cut(alternative, "/")
-		if ours, err := regexp.MatchString(top, test); err != nil || !ours {
-			continue
-		}
-		if !deeper {
-			return "^" + test + "$"
-		}
-		all = append(all, "^"+test+"$/"+below)
-	}
-	return cmp.Or(strings.Join(all, "|"), "^"+test+"$")
-}
-
-func TestPatternFor(t *testing.T) {
-	for run, want := range map[string]string{
-		"":                              "^TestSystemd$",
-		"Systemd|Scripts/x":             "^TestSystemd$",
-		"TestSystemd$/^(a|b)$":          "^TestSystemd$/^(a|b)$",
-		"Scripts/x|Systemd/a|Systemd/b": "^TestSystemd$/a|^TestSystemd$/b",
-	} {
-		if got := patternFor("TestSystemd", run); got != want {
-			t.Errorf("-run %s: %s, not %s", run, got, want)
-		}
-	}
-}
-
-// inReboots runs the scripts 1, 2 and so on of each directory under dir in one boot after the other of one host, which croft is
-// installed in; between them it is rebooted in the orderly way. What a script leaves is the next one's to find.
-func inReboots(t *testing.T, dir string, kind hostKind) {
-	all, err := filepath.Glob(dir + "/*")
-	if err != nil || len(all) == 0 {
-		t.Fatalf("no scripts in %s: %v", dir, err)
-	}
-	for _, scripts := range all {
-		t.Run(filepath.Base(scripts), func(t *testing.T) {
-			if insideHost() {
-				runInstalled(t, scripts)
-				return
-			}
-			boots, _ := filepath.Glob(scripts + "/*.txtar")
-			h := newHost(t, kind)
-			h.load(t, scripts, "^"+strings.ReplaceAll(t.Name(), "/", "$/^")+"$/^$boot$", "systemctl reboot")
-			for range boots {
-				if h.run(t); t.Failed() {
-					return
-				}
-			}
-		})
-	}
-}
-
-// newHost makes the directory of a host and clears it away when the test ends, with a look at what has become of the machine.
-func newHost(t *testing.T, kind hostKind) *testHost {
 	if testing.Short() {
 		t.Skip("scripts need minutes and root")
 	}
@@ -122,17 +56,19 @@ func newHost(t *testing.T, kind hostKind) *testHost {
 	if err != nil {
 		t.Fatal(err)
 	}
-	h := &testHost{hostKind: kind, shop: shop, dir: filepath.Join(shop.dir, "host-"+strings.ReplaceAll(t.Name(), "/", "-"))}
-	h.made = map[string]string{}
-	needFacts(t, []string{"root", "cgroup2", "overlay"})
+	h := &testHost{dir: filepath.Join(shop.dir, "host-"+t.Name()), parts: map[string]string{}}
+	needs := []string{"root", "cgroup2", "overlay"}
 	for _, part := range kind.parts {
-		needFacts(t, []string{"host:" + part})
-		if h.made[part], err = hostPart(part); err != nil {
+		needs = append(needs, "host:"+part)
+	}
+	needFacts(t, needs)
+	for _, part := range kind.parts {
+		if h.parts[part], err = hostPart(part); err != nil {
 			t.Fatal(err)
 		}
 	}
 	before := look(h.dir)
-	t.Cleanup(func() {
+	defer func() {
 		for _, leak := range leaks(before, h.dir) {
 			t.Error(leak)
 		}
@@ -141,8 +77,11 @@ func newHost(t *testing.T, kind hostKind) *testHost {
 				t.Error(err)
 			}
 		}
-	})
-	return h
+	}()
+	if err := h.load(t, shop.binary, dir, kind.facts); err != nil {
+		t.Fatal(err)
+	}
+	h.run(t, kind)
 }
 
 // needFacts is a script's `need` for a test.
@@ -162,16 +101,16 @@ func needFacts(t *testing.T, facts []string) {
 }
 
 // guestsOf are the guests that the scripts of a directory name.
-func guestsOf(t *testing.T, dir string) []string {
-	scripts, err := filepath.Glob(dir + "/*.txtar")
-	if err != nil || len(scripts) == 0 {
-		t.Fatalf("no scripts in %s: %v", dir, err)
+func guestsOf(dir string) ([]string, error) {
+	scripts, err := filepath.Glob(filepath.Join(dir, "*.txtar"))
+	if err != nil {
+		return nil, err
 	}
 	var all []string
 	for _, script := range scripts {
 		text, err := os.ReadFile(script)
 		if err != nil {
-			t.Fatal(err)
+			return nil, err
 		}
 		for _, found := range guestNamed.FindAllSubmatch(text, -1) {
 			name := string(found[1])
@@ -180,70 +119,80 @@ func guestsOf(t *testing.T, dir string) []string {
 			}
 		}
 	}
-	return all
+	return all, nil
 }
 
 var guestNamed = regexp.MustCompile(`(?m)(?:\bguest:|^guest )([a-z-]+)`)
 
 // load puts together what the host gets as /croft: the binary under test, this test's own binary and its directory, the guests
-// that the scripts of dir name, imported already since a VM takes a minute for one, and what is to be run. In the pattern of the
-// tests $boot is the number of the boot; the last command is what ends each.
-func (h *testHost) load(t *testing.T, dir, pattern, last string) {
+// that the scripts of dir name, imported already since a VM takes a minute for one, and what is to be run.
+func (h *testHost) load(t *testing.T, binary, dir, facts string) error {
 	self, err := os.Executable()
 	if err != nil {
-		t.Fatal(err)
+		return err
 	}
-	cache := h.dir + "/croft/cache/guests"
-	for _, made := range []string{cache, h.dir + "/croft/bin", h.dir + "/lib"} {
+	cache := filepath.Join(h.dir, "croft/cache/guests")
+	for _, made := range []string{cache, filepath.Join(h.dir, "croft/bin"), filepath.Join(h.dir, "lib")} {
 		if err := os.MkdirAll(made, 0o755); err != nil {
-			t.Fatal(err)
+			return err
 		}
 	}
-	if err := syscall.Mkfifo(h.dir+"/out", 0o600); err != nil {
-		t.Fatal(os.NewSyscallError("mkfifo", err))
+	copies := [][]string{
+		{binary, filepath.Join(h.dir, "croft/bin/croft")},
+		{self, filepath.Join(h.dir, "croft/integration.test")},
+		{"-r", ".", filepath.Join(h.dir, "croft/integration")},
 	}
-	copies := [][]string{{h.shop.binary, h.dir + "/croft/bin/croft"}, {self, h.dir + "/croft/integration.test"}, {"-r", ".", h.dir + "/croft/integration"}}
-	for _, name := range guestsOf(t, dir) {
+	named, err := guestsOf(dir)
+	if err != nil {
+		return err
+	}
+	for _, name := range named {
 		tar, err := guestTar(name)
 		if err != nil {
-			t.Fatal(err)
+			return err
 		}
 		copies = append(copies, []string{"--link", tar, cache})
-		if name != "busybox" { // which every script imports for itself
-			shared := h.dir + "/croft/shared"
-			if err := try("env", "CROFT_ROOT="+rootOf(shared), "CROFT_RUN="+runOf(shared),
-				h.shop.binary, "image", "import", "-q", "--alias", guests[name], tar); err != nil {
-				t.Fatal(err)
-			}
+		if name == "busybox" { // every script imports its own
+			continue
+		}
+		shared := filepath.Join(h.dir, "croft/shared")
+		cmd := exec.Command(binary, "image", "import", "-q", "--alias", guests[name], tar)
+		cmd.Env = append(os.Environ(), "CROFT_ROOT="+rootOf(shared), "CROFT_RUN="+runOf(shared))
+		if out, err := cmd.CombinedOutput(); err != nil {
+			return fmt.Errorf("image import %s: %w: %s", tar, err, out)
 		}
 	}
 	for _, args := range copies {
 		if err := try("cp", args...); err != nil {
-			t.Fatal(err)
+			return err
 		}
 	}
+	// The part of -run below the test's own name means the same there.
+	_, below, deeper := strings.Cut(flag.Lookup("test.run").Value.String(), "/")
+	pattern := "^" + t.Name() + "$"
+	if deeper {
+		pattern += "/" + below
+	}
 	run := fmt.Sprintf(`cd /croft/integration
-boot=$(($(cat /croft/boot 2>/dev/null || echo 0) + 1))
-echo $boot >/croft/boot
-[ $boot != 1 ] || cp /croft/bin/croft /usr/local/bin/
 export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/root
-export CROFT_BIN=/croft/bin/croft CROFT_TEST_CACHE=/croft/cache CROFT_TEST_HOST=yes CROFT_TEST_NEED='%s' CROFT_TEST_SEED='%s'
+export CROFT_BIN=/croft/bin/croft CROFT_TEST_CACHE=/croft/cache CROFT_TEST_HOST=%s CROFT_TEST_NEED='%s' CROFT_TEST_SEED='%s'
 /croft/integration.test -test.v=test2json -test.timeout=0 -testwork=%t -test.run='%s'
 echo "%s$?"
 sync
-%s &>/dev/null
-`, h.facts, os.Getenv("CROFT_TEST_SEED"), keepWork(), strings.ReplaceAll(pattern, "$boot", "'$boot'"), exitLine, last)
-	if err := os.WriteFile(h.dir+"/croft/run", []byte(run), 0o644); err != nil {
-		t.Fatal(err)
-	}
+systemctl poweroff -ff &>/dev/null
+`, t.Name(), facts, os.Getenv("CROFT_TEST_SEED"), keepWork(), pattern, exitLine)
+	return os.WriteFile(filepath.Join(h.dir, "croft/run"), []byte(run), 0o644)
 }
 
 // exitLine is the host's last word, with the exit status of its tests.
 const exitLine = "croft-test: exit "
 
 // run boots the host and tells what its tests say while they say it.
-func (h *testHost) run(t *testing.T) {
-	fifo := h.dir + "/out"
+func (h *testHost) run(t *testing.T, kind hostKind) {
+	fifo := filepath.Join(h.dir, "out")
+	if err := syscall.Mkfifo(fifo, 0o600); err != nil {
+		t.Fatal(os.NewSyscallError("mkfifo", err))
+	}
 	reader, err := os.OpenFile(fifo, os.O_RDONLY|unix.O_NONBLOCK, 0)
 	if err != nil {
 		t.Fatal(err)
@@ -257,25 +206,19 @@ func (h *testHost) run(t *testing.T) {
 	defer kill()
 	h.watchdog = time.AfterFunc(silence, kill)
 	defer h.watchdog.Stop()
-	down := make(chan error, 1)
+	ended := make(chan error, 1)
 	go func() {
-		down <- h.start(ctx, h)
+		ended <- kind.start(ctx, h)
 		writer.Close()
 	}()
-	h.told = 0
 	said := h.retell(t, reader)
-	if err := <-down; err != nil {
+	if err := <-ended; err != nil {
 		t.Errorf("the host: %v\n%s", err, h.said.String())
 	}
-	_, status, ended := strings.Cut(said, exitLine)
-	switch {
-	case !ended:
+	if status, has := strings.CutPrefix(said, exitLine); !has {
 		t.Errorf("the host went down before its tests had ended; the last that was said:\n%s\n%s", said, h.said.String())
-	case t.Failed():
-	case h.told == 0:
-		t.Error("no script ran in the host")
-	case status != "0\n":
-		t.Errorf("the tests in the host have failed:\n%s", said)
+	} else if status != "0" && !t.Failed() {
+		t.Errorf("the tests in the host ended with status %s", status)
 	}
 }
 
@@ -285,8 +228,7 @@ type testEvent struct {
 	Elapsed              float64 // seconds
 }
 
-// retell runs a test here for each that ran in the host, with its log and its end. It returns what was said outside
-// of tests, or all of it when the host was not heard to the end.
+// retell runs a test here for each that ran in the host, with its log and its end. It returns the last line that it read.
 func (h *testHost) retell(t *testing.T, out *os.File) string {
 	decode := exec.Command("go", "tool", "test2json", "-t") // -t: with times
 	decode.Stdin = out
@@ -299,6 +241,7 @@ func (h *testHost) retell(t *testing.T, out *os.File) string {
 	}
 	defer decode.Wait()
 	logs := map[string]*strings.Builder{}
+	last := ""
 	for lines := bufio.NewScanner(events); lines.Scan(); {
 		h.watchdog.Reset(silence)
 		var e testEvent
@@ -314,10 +257,10 @@ func (h *testHost) retell(t *testing.T, out *os.File) string {
 		switch {
 		case e.Action == "output" && strings.TrimSpace(e.Output) != "":
 			log.WriteString(e.Output)
+			last = strings.TrimSpace(e.Output)
 		case e.Action == "fail" && e.Test == t.Name() && !t.Failed():
 			t.Errorf("in the host:\n%s", log.String())
 		case below && (e.Action == "pass" || e.Action == "fail" || e.Action == "skip"):
-			h.told++
 			t.Run(name, func(t *testing.T) {
 				defer func() { result.end(t, time.Duration(e.Elapsed*float64(time.Second))) }()
 				switch e.Action {
@@ -333,14 +276,7 @@ func (h *testHost) retell(t *testing.T, out *os.File) string {
 			})
 		}
 	}
-	if outside := logs[""]; outside != nil && strings.Contains(outside.String(), exitLine) {
-		return outside.String()
-	}
-	var all strings.Builder
-	for _, log := range logs {
-		all.WriteString(log.String())
-	}
-	return all.String()
+	return last
 }
 
 var skipLine = regexp.MustCompile(`(?m)^\s+\w+_test\.go:\d+: (.*)$`)

@@ -113,47 +113,7 @@ func (e *Engine) decide(in *state.Instance, img image.Image) (err error) {
 		return fmt.Errorf("image %s: %w", in.Spec.Image, err)
 	}
 	defer view.Close()
-	if img.Config != nil {
-		return decideOCI(in, img.Config, view.Dirs)
-	}
 	return decideInit(in, view.Dirs)
-}
-
-// decideOCI does what an OCI image says of itself, as far as the user has not said otherwise.
-func decideOCI(in *state.Instance, c *image.Config, layers []string) (err error) {
-	f, asked := &in.Facts, in.Spec.Init
-	defer func() {
-		if err != nil && !errors.Is(err, state.ErrNotExist) {
-			err = fmt.Errorf("image %s: %w", in.Spec.Image, err)
-		}
-	}()
-	if err := checkWishes(c); err != nil {
-		return err
-	}
-	signal, err := stopSignal(c.StopSignal)
-	if err != nil {
-		return err
-	}
-	f.Env, in.Spec.Labels = environmentOf(c), labelsOf(c, in.Spec.Labels)
-	found, err := rootfs.Detect(layers)
-	if err != nil && !errors.Is(err, state.ErrNotExist) {
-		return err
-	}
-	system := err == nil && runsInit(c, layers, found)
-	if asked.Mode == state.InitBoot || asked.Mode == state.InitAuto && system {
-		return decideInit(in, layers)
-	}
-	f.Init, f.StopSignal = payloadOf(c, asked, system), signal
-	return needsCommand(in)
-}
-
-// needsCommand refuses a machine that boots nothing and has nothing to run.
-func needsCommand(in *state.Instance) error {
-	if len(in.Facts.Init.Args) > 0 {
-		return nil
-	}
-	return state.Hint(fmt.Errorf("image %s names no command, and none was given", in.Spec.Image),
-		"croft run --no-boot "+in.Spec.Image+" COMMAND")
 }
 
 // decideInit finds what PID 1 will be.
@@ -165,7 +125,7 @@ func decideInit(in *state.Instance, layers []string) error {
 	case asked.Mode == state.InitPayload, none && asked.Mode == state.InitAuto && len(asked.Args) > 0:
 		f.Init, f.StopSignal = asked, int(unix.SIGTERM)
 		f.Init.Mode = state.InitPayload
-		return needsCommand(in)
+		return nil
 	case none:
 		return state.Hint(fmt.Errorf("image %s has no init: %w", in.Spec.Image, state.ErrUnsupported),
 			"croft run --no-boot "+in.Spec.Image+" COMMAND")
@@ -313,6 +273,9 @@ func (e *Engine) deleteDamaged(d *state.Damaged, force bool) error {
 	if err := (rootfs.Overlay{}).Remove(root); err != nil {
 		return err
 	}
+	if err := e.disown(d.Name); err != nil {
+		return err
+	}
 	if err := os.RemoveAll(e.Dir.RunOf(d.Name)); err != nil {
 		return err
 	}
@@ -335,6 +298,9 @@ func (e *Engine) remove(in *state.Instance) error {
 		return fmt.Errorf("driver %q: %w", in.Facts.Driver, state.ErrUnsupported)
 	}
 	if err := driver.Remove(rootfs.Root{Dir: e.Dir.RootOf(in.Spec.Name)}); err != nil {
+		return err
+	}
+	if err := e.disown(in.Spec.Name); err != nil {
 		return err
 	}
 	if err := os.RemoveAll(e.Dir.RunOf(in.Spec.Name)); err != nil { // there if a wait for a restart was killed
@@ -408,7 +374,7 @@ func (e *Engine) repairOne(name string) ([]string, error) {
 	if in.Applied.Populated() {
 		what = name + ": was orphaned, killed"
 	}
-	err = e.finish(name, lost(), 0)
+	err = e.finish(name, lost(in.Applied), 0)
 	return []string{what}, err
 }
 

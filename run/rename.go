@@ -35,7 +35,7 @@ func (e *Engine) Rename(name, to string) error {
 		if in.Applied.Populated() {
 			return state.Hint(fmt.Errorf("%s: is orphaned: its processes live on: %w", name, state.ErrBusy), "croft stop "+name)
 		}
-		if err := e.finish(name, lost(), 0); err != nil {
+		if err := e.finish(name, lost(in.Applied), 0); err != nil {
 			return err
 		}
 	}
@@ -92,6 +92,9 @@ func (e *Engine) finishRename(r *state.Rename) error {
 			return err
 		}
 		if err := e.inherit(in, r.From); err != nil {
+			return err
+		}
+		if err := e.rehome(r.From, r.To); err != nil {
 			return err
 		}
 		return e.Dir.EndRename(r)

@@ -47,7 +47,7 @@ func (e *Engine) conclude(in *state.Instance, end state.Exit, cause Cause, claim
 	signals := make(chan os.Signal, 1)
 	signal.Notify(signals, stopSignals[:]...)
 	defer signal.Stop(signals)
-	end.Time = time.Now().UTC()
+	end.Time, end.HostDown = time.Now().UTC(), e.goesDown(in, cause)
 	count, again := in.Restarts, cause == CauseSelf && in.Spec.Restart.After(end.Code)
 	switch most := in.Spec.Restart.Most(); {
 	case cause == CauseAsked:
@@ -80,6 +80,9 @@ func (e *Engine) restart(name string, pause time.Duration, claim *state.Claim, s
 	}
 	_, editErr := e.Dir.Edit(name, func(in *state.Instance) error {
 		in.Restarts = 0
+		if asked && in.Exit != nil {
+			in.Exit.HostDown = e.goesDown(in, CauseAsked)
+		}
 		return nil
 	})
 	return errors.Join(err, os.RemoveAll(e.Dir.RunOf(name)), editErr)

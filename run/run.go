@@ -52,7 +52,6 @@ func inheritPool() state.Range {
 // These are the store's: faces know the engine and not what stands below it.
 type (
 	Image         = image.Image
-	ImageConfig   = image.Config
 	ImportOptions = image.ImportOptions
 	PullOptions   = image.PullOptions
 	Remote        = image.Remote

@@ -51,7 +51,6 @@ const (
 	HeldByNone   Hold = ""           // it has a session and a cgroup of its own
 	HeldByCaller Hold = "foreground" // it is its caller's own process: a shell's, a job's, a unit's
 	HeldByUnit   Hold = "unit"       // systemd made a unit for it (systemd.go)
-	HeldByJob    Hold = "job"        // it has a session of its own, in the cgroup of the job that it is bound to
 )
 
 func hold() Hold { return Hold(os.Getenv(envHold)) }
@@ -227,11 +226,12 @@ func (e *Engine) prepare(in *state.Instance, heir bool, report *report, client *
 		BootID: state.BootID(), Build: Version, Started: began.UTC(),
 		Spec: in.Spec, Facts: in.Facts, Run: plan.RunDir, Cgroups: plan.Cgroups, Unit: plan.Unit,
 	}
+	applied.Bound = hold() == HeldByCaller || client != nil
 	if life := in.Spec.Timeouts.Life; life > 0 {
 		applied.Expires = applied.Started.Add(time.Duration(life) * time.Second)
 	}
-	if heir && in.Applied != nil { // a reboot does not put off the end
-		applied.Expires = in.Applied.Expires
+	if heir && in.Applied != nil { // a reboot does not put off the end, and somebody may have let go of it
+		applied.Expires, applied.Bound = in.Applied.Expires, in.Applied.Bound
 	}
 	_, err = e.Dir.Edit(in.Spec.Name, func(now *state.Instance) error {
 		now.Facts, now.Applied, now.Exit = applied.Facts, applied, nil
@@ -262,6 +262,7 @@ func (e *Engine) failed(in *state.Instance, l *launch, why error, heir bool, cla
 		unix.PidfdSendSignal(int(l.container.pidfd.Fd()), unix.SIGKILL, nil, 0)
 	}
 	end := state.Exit{Time: time.Now().UTC(), Reason: state.ExitFailed, Code: 1, Error: why.Error()}
+	end.HostDown = e.goesDown(in, cause)
 	if !heir {
 		return errors.Join(why, e.finish(in.Spec.Name, end, 0))
 	}
@@ -307,7 +308,7 @@ func (l *launch) become(claim *state.Claim, hostns int, asked chan os.Signal) er
 	fields := []int{
 		l.container.pid, passOn(l.container.pidfd), passOn(l.container.pty), passOn(l.container.slave),
 		passOn(l.listener), passOn(l.client), passOn(l.notify), passOn(host), passOn(logs), passOn(run), passOn(l.report.file), hostns,
-		l.Instance.Facts.StopSignal, int(l.Instance.Spec.Timeouts.StopAfter() / time.Second), l.life(), grace,
+		l.Instance.Facts.StopSignal, int(l.stopAfter() / time.Second), l.life(), grace,
 		flag(l.Echo), flag(len(asked) > 0),
 	}
 	args := []string{"croft", "keeper", name}
@@ -341,6 +342,14 @@ func hostNotify() (*os.File, error) {
 		return nil, fmt.Errorf("%s %s: %w", envNotify, path, err)
 	}
 	return os.NewFile(uintptr(fd), "host"), nil
+}
+
+// stopAfter is how long a clean stop may take that comes by a signal. In a unit it is the host that stops it.
+func (l *launch) stopAfter() time.Duration {
+	if l.Unit != "" {
+		return l.Instance.Spec.HostStop()
+	}
+	return l.Instance.Spec.Timeouts.StopAfter()
 }
 
 // life is how many seconds of the machine's life are left, 0 when it has no end.
@@ -546,10 +555,11 @@ func (e *Engine) finish(name string, end state.Exit, restarts int) error {
 	return err
 }
 
-// lost is the end of a run that nobody saw.
-func lost() state.Exit {
-	return state.Exit{Time: time.Now().UTC(), Reason: state.ExitLost, Code: 1}
+// lost is the end of a run that nobody saw. One of another boot went down with the host.
+func lost(a *state.Applied) state.Exit {
+	down := a.BootID != state.BootID() && !a.Bound
+	return state.Exit{Time: time.Now().UTC(), Reason: state.ExitLost, Code: 1, HostDown: down}
 }
 
 // Foregrounded says whether somebody reads the stderr of this process of a machine: its caller, or a journal.
-func (e *Engine) Foregrounded() bool { return hold() == HeldByCaller || hold() == HeldByUnit }
+func (e *Engine) Foregrounded() bool { return hold() != HeldByNone }

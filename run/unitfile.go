@@ -28,24 +28,10 @@ func (e *Engine) UnitFile(in *state.Instance, program string) string {
 	for _, m := range s.Mounts {
 		u.set("RequiresMountsFor", m.Source)
 	}
-	u.section("Service")
-	u.set("Type", "notify")
-	for _, place := range [][3]string{{envRoot, e.Dir.Root, DefaultRoot}, {envRun, e.Dir.Run, DefaultRun}} {
-		if place[1] != place[2] {
-			u.set("Environment", place[0]+"="+place[1])
-		}
-	}
-	u.set("ExecStart", program, "start", "-F", s.Name)
-	u.line("# Clears what is left when croft itself was killed.")
-	u.set("ExecStopPost", "-"+program, "repair", s.Name)
-	u.line("# SIGTERM to croft alone, which has the machine's init shut it down.")
-	u.line("KillMode=mixed")
-	u.line("Delegate=yes")
-	u.line("Slice=machine.slice")
-	u.line("OOMPolicy=continue")
+	e.service(&u, program, s.Name)
 	u.line("TimeoutStartSec=%d", int(s.Timeouts.ReadyAfter().Seconds()))
 	u.line("# Longer than the machine's --stop-timeout: then it is croft that kills it, and clears up.")
-	u.line("TimeoutStopSec=%d", int((s.Timeouts.StopAfter() + stopMargin).Seconds()))
+	u.line("TimeoutStopSec=%d", int((s.HostStop() + stopMargin).Seconds()))
 	if s.Restart.Policy == state.RestartNo {
 		u.line("Restart=on-failure")
 	} else {
@@ -55,6 +41,30 @@ func (e *Engine) UnitFile(in *state.Instance, program string) string {
 	u.section("Install")
 	u.line("WantedBy=multi-user.target")
 	return u.String()
+}
+
+// service writes what holds in any unit of the administrator's about the start of name in it, a name or a specifier.
+func (e *Engine) service(u *unitText, program, name string) {
+	u.section("Service")
+	u.set("Type", "notify")
+	e.places(u)
+	u.line("ExecStart=%s start -F %s", unitWord(program), name)
+	u.line("# Clears what is left when croft itself was killed.")
+	u.line("ExecStopPost=-%s repair %s", unitWord(program), name)
+	u.line("# SIGTERM to croft alone, which has the machine's init shut it down.")
+	u.line("KillMode=mixed")
+	u.line("Delegate=yes")
+	u.line("Slice=machine.slice")
+	u.line("OOMPolicy=continue")
+}
+
+// places writes where the engine has its things, to be found by any croft of the unit.
+func (e *Engine) places(u *unitText) {
+	for _, place := range [][3]string{{envRoot, e.Dir.Root, DefaultRoot}, {envRun, e.Dir.Run, DefaultRun}} {
+		if place[1] != place[2] {
+			u.set("Environment", place[0]+"="+place[1])
+		}
+	}
 }
 
 // SocketFile writes the socket unit that listens at the addresses for the unit of UnitFile: systemd.socket(5).

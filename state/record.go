@@ -39,7 +39,6 @@ type Facts struct {
 	Range       Range    `json:"range"`                // ids on the host
 	ProjectID   uint32   `json:"project_id,omitempty"` // for quota; 0: none
 	Links       []Link   `json:"links,omitempty"`
-	Env         []string `json:"env,omitempty"`       // the image's own, below Spec.Env
 	Init        Init     `json:"init"`                // as decided: never InitAuto
 	InitKind    string   `json:"init_kind,omitempty"` // "": not known, or nothing boots
 	StopSignal  int      `json:"stop_signal"`         // 0: the machine is asked from inside
@@ -83,9 +82,10 @@ type Applied struct {
 	Expires time.Time `json:"expires,omitzero"` // the end of Timeouts.Life; a reboot does not put it off
 	Spec    Spec      `json:"spec"`
 	Facts   Facts     `json:"facts"`
-	Run     string    `json:"run"`            // the instance's directory under /run
-	Cgroups []string  `json:"cgroups"`        // every directory made for it
-	Unit    string    `json:"unit,omitempty"` // of systemd that holds the keeper
+	Run     string    `json:"run"`             // the instance's directory under /run
+	Cgroups []string  `json:"cgroups"`         // every directory made for it
+	Unit    string    `json:"unit,omitempty"`  // of systemd that holds the keeper
+	Bound   bool      `json:"bound,omitempty"` // somebody else decides about its life: a client or a caller
 }
 
 // How a machine ended.
@@ -100,10 +100,11 @@ const (
 
 // Exit is how the last run ended.
 type Exit struct {
-	Time   time.Time `json:"time"`
-	Reason string    `json:"reason"`
-	Code   int       `json:"code"`            // as a shell would see it
-	Error  string    `json:"error,omitempty"` // for ExitFailed, and why there was no further restart
+	Time     time.Time `json:"time"`
+	Reason   string    `json:"reason"`
+	Code     int       `json:"code"`                // as a shell would see it
+	Error    string    `json:"error,omitempty"`     // for ExitFailed, and why there was no further restart
+	HostDown bool      `json:"host_down,omitempty"` // it ran until its host went down: with the host it comes back
 }
 
 // Says is the end as half a sentence, of the machine.

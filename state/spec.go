@@ -23,6 +23,7 @@ type Spec struct {
 	Labels   map[string]string `json:"labels,omitempty"`
 	Remove   bool              `json:"remove,omitempty"` // machine and record go when it stops
 	Restart  Restart           `json:"restart,omitzero"`
+	Boot     Boot              `json:"boot,omitzero"`
 	Timeouts Timeouts          `json:"timeouts"`
 	Limits   Limits            `json:"limits,omitzero"`
 
@@ -110,6 +111,22 @@ func (r Restart) Most() int {
 func (r Restart) After(code int) bool {
 	return r.Policy == RestartAlways || r.Policy == RestartOnFailure && code != 0
 }
+
+// Boot says what becomes of the machine when the host starts and when it goes down.
+type Boot struct {
+	Autostart *bool `json:"autostart,omitempty"`             // nil: what it was when the host went down
+	Priority  int   `json:"autostart_priority,omitempty"`    // higher ones start first, those of the same together
+	Shutdown  int   `json:"host_shutdown_seconds,omitempty"` // a clean stop by the host may take so long; 0: Timeouts.Stop
+}
+
+// Always says whether every start of the host starts the machine.
+func (b Boot) Always() bool { return b.Autostart != nil && *b.Autostart }
+
+// Never says whether none does.
+func (b Boot) Never() bool { return b.Autostart != nil && !*b.Autostart }
+
+// HostStop is how long a clean stop may take that the host asks for: when it goes down, or by its service manager.
+func (s *Spec) HostStop() time.Duration { return seconds(s.Boot.Shutdown, s.Timeouts.StopAfter()) }
 
 // Timeouts in whole seconds; 0 is the default of each.
 type Timeouts struct {
@@ -200,9 +217,10 @@ func (s *Spec) Check() error {
 	s.checkTargets(say)
 	s.checkRestart(say)
 	s.Limits.check(say)
+	s.checkBoot(say)
 	for k := range s.Labels {
-		if err := CheckLabel(k); err != nil {
-			say("labels", "%v", err)
+		if k == "" || strings.ContainsFunc(k, func(r rune) bool { return r == '=' || unicode.IsSpace(r) }) {
+			say("labels", "%q is not a label", k)
 		}
 	}
 	if s.Timeouts.Stop < 0 || s.Timeouts.Ready < 0 || s.Timeouts.Life < 0 {
@@ -222,6 +240,9 @@ func (s *Spec) checkInit(say func(field, format string, a ...any)) {
 	case InitAuto, InitBoot, InitPayload:
 	default:
 		say("init.mode", "%q is neither boot nor payload", s.Init.Mode)
+	}
+	if s.Init.Mode == InitPayload && len(s.Init.Args) == 0 {
+		say("init.args", "a machine without an init needs a command")
 	}
 	if s.Init.Mode == InitBoot && len(s.Init.Args) > 0 {
 		say("init.args", "the image's own init takes no command")
@@ -304,12 +325,13 @@ func (s *Spec) checkRestart(say func(field, format string, a ...any)) {
 	}
 }
 
-// CheckLabel judges the name of a label.
-func CheckLabel(name string) error {
-	if name == "" || strings.ContainsFunc(name, func(r rune) bool { return r == '=' || unicode.IsSpace(r) }) {
-		return fmt.Errorf("%q is not a label", name)
+func (s *Spec) checkBoot(say func(field, format string, a ...any)) {
+	if s.Boot.Always() && s.Remove {
+		say("boot.autostart", "a machine that is removed when it stops cannot start again")
 	}
-	return nil
+	if s.Boot.Shutdown < 0 || s.Boot.Shutdown > longest {
+		say("boot.host_shutdown_timeout", "must not be negative, and not more than ten years")
+	}
 }
 
 // CheckName judges an instance name: 1-63 letters, digits and '-', not all digits, no '-' at either end.

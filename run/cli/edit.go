@@ -132,7 +132,10 @@ func toYAML(s *state.Spec) ([]byte, error) {
 		if x.fixed != "" {
 			continue
 		}
-		_, usage := pflag.UnquoteUsage(flags.Lookup(x.name))
+		usage := x.says
+		if usage == "" {
+			_, usage = pflag.UnquoteUsage(flags.Lookup(x.name))
+		}
 		all.Content = append(all.Content, &yaml.Node{Kind: yaml.ScalarNode, Value: x.name, HeadComment: usage}, x.node(s))
 	}
 	var text bytes.Buffer

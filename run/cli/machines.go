@@ -133,10 +133,14 @@ func (a *app) instance(name string) (*run.Engine, *state.Instance, error) {
 func (a *app) start() func(*pflag.FlagSet) man.Run {
 	return func(fs *pflag.FlagSet) man.Run {
 		timings := fs.Bool("timings", false, "tell on stderr how long each step took")
+		boot := fs.Bool(bootFlag, false, "instead of NAME: all that shall start with the host and no unit starts, see croft help enable")
 		front := fs.BoolP("foreground", "F", false, "stay until it stops, with its console on stdout: for unit files")
 		a.forced(fs)
 		named := a.filters(fs)
 		return func(ctx context.Context, args []string) error {
+			if *boot {
+				return a.startReturning(ctx)
+			}
 			names, err := named(args)
 			switch {
 			case err != nil:

@@ -39,7 +39,7 @@ func machines(a *app) []*man.Command {
 			Examples: []man.Example{{Say: "Make one now, start it later", Do: "croft create --name web debian/13\ncroft start web"}}, See: []string{"start", "run"},
 		},
 		{
-			Name: "start", Args: "NAME...", Instead: []string{filterFlag}, Short: "Start machines", New: a.start(),
+			Name: "start", Args: "NAME...", Instead: []string{filterFlag, bootFlag}, Short: "Start machines", New: a.start(),
 			Long: "Returns once each machine is up: systemd tells when it is; of another init croft finds out whether it is done with what it does at the start. One that runs already is left as it is, which is success.\n\n" +
 				"With -F it stays in the foreground until the machine stops, as a unit file or a supervisor wants it.",
 			Examples: []man.Example{
@@ -71,6 +71,19 @@ func machines(a *app) []*man.Command {
 			Name: "resume", Args: "NAME...", Instead: []string{filterFlag}, Peers: []string{"unpause", "thaw", "unfreeze", "continue"}, Short: "Let paused machines go on", New: a.resume(),
 			Long:     "Lets the processes of each machine run again where they were stopped. One that is not paused is success.",
 			Examples: []man.Example{{Say: "Let one go on", Do: "croft resume web"}, {Say: "All that are paused", Do: "croft resume --filter state=paused"}}, See: []string{"pause"},
+		},
+		{
+			Name: "enable", Args: "[NAME...]", Instead: []string{filterFlag}, Peers: []string{"autostart"}, Short: "Start machines whenever the host starts", New: a.enabling("enable", true), Long: enableText,
+			Examples: []man.Example{
+				{Say: "Always, from the next start of the host on", Do: "croft enable web"},
+				{Say: "A database before those that need it", Do: "croft enable db web\ncroft set db boot.autostart.priority=10"},
+				{Say: "Only have come back what ran", Do: "croft enable"},
+			}, See: []string{"disable", "set", "start", "units"},
+		},
+		{
+			Name: "disable", Args: "[NAME...]", Instead: []string{filterFlag}, Short: "Do not start machines when the host starts", New: a.enabling("disable", false),
+			Long:     "Sets boot.autostart of each machine to false: it stays stopped when the host starts, also when it ran as the host went down. `croft unset NAME boot.autostart` leaves it to that. Without a name nothing comes back any more but machines that are enabled. A machine that runs is left running.",
+			Examples: []man.Example{{Say: "Leave it to whoever wants it", Do: "croft disable web"}}, See: []string{"enable", "stop"},
 		},
 		{
 			Name: "rename", Args: "OLD NEW", Peers: []string{"mv"}, Short: "Give a machine another name", New: a.rename(),
@@ -202,8 +215,8 @@ func images(a *app) []*man.Command {
 			},
 			{
 				Name: "pull", Args: "[REMOTE:]NAME...", Peers: []string{"copy", "fetch"}, Short: "Get an image from a remote", New: a.imagePull(),
-				Long:     "Downloads what the remote has under NAME, checks it, and prints the fingerprint. REMOTE:NAME calls it here from then on, until the remote has a newer one and that is pulled. A download that was broken off goes on where it was; what is here already is not downloaded again.\n\n`docker:NAME[:TAG]` is at Docker Hub, `HOST[:PORT]/NAME[:TAG]` in that registry, `oci:DIR[:TAG]` in an OCI layout, `dir:DIR` in a directory that skopeo has written. Instead of a tag there may be a digest, `@sha256:...`. Layers are shared by all images that have them.",
-				Examples: []man.Example{{Say: "Debian, from linuxcontainers.org", Do: "croft image pull images:debian/13"}, {Say: "Ubuntu, and a name for this very build", Do: "croft image pull --alias noble ubuntu:24.04"}, {Say: "From Docker Hub, and from a registry of one's own", Do: "croft image pull docker:debian:12 registry.example:5000/team/app:2.1"}},
+				Long:     "Downloads what the remote has under NAME, checks it, and prints the fingerprint. REMOTE:NAME calls it here from then on, until the remote has a newer one and that is pulled. A download that was broken off goes on where it was; what is here already is not downloaded again.",
+				Examples: []man.Example{{Say: "Debian, from linuxcontainers.org", Do: "croft image pull images:debian/13"}, {Say: "Ubuntu, and a name for this very build", Do: "croft image pull --alias noble ubuntu:24.04"}},
 			},
 			{
 				Name: "list", Aliases: []string{"ls"}, Args: "[REMOTE:] [WORD...]", Short: "List images", New: a.imageList(),
@@ -421,11 +434,21 @@ const setText = `Changes what was asked of a machine when it was made, in the wo
 
 Of a list (env, label, volume, tmpfs, io-max) what is given takes the place of the entry that has its name and stands beside the others. KEY.ENTRY means one entry: env.LANG=C. An empty value is what unset does. LXD's environment.LANG is env.LANG, and user.NOTE is a label of that name, to be used as one likes. limits.memory is memory, limits.processes is pids-limit, and limits.cpu is cpus or, when it is a list, cpu-set.
 
+LXD's keys for the host's start and end are no flags of run: boot.autostart, which ` + "`croft enable`" + ` and ` + "`croft disable`" + ` set, boot.autostart.priority and boot.host_shutdown_timeout; ` + "`croft help enable`" + ` tells what they do.
+
 ## A machine that runs
 Limits, labels, rm, restart and the stop-timeout of croft stop hold at once. A limit that the kernel refuses is not recorded either. With less memory than it uses now the kernel takes back what it only caches, and then kills processes of the machine until the rest fits. The others are what the machine was started with, and hold from its next start; a line on stderr says so. croft explain tells what is waiting.
 
 ## What stays as it was made
 The name (see croft rename), the image, the storage driver, and whether it boots.`
+
+const enableText = `Has each machine started whenever the host starts, and sets its boot.autostart to true; from then on each start of the host first lets those machines come up whose boot.autostart.priority is higher. What runs now and what is stopped stays so.
+
+Machines of which boot.autostart says nothing come back when they ran as the host went down: it does not matter whether it was shut down, rebooted, or lost its power. Those that belong to a caller (croft start -F, croft run that is still attached) are its own business, and those of --rm are gone. This much is installed by the first enable, and by croft enable without a name.
+
+It needs systemd, and nothing of croft's keeps running: a link in /etc/systemd/system/multi-user.target.wants, to the unit croft@.service, which is written if no package has brought it. What a machine needs beside it, change with systemctl edit. On another host boot.autostart is obeyed by ` + "`croft start --boot`" + `; let its boot scripts run that, for cron as @reboot.
+
+When the host goes down machines are stopped cleanly, all at once but for priorities, those that started last first. boot.host_shutdown_timeout limits it, for a stop by systemctl too; without it the limit is that of --stop-timeout.`
 
 const execText = `Runs CMD in a running machine with all of the machine's confinement on it. Stdin is always connected; a terminal is made when stdin and stdout are terminals.
 

@@ -74,7 +74,7 @@ func (a *app) runMachine(ctx context.Context, o *runOptions, image string, cmd [
 		if runs {
 			return a.runIn(ctx, in, o, cmd, terminal)
 		}
-		if !boots(in) && len(cmd) > 0 && !slices.Equal(cmd, in.Spec.Init.Args) {
+		if !boots(in) && len(cmd) > 0 && !slices.Equal(cmd, in.Facts.Init.Args) {
 			return man.Misused("%s boots nothing and is there for another command: %s", in.Spec.Name, strings.Join(in.Facts.Init.Args, " "))
 		}
 	}
@@ -198,7 +198,7 @@ func (a *app) runHere(ctx context.Context, e *run.Engine, in *state.Instance, o 
 		status, err = a.execIn(context.Background(), e, in, o, cmd)
 	}
 	if errors.Is(err, run.ErrDetached) {
-		return a.leave(k, in)
+		return a.leave(e, k, in)
 	}
 	if stopErr := k.Stop(in.Spec.Timeouts.StopAfter()); stopErr == nil || errors.Is(stopErr, syscall.EPIPE) {
 		s.Wait(context.Background())
@@ -238,7 +238,7 @@ func (a *app) runOnConsole(ctx context.Context, e *run.Engine, in *state.Instanc
 		return err
 	}
 	if detached {
-		return a.leave(k, in)
+		return a.leave(e, k, in)
 	}
 	k.Stop(in.Spec.Timeouts.StopAfter())
 	code, err := s.Wait(context.Background())
@@ -255,8 +255,8 @@ func (a *app) expired(in *state.Instance) error {
 }
 
 // leave lets the machine go on without us.
-func (a *app) leave(k *run.Keeper, in *state.Instance) error {
-	if err := k.Unbind(); err != nil {
+func (a *app) leave(e *run.Engine, k *run.Keeper, in *state.Instance) error {
+	if err := e.LetGo(in, k); err != nil {
 		return err
 	}
 	fmt.Fprintf(os.Stderr, "\ncroft: detached; %s goes on\nhint: croft shell %[1]s\n", in.Spec.Name)

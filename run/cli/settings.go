@@ -22,6 +22,7 @@ import (
 type setting struct {
 	name  string
 	live  bool                      // holds at once for a machine that runs, and not from its next start
+	says  string                    // what it means, where no flag of run tells that: LXD's keys that are none
 	fixed string                    // not to be changed once the machine is made; the hint says what helps
 	entry func(value string) string // of a list: what an entry is called. nil: there is one value, or all change together
 	pairs bool                      // the entries are NAME=VALUE
@@ -114,6 +115,9 @@ func settings() []setting {
 		{name: "stop-timeout", live: true, field: wholeSeconds(func(s *state.Spec) *int { return &s.Timeouts.Stop })},
 		{name: "ready-timeout", field: wholeSeconds(func(s *state.Spec) *int { return &s.Timeouts.Ready })},
 		{name: "supervisor", field: text(func(s *state.Spec) *string { return &s.Supervisor })},
+		{name: "boot.autostart", live: true, says: "start it whenever the host starts: true, false; unset: when it ran as the host went down", field: tristate(func(s *state.Spec) **bool { return &s.Boot.Autostart })},
+		{name: "boot.autostart.priority", live: true, says: "start it before those with a lower number when the host starts", field: as(func(s *state.Spec) *int { return &s.Boot.Priority }, func(n *int) pflag.Value { return (*priorityValue)(n) })},
+		{name: "boot.host_shutdown_timeout", says: "kill it when a stop by the host takes longer; unset: its stop-timeout", field: wholeSeconds(func(s *state.Spec) *int { return &s.Boot.Shutdown })},
 	}
 }
 
@@ -151,6 +155,52 @@ func yes(at func(*state.Spec) *bool) field {
 			return nil
 		},
 	}
+}
+
+// tristate is a switch that may be left open.
+func tristate(at func(*state.Spec) **bool) field {
+	return field{
+		get: func(s *state.Spec) []string {
+			if *at(s) == nil {
+				return nil
+			}
+			return []string{strconv.FormatBool(**at(s))}
+		},
+		put: func(s *state.Spec, values []string) error {
+			*at(s) = nil
+			value, err := only(values)
+			if value == "" || err != nil {
+				return err
+			}
+			on, err := strconv.ParseBool(value)
+			if err != nil {
+				return errors.New("is neither true nor false")
+			}
+			*at(s) = &on
+			return nil
+		},
+	}
+}
+
+// priorityValue is a whole number of which a higher one comes first, as a flag.
+type priorityValue int
+
+func (v *priorityValue) Type() string { return "number" }
+
+func (v *priorityValue) String() string {
+	if *v == 0 {
+		return ""
+	}
+	return strconv.Itoa(int(*v))
+}
+
+func (v *priorityValue) Set(s string) error {
+	n, err := strconv.ParseInt(s, 10, 32)
+	if err != nil {
+		return errors.New("is no whole number")
+	}
+	*v = priorityValue(n)
+	return nil
 }
 
 // wholeSeconds is a time as state keeps it.
@@ -280,7 +330,7 @@ func settingOf(word string) (named, error) {
 	}
 	var names []string
 	for _, s := range settings() {
-		if s.name == key && !dotted {
+		if s.name == word || s.name == key && !dotted {
 			return named{s, word, ""}, nil
 		}
 		if s.name == key && s.entry != nil && one != "" {
@@ -289,9 +339,11 @@ func settingOf(word string) (named, error) {
 		names = append(names, s.name)
 	}
 	err := &man.Misuse{Say: fmt.Sprintf("no such key %q", word)}
-	if near := man.Nearest(key, names); near != "" {
-		err.Hint = near
+	near := man.Nearest(word, names)
+	if near == "" {
+		near = man.Nearest(key, names)
 	}
+	err.Hint = near
 	return named{}, err
 }
 

@@ -12,7 +12,8 @@ import (
 	"github.com/spf13/pflag"
 )
 
-// Flags and keys are the same words: what can be said when a machine is made can be read and changed afterwards.
+// Flags and keys are the same words: what can be said when a machine is made can be read and changed afterwards. LXD's keys
+// that are no flags say themselves what they mean.
 func TestSettingsAreFlags(t *testing.T) {
 	fs := pflag.NewFlagSet("", pflag.ContinueOnError)
 	bindSettings(fs, new(specFlags))
@@ -20,7 +21,12 @@ func TestSettingsAreFlags(t *testing.T) {
 	fs.VisitAll(func(f *pflag.Flag) { words = append(words, f.Name) })
 	words = slices.DeleteFunc(words, func(w string) bool { return w == "env-file" || w == "quiet" }) // of this command, not of the machine
 	slices.Sort(words)
-	keys := keyNames()
+	var keys []string
+	for _, s := range settings() {
+		if s.says == "" {
+			keys = append(keys, s.name)
+		}
+	}
 	slices.Sort(keys)
 	if !slices.Equal(words, keys) {
 		t.Errorf("flags %q\nkeys  %q", words, keys)
@@ -28,6 +34,7 @@ func TestSettingsAreFlags(t *testing.T) {
 }
 
 func full() state.Spec {
+	never := false
 	return state.Spec{
 		Name: "web", Image: "debian/13", Hostname: "tower", Env: []string{"A=1", "B=x=y"}, Root: state.Root{Driver: "dir", ReadOnly: true, Ephemeral: true},
 		NICs: []state.NIC{{Network: "host"}}, Mounts: []state.Mount{{Source: "/srv", Target: "/srv"}, {Source: "/etc/a", Target: "/b", ReadOnly: true}},
@@ -37,6 +44,7 @@ func full() state.Spec {
 			Memory: 1234567890, CPUs: 1.25, CPUSet: "0-1", CPUWeight: 50, PIDs: state.Unlimited, IOWeight: 500,
 			IOMax: []state.IOMax{{Device: "/dev/disk/by-path/pci-0:1", ReadBytes: 1 << 20, WriteOps: 7}, {Device: "/srv", WriteBytes: 1000}},
 		},
+		Boot: state.Boot{Autostart: &never, Priority: -1, Shutdown: 30},
 	}
 }
 

@@ -25,8 +25,7 @@ type specFlags struct {
 	labels        []string
 	ioMax         []string
 	boot, noBoot  bool
-	pull, arch    string
-	insecure      bool
+	pull          string
 	quiet         bool
 }
 
@@ -71,6 +70,9 @@ func (s *specFlags) spec(image string, cmd []string) (state.Spec, error) {
 		out.Init.Args = nil
 	case s.noBoot:
 		out.Init.Mode = state.InitPayload
+		if len(cmd) == 0 {
+			return out, man.Misused("--no-boot needs a CMD")
+		}
 	}
 	for _, fill := range []func(*state.Spec) error{s.environment, s.mounts, s.memory, s.attachments, s.labelled, s.disks} {
 		if err := fill(&out); err != nil {

@@ -1,0 +1,111 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"runtime"
+	"sync"
+
+	"croft/man"
+	"croft/run"
+	"croft/state"
+
+	"github.com/spf13/pflag"
+)
+
+// bootFlag is the flag of start that takes the place of names.
+const bootFlag = "boot"
+
+// enabling is enable or disable: they set boot.autostart, and without a name install or remove what brings back the
+// machines that ran.
+func (a *app) enabling(verb string, on bool) func(*pflag.FlagSet) man.Run {
+	return func(fs *pflag.FlagSet) man.Run {
+		named := a.filters(fs)
+		return func(ctx context.Context, args []string) error {
+			e, err := a.engine()
+			if err == nil && on {
+				err = withSystemd(ctx, e, args)
+			}
+			if err != nil {
+				return err
+			}
+			names, err := named(args)
+			switch {
+			case err != nil:
+				return err
+			case len(args) == 0 && !fs.Changed(filterFlag) && on:
+				return e.EnableReturn(ctx)
+			case len(args) == 0 && !fs.Changed(filterFlag):
+				return e.DisableReturn(ctx)
+			}
+			return a.each(names, func(name string) error {
+				err := a.reconfigure(verb, name, false, func(s *state.Spec) error {
+					s.Boot.Autostart = &on
+					return nil
+				})
+				if err == nil && on {
+					err = e.Enable(ctx, name) // it may have been set where systemd was not there
+				}
+				return err
+			})
+		}
+	}
+}
+
+// withSystemd says what helps where there is nothing to enable a machine with.
+func withSystemd(ctx context.Context, e *run.Engine, names []string) error {
+	bus, err := e.Bus(ctx)
+	if err == nil {
+		bus.Close()
+		return nil
+	}
+	if !errors.Is(err, state.ErrUnsupported) {
+		return err
+	}
+	hint := "have the boot scripts of this host run: croft start --boot"
+	if len(names) > 0 {
+		hint = "croft set " + names[0] + " boot.autostart=true, and " + hint
+	}
+	return state.Hint(err, hint)
+}
+
+// startReturning starts what the host's start is to start: in the order of the priorities, and as many at once as keep
+// the processors busy, for a start waits, too.
+func (a *app) startReturning(ctx context.Context) error {
+	e, err := a.engine()
+	if err != nil {
+		return err
+	}
+	groups, err := e.Returning()
+	var first error
+	var printing sync.Mutex
+	note := func(err error) {
+		printing.Lock()
+		defer printing.Unlock()
+		if status := a.fail(err, false); first == nil {
+			first = said{err, status}
+		}
+	}
+	if err != nil {
+		note(err)
+	}
+	slots := make(chan struct{}, atOnce*runtime.NumCPU())
+	for _, group := range groups {
+		var starts sync.WaitGroup
+		for _, name := range group {
+			slots <- struct{}{}
+			starts.Go(func() {
+				if err := a.startOne(ctx, name, false); err != nil {
+					note(fmt.Errorf("start %s: %w", name, err))
+				}
+				<-slots
+			})
+		}
+		starts.Wait()
+	}
+	return first
+}
+
+// atOnce is how many machines start at a time for each processor.
+const atOnce = 4
