@@ -1,6 +1,7 @@
 package image
 
 import (
+	_ "embed" // for the publishers' keys
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -12,6 +13,7 @@ import (
 	"strings"
 
 	"croft/image/fetch"
+	"croft/image/simplestreams"
 	"croft/state"
 )
 
@@ -29,7 +31,7 @@ type Remote struct {
 	Mirrors  []string `json:"mirrors,omitempty"` // URLs that have the same, asked when the first fails
 	CA       string   `json:"ca,omitempty"`      // a file of PEM certificates; "" for the host's own
 
-	// Whether what it offers has to be signed: where neither is set, when there are keys for it.
+	// Whether what it offers has to be signed: where neither is set, when a key of its is known.
 	Unsigned bool `json:"unsigned,omitempty"`
 	Signed   bool `json:"signed,omitempty"`
 }
@@ -146,6 +148,87 @@ func (r Remote) check() error {
 	return nil
 }
 
+// The keys that the known publishers sign with. Whose they are is told by the fingerprint, which their own pages name.
+var (
+	//go:embed keys/linuxcontainers.asc
+	linuxcontainersKey []byte // E7FB0CAEC8173D669066514CBAEFF88C22F6E216
+	//go:embed keys/ubuntu.asc
+	ubuntuKey []byte // D2EB44626FDDC30B513D5BB71A5D6C4C7DB87C81
+)
+
+// publishers are the servers of which croft knows the keys.
+func publishers() map[string][]byte {
+	return map[string][]byte{
+		"https://images.linuxcontainers.org/": linuxcontainersKey,
+		"https://cloud-images.ubuntu.com/":    ubuntuKey,
+	}
+}
+
+// keysName is the directory beside the remotes that has a directory for each of them, with its keys.
+const keysName = "keys"
+
+// Keys are the keys that what a remote offers has to be signed by; nil when it need not be.
+func (r *Remotes) Keys(one Remote) (*simplestreams.Keys, error) {
+	if one.Unsigned || one.Protocol != ProtocolStreams {
+		return nil, nil
+	}
+	keys, known := &simplestreams.Keys{}, false
+	for url, key := range publishers() {
+		if strings.HasPrefix(one.URL+"/", url) {
+			known = true
+			if err := keys.Add(key); err != nil {
+				return nil, err
+			}
+		}
+	}
+	files, err := filepath.Glob(filepath.Join(r.Dir, keysName, one.Name, "*"))
+	if err != nil {
+		return nil, err
+	}
+	for _, file := range files {
+		data, err := os.ReadFile(file)
+		if err == nil {
+			err = keys.Add(data)
+		}
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", file, err)
+		}
+		known = true
+	}
+	if !known && one.Signed {
+		err := fmt.Errorf("remote %s: there is no key of its, and what it offers has to be signed: %w", one.Name, state.ErrNotExist)
+		return nil, state.Hint(err, "put one into "+filepath.Join(r.Dir, keysName, one.Name))
+	}
+	if !known {
+		return nil, nil
+	}
+	return keys, nil
+}
+
+// addKeys takes the keys in the files for a remote's, whose others are forgotten.
+func (r *Remotes) addKeys(name string, files []string) error {
+	dir := filepath.Join(r.Dir, keysName, name)
+	if err := os.RemoveAll(dir); err != nil || len(files) == 0 {
+		return err
+	}
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return err
+	}
+	for n, file := range files {
+		data, err := os.ReadFile(file)
+		if err == nil {
+			err = (&simplestreams.Keys{}).Add(data)
+		}
+		if err != nil {
+			return fmt.Errorf("%s: %w", file, err)
+		}
+		if err := state.Replace(filepath.Join(dir, fmt.Sprintf("%d.key", n+1)), data, 0o644); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // List gives all remotes by name.
 func (r *Remotes) List() []Remote {
 	var all []Remote
@@ -167,8 +250,8 @@ func (r *Remotes) Get(name string) (Remote, error) {
 	return Remote{}, state.Hint(err, "croft remote list")
 }
 
-// Add writes a new remote down.
-func (r *Remotes) Add(one Remote) error {
+// Add writes a new remote down, with the files that hold its keys.
+func (r *Remotes) Add(one Remote, keys []string) error {
 	if err := one.check(); err != nil {
 		return err
 	}
@@ -179,7 +262,7 @@ func (r *Remotes) Add(one Remote) error {
 			return state.Hint(fmt.Errorf("remote %s: %w", one.Name, state.ErrExist), "croft remote rm "+one.Name)
 		}
 		c.Remotes[one.Name] = &one
-		return nil
+		return r.addKeys(one.Name, keys)
 	})
 }
 

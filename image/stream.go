@@ -22,9 +22,9 @@ import (
 // PullOptions say what to pull from a remote, and what to call it here.
 type PullOptions struct {
 	Remote       Remote
-	Name         string // that the remote calls it by
-	Keys         string // the directory that has the keys of remotes, one directory each
-	Architecture string // as `uname -m` says it; "" is this host's
+	Name         string              // that the remote calls it by
+	Keys         *simplestreams.Keys // that it has to be signed by; nil when it need not be
+	Architecture string              // as `uname -m` says it; "" is this host's
 	Aliases      []string
 	Reuse        bool // take aliases away from the images that have them
 
@@ -55,14 +55,14 @@ func (s *Store) Pull(ctx context.Context, o PullOptions) (Image, error) {
 const agent = "croft"
 
 // server is the one that speaks simplestreams at a remote.
-func (s *Store) server(r Remote) (*simplestreams.Server, error) {
+func (s *Store) server(r Remote, keys *simplestreams.Keys) (*simplestreams.Server, error) {
 	files, err := fetch.New(fetch.Server{Name: r.Name, URL: r.URL, Mirrors: r.Mirrors, CA: r.CA, Agent: agent})
 	if err != nil {
 		return nil, err
 	}
 	sum := sha256.Sum256([]byte(r.URL))
 	cache := filepath.Join(s.Dir, remotesDir, r.Name+"-"+hex.EncodeToString(sum[:6]))
-	return &simplestreams.Server{Files: files, Name: r.Name, URL: r.URL, Cache: cache}, nil
+	return &simplestreams.Server{Files: files, Name: r.Name, URL: r.URL, Cache: cache, Keys: keys}, nil
 }
 
 const (
@@ -71,7 +71,7 @@ const (
 )
 
 func (s *Store) pullStream(ctx context.Context, o PullOptions) (Image, error) {
-	server, err := s.server(o.Remote)
+	server, err := s.server(o.Remote, o.Keys)
 	if err != nil {
 		return Image{}, err
 	}
@@ -420,11 +420,11 @@ type Offer struct {
 
 // Offers lists what a remote has, as it was no longer ago than fresh. What no container can be made of is left out. With
 // an error it may be what the remote had when it was last asked.
-func (s *Store) Offers(ctx context.Context, r Remote, fresh time.Duration) ([]Offer, error) {
+func (s *Store) Offers(ctx context.Context, r Remote, keys *simplestreams.Keys, fresh time.Duration) ([]Offer, error) {
 	if r.Protocol != ProtocolStreams {
 		return nil, fmt.Errorf("remote %s: a list of what is at a registry %w", r.Name, state.ErrUnsupported)
 	}
-	server, err := s.server(r)
+	server, err := s.server(r, keys)
 	if err != nil {
 		return nil, err
 	}

@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/ProtonMail/go-crypto/openpgp"
 	"github.com/rogpeppe/go-internal/testscript"
 )
 
@@ -157,6 +158,7 @@ func (w *workshop) setup(env *testscript.Env) error {
 	env.Values[testKey{}] = env.T()
 	env.Values[jobsKey{}] = jobs{}
 	env.Defer(env.Values[jobsKey{}].(jobs).killAll)
+	env.Values[keysKey{}] = map[string]*openpgp.Entity{}
 	env.Values[serversKey{}] = servers{}
 	env.Defer(env.Values[serversKey{}].(servers).closeAll)
 	return nil

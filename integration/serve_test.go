@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"strconv"
 
+	"github.com/ProtonMail/go-crypto/openpgp"
 	"github.com/rogpeppe/go-internal/testscript"
 
 	"croft/integration/imageserver"
@@ -43,6 +44,28 @@ func cmdTree(ts *testscript.TestScript, neg bool, args []string) {
 		}
 	}
 	ts.Check(imageserver.Write(ts.MkAbs(args[0]), images))
+}
+
+// keysKey finds the keys of a script in its values, by name.
+type keysKey struct{}
+
+func cmdSign(ts *testscript.TestScript, neg bool, args []string) {
+	usage(ts, !neg && (len(args) == 2 || len(args) == 3), "sign DIR KEY [around|expired]")
+	keys := ts.Value(keysKey{}).(map[string]*openpgp.Entity)
+	name, how := args[1], ""
+	if len(args) == 3 {
+		how = args[2]
+	}
+	if keys[name] == nil {
+		key, err := imageserver.NewKey(name, how == "expired")
+		ts.Check(err)
+		file, err := os.Create(ts.MkAbs(name + ".asc"))
+		ts.Check(err)
+		ts.Check(imageserver.WriteKey(file, key))
+		ts.Check(file.Close())
+		keys[name] = key
+	}
+	ts.Check(imageserver.Sign(ts.MkAbs(args[0]), keys[name], how == "around"))
 }
 
 func cmdServe(ts *testscript.TestScript, neg bool, args []string) {

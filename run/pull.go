@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"path/filepath"
 	"strings"
 	"time"
 
@@ -106,7 +105,11 @@ func (e *Engine) Pull(ctx context.Context, ref string, o PullOptions) (Image, er
 }
 
 func (e *Engine) pull(ctx context.Context, remote image.Remote, name string, o PullOptions) (Image, error) {
-	o.Remote, o.Name, o.Keys = remote, name, filepath.Join(e.Settings, "keys")
+	keys, err := (&image.Remotes{Dir: e.Settings}).Keys(remote)
+	if err != nil {
+		return Image{}, err
+	}
+	o.Remote, o.Name, o.Keys = remote, name, keys
 	return e.Images.Pull(ctx, o)
 }
 
@@ -120,5 +123,9 @@ func (e *Engine) Offers(ctx context.Context, remote string, fresh time.Duration)
 	if err != nil {
 		return nil, err
 	}
-	return e.Images.Offers(ctx, one, fresh)
+	keys, err := remotes.Keys(one)
+	if err != nil {
+		return nil, err
+	}
+	return e.Images.Offers(ctx, one, keys, fresh)
 }

@@ -62,11 +62,10 @@ func New(s Server) (*Client, error) {
 		}
 		c.bases = append(c.bases, base)
 	}
-	transport := &http.Transport{
+	transport := &http.Transport{ // of HTTP/1.1: for one large file at a time there is nothing to gain from 2
 		Proxy:               http.ProxyFromEnvironment,
 		DialContext:         (&net.Dialer{Timeout: 15 * time.Second}).DialContext,
 		TLSHandshakeTimeout: 15 * time.Second,
-		ForceAttemptHTTP2:   true,
 		IdleConnTimeout:     30 * time.Second,
 	}
 	if s.CA != "" {
@@ -111,21 +110,23 @@ func checkRedirect(next *http.Request, before []*http.Request) error {
 	from := before[0].URL
 	switch {
 	case len(before) >= 10:
-		return refused("more than 10 times, which leads nowhere")
+		return wrongly("redirects more than 10 times")
 	case next.URL.Scheme != "https":
-		return refused("to " + next.URL.Scheme + ":, which is not https")
+		return wrongly("redirects to %s:, which is not https", next.URL.Scheme)
 	case !local(next.Context(), from.Hostname()) && local(next.Context(), next.URL.Hostname()):
-		return refused("to " + next.URL.Hostname() + ", which is this host itself")
+		return wrongly("redirects to %s, which is this host itself", next.URL.Hostname())
 	}
 	return nil
 }
 
-// refused is a redirection that is not followed.
-type refused string
+// wrong is an error of what the server sends: asking it again is of no use.
+type wrong string
 
-func (r refused) Error() string { return "redirects " + string(r) }
+func (w wrong) Error() string { return string(w) }
 
-func (r refused) Unwrap() error { return state.ErrInvalid }
+func (w wrong) Unwrap() error { return state.ErrInvalid }
+
+func wrongly(format string, args ...any) error { return wrong(fmt.Sprintf(format, args...)) }
 
 // local tells whether a host is the one we are on, by its name or by what the name means.
 func local(ctx context.Context, host string) bool {
@@ -179,9 +180,10 @@ func (c *Client) ask(ctx context.Context, base *url.URL, file string, header htt
 	silence := time.AfterFunc(c.Patience, func() { end(errSilent) })
 	answer, err := c.http.Do(request)
 	if err != nil {
+		err = c.explain(ctx, err) // before stop, which looks like a reason
 		silence.Stop()
 		stop()
-		return nil, nil, c.explain(ctx, err)
+		return nil, nil, err
 	}
 	answer.Body = &watched{ReadCloser: answer.Body, client: c, ctx: ctx, silence: silence}
 	return answer, func() { silence.Stop(); stop() }, nil
@@ -208,7 +210,7 @@ func (w *watched) Read(p []byte) (int, error) {
 
 // explain says in a few words why a request failed.
 func (c *Client) explain(ctx context.Context, err error) error {
-	var redirect refused
+	var redirect wrong
 	var unknown x509.UnknownAuthorityError
 	var name x509.HostnameError
 	var invalid x509.CertificateInvalidError
@@ -346,7 +348,7 @@ func rewrite(out *os.File, r io.Reader, limit int64) error {
 	}
 	n, err := io.Copy(out, io.LimitReader(r, limit+1))
 	if err == nil && n > limit {
-		err = fmt.Errorf("it has more than %d MiB, which %w", limit>>20, state.ErrInvalid)
+		err = wrongly("it has more than %d MiB", limit>>20)
 	}
 	return err
 }

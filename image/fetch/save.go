@@ -91,7 +91,7 @@ func (c *Client) fill(ctx context.Context, base *url.URL, f File, s *sink) error
 	}
 	if from := fmt.Sprintf("bytes %d-", s.size); answer.StatusCode != http.StatusPartialContent || !strings.HasPrefix(answer.Header.Get("Content-Range"), from) {
 		if answer.StatusCode == http.StatusPartialContent {
-			return fmt.Errorf("the server sends another part of it than was asked for: %w", state.ErrInvalid)
+			return wrong("the server sends another part of it than was asked for")
 		}
 		if err := s.restart(); err != nil { // it sends all of it
 			return err
@@ -113,7 +113,7 @@ func (c *Client) fill(ctx context.Context, base *url.URL, f File, s *sink) error
 }
 
 func wrongSize(has, want int64) error {
-	return fmt.Errorf("it has %d bytes where the index says %d, and so %w", has, want, state.ErrInvalid)
+	return wrongly("it has %d bytes where the index says %d", has, want)
 }
 
 // sink is a file that grows, and the sums of what is in it.
@@ -227,10 +227,10 @@ func (s *sink) verify(f File) error {
 		return wrongSize(s.size, f.Size)
 	}
 	if has := hex.EncodeToString(s.sum.Sum(nil)); f.SHA256 != "" && has != f.SHA256 {
-		return fmt.Errorf("its sha256 is %.12s… where the index says %.12s…, and so %w", has, f.SHA256, state.ErrInvalid)
+		return wrongly("its sha256 is %.12s… where the index says %.12s…", has, f.SHA256)
 	}
 	if has := hex.EncodeToString(s.combined.Sum(nil)); f.Combined != "" && has != f.Combined {
-		return fmt.Errorf("together with its metadata its sha256 is %.12s… where the index says %.12s…, and so %w", has, f.Combined, state.ErrInvalid)
+		return wrongly("together with its metadata its sha256 is %.12s… where the index says %.12s…", has, f.Combined)
 	}
 	return nil
 }

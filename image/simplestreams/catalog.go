@@ -105,14 +105,18 @@ func writeCatalog(dir string, h header) error {
 	return os.Rename(out.Name(), filepath.Join(dir, catalogName))
 }
 
-// readProducts reads a list that lies in the cache.
-func readProducts(file string, n int) (all []Product, err error) {
+// readProducts reads the n-th list, which lies in the cache.
+func readProducts(file string, n int) ([]Product, error) {
 	f, err := os.Open(file)
 	if err != nil {
 		return nil, err
 	}
 	defer f.Close()
-	err = parseProducts(f, func(p product, offset, length int64) {
+	return listProducts(f, n)
+}
+
+func listProducts(r io.Reader, n int) (all []Product, err error) {
+	err = parseProducts(r, func(p product, offset, length int64) {
 		builds, why, err := p.builds()
 		if err != nil {
 			why = err.Error() // whoever asks for it will hear it; the others are none the worse
@@ -249,9 +253,14 @@ func (c *Catalog) Builds(p Product) ([]Build, error) {
 		return nil, err
 	}
 	defer f.Close()
+	return p.builds(f)
+}
+
+// builds reads the product's own part of its list.
+func (p Product) builds(list io.ReaderAt) ([]Build, error) {
 	var full product
-	if err := json.NewDecoder(io.NewSectionReader(f, p.offset, p.length)).Decode(&full); err != nil {
-		return nil, fmt.Errorf("%s: %w", c.header.Lists[p.list].Path, corrupt(err))
+	if err := json.NewDecoder(io.NewSectionReader(list, p.offset, p.length)).Decode(&full); err != nil {
+		return nil, corrupt(err)
 	}
 	all, why, err := full.builds()
 	if err == nil && why != "" {

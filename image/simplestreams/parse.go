@@ -12,8 +12,6 @@ import (
 	"strings"
 	"time"
 	"unicode"
-
-	"croft/state"
 )
 
 // entry is one list of products that an index names.
@@ -34,7 +32,7 @@ func parseIndex(r io.Reader) ([]string, error) {
 		return nil, corrupt(err)
 	}
 	if !strings.HasPrefix(index.Format, "index:") {
-		return nil, fmt.Errorf("it says that it is %q, not an index: it %w", printable(index.Format), state.ErrInvalid)
+		return nil, wrongly("it says that it is %q, not an index", printable(index.Format))
 	}
 	paths := map[string]bool{}
 	for _, e := range index.Index {
@@ -54,7 +52,7 @@ const imageDownloads = "image-downloads"
 // checkPath refuses what would leave the server's directory.
 func checkPath(p string) error {
 	if !fs.ValidPath(p) || p == "." || path.Clean(p) != p || strings.ContainsFunc(p, func(r rune) bool { return r == '\\' || !unicode.IsPrint(r) }) {
-		return fmt.Errorf("a path in it, %q, leads out of the server's directory: it %w", printable(p), state.ErrInvalid)
+		return wrongly("a path in it, %q, leads out of the server's directory", printable(p))
 	}
 	return nil
 }
@@ -64,9 +62,9 @@ func corrupt(err error) error {
 	var mistyped *json.UnmarshalTypeError
 	switch {
 	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
-		return fmt.Errorf("it ends too early: it %w", state.ErrInvalid)
+		return wrongly("it ends too early")
 	case errors.As(err, &syntax), errors.As(err, &mistyped):
-		return fmt.Errorf("it is no JSON of simplestreams (%s): it %w", printable(err.Error()), state.ErrInvalid)
+		return wrongly("it is no JSON of simplestreams (%s)", printable(err.Error()))
 	}
 	return err
 }
@@ -131,7 +129,7 @@ func parseProducts(r io.Reader, each func(p product, offset, length int64)) erro
 		return err
 	}
 	if !strings.HasPrefix(format, "products:") {
-		return fmt.Errorf("it says that it is %q, not a list of products: it %w", printable(format), state.ErrInvalid)
+		return wrongly("it says that it is %q, not a list of products", printable(format))
 	}
 	return nil
 }
@@ -160,7 +158,7 @@ func eachProduct(d *json.Decoder, each func(product, int64, int64)) error {
 func delimiter(d *json.Decoder, want json.Delim) error {
 	got, err := d.Token()
 	if err == nil && got != want {
-		err = fmt.Errorf("it is no JSON of simplestreams (%v where %v belongs): it %w", got, want, state.ErrInvalid)
+		err = wrongly("it is no JSON of simplestreams (%v where %v belongs)", got, want)
 	}
 	if err != nil {
 		return corrupt(err)
@@ -264,7 +262,7 @@ func (v version) build() (b Build, why string, err error) {
 		return b, "it has nothing that LXD or Incus would take", nil
 	}
 	if err == nil && !isDigest(b.Fingerprint) {
-		err = fmt.Errorf("the fingerprint %q %w", printable(b.Fingerprint), state.ErrInvalid)
+		err = wrongly("its fingerprint %q is none", printable(b.Fingerprint))
 	}
 	return b, "", err
 }
@@ -296,7 +294,7 @@ func files(items ...item) ([]File, error) {
 			return nil, err
 		}
 		if i.Size <= 0 || !isDigest(i.SHA256) {
-			return nil, fmt.Errorf("size or sha256 of %s is missing or %w", i.Path, state.ErrInvalid)
+			return nil, wrongly("size or sha256 of %s is missing, or none", i.Path)
 		}
 		all = append(all, File{i.Path, i.Size, i.SHA256})
 	}

@@ -11,6 +11,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"slices"
@@ -26,8 +27,17 @@ type Server struct {
 	Name  string
 	URL   string
 	Cache string // a directory for this server alone, made when it is needed
-	Keys  Keys   // that its lists have to be signed by; nil where signatures do not count
+	Keys  *Keys  // that its lists have to be signed by; nil where signatures do not count
 }
+
+// wrong is an error of what a server says.
+type wrong string
+
+func (w wrong) Error() string { return string(w) }
+
+func (w wrong) Unwrap() error { return state.ErrInvalid }
+
+func wrongly(format string, args ...any) error { return wrong(fmt.Sprintf(format, args...)) }
 
 const (
 	indexPath = "streams/v1/index.json"
@@ -57,7 +67,11 @@ func (s *Server) Catalog(ctx context.Context, fresh time.Duration) (*Catalog, er
 		return known, err
 	}
 	defer lock.Close()
-	if err := s.update(ctx, known); err != nil {
+	err = s.update(ctx, known)
+	if errors.Is(err, state.ErrInvalid) {
+		return nil, err // it can be asked, and what it says now is not to be used: this is no time for what it said before
+	}
+	if err != nil {
 		return known, err
 	}
 	return readCatalog(s.Cache, s.URL)
@@ -148,10 +162,16 @@ func (s *Server) get(ctx context.Context, path string, limit int64, had fetch.Ve
 	if err != nil {
 		return nil, err
 	}
-	r := &reply{file: file, signedBy: signedBy}
+	r := &reply{file: file}
+	if s.Keys != nil {
+		r.signedBy = signedBy
+	}
 	r.version, r.changed, err = s.Files.Get(ctx, path, limit, had, file)
+	if err == nil && r.changed && s.Keys != nil {
+		r.signedBy, err = s.check(ctx, path, file)
+	}
 	if err == nil && r.changed {
-		_, err = file.Seek(0, 0)
+		_, err = file.Seek(0, io.SeekStart)
 	}
 	if err != nil || !r.changed {
 		r.discard()

@@ -2,6 +2,7 @@ package cli
 
 import (
 	"context"
+	"errors"
 	"os"
 	"path/filepath"
 
@@ -17,7 +18,8 @@ type site struct {
 	URL        string   `json:"url"`
 	Protocol   string   `json:"protocol"`
 	Default    bool     `json:"default"`
-	Signatures string   `json:"signatures"` // required, unchecked
+	Signatures string   `json:"signatures"` // required or unchecked
+	Keys       []string `json:"keys"`       // fingerprints
 	Mirrors    []string `json:"mirrors"`
 	CA         string   `json:"ca,omitempty"`
 }
@@ -36,14 +38,20 @@ func siteView() view[site] {
 	}
 }
 
-func siteOf(r run.Remote, byDefault string) site {
+func siteOf(r run.Remote, remotes *run.Remotes) (site, error) {
 	p := site{
-		Name: r.Name, URL: r.URL, Protocol: r.Protocol, Default: r.Name == byDefault, Signatures: "unchecked", Mirrors: r.Mirrors, CA: r.CA,
+		Name: r.Name, URL: r.URL, Protocol: r.Protocol, Default: r.Name == remotes.Default, Signatures: "unchecked", Keys: []string{}, Mirrors: r.Mirrors, CA: r.CA,
+	}
+	keys, err := remotes.Keys(r)
+	if keys != nil {
+		p.Signatures, p.Keys = "required", keys.Fingerprints()
+	} else if r.Signed {
+		p.Signatures = "required"
 	}
 	if p.Mirrors == nil {
 		p.Mirrors = []string{}
 	}
-	return p
+	return p, err
 }
 
 func (a *app) remoteList() func(*pflag.FlagSet) man.Run {
@@ -57,7 +65,8 @@ func (a *app) remoteList() func(*pflag.FlagSet) man.Run {
 			}
 			rows := []site{}
 			for _, r := range remotes.List() {
-				rows = append(rows, siteOf(r, remotes.Default))
+				row, _ := siteOf(r, remotes) // what is wrong with its keys is said when they are needed
+				rows = append(rows, row)
 			}
 			return siteView().write(os.Stdout, string(format), rows)
 		}
@@ -76,15 +85,14 @@ func (a *app) remoteInfo() func(*pflag.FlagSet) man.Run {
 			rows := []site{}
 			err = a.each(names, func(name string) error {
 				r, err := remotes.Get(remoteName(name))
-				if err == nil {
-					rows = append(rows, siteOf(r, remotes.Default))
+				if err != nil {
+					return err
 				}
+				row, err := siteOf(r, remotes)
+				rows = append(rows, row)
 				return err
 			})
-			if err != nil && len(rows) == 0 {
-				return err
-			}
-			return siteView().write(os.Stdout, string(format), rows)
+			return errors.Join(siteView().write(os.Stdout, string(format), rows), err)
 		}
 	}
 }
@@ -95,7 +103,13 @@ func (a *app) remoteAdd() func(*pflag.FlagSet) man.Run {
 		fs.Var(oneOf(&r.Protocol, run.ProtocolStreams, run.ProtocolOCI), "protocol", "it speaks `simplestreams|oci`; default: simplestreams")
 		fs.StringArrayVar(&r.Mirrors, "mirror", nil, "a `URL` that has the same, asked when the first fails")
 		fs.StringVar(&r.CA, "ca", "", "trust the authorities whose certificates are in `FILE`, and no others")
+		fs.BoolVar(&r.Unsigned, "unsigned", false, "do not ask for signatures, although a key is known")
+		fs.BoolVar(&r.Signed, "require-signature", false, "refuse what is not signed, although no key is known yet")
+		keys := fs.StringArray("key", nil, "refuse what is not signed by a public key of OpenPGP in `FILE`")
 		return func(_ context.Context, args []string) error {
+			if r.Unsigned && len(*keys) > 0 {
+				return man.Misused("--key and --unsigned exclude each other")
+			}
 			remotes, err := a.remotes()
 			if err != nil {
 				return err
@@ -112,7 +126,7 @@ func (a *app) remoteAdd() func(*pflag.FlagSet) man.Run {
 					return err
 				}
 			}
-			return remotes.Add(r)
+			return remotes.Add(r, *keys)
 		}
 	}
 }
@@ -174,8 +188,8 @@ func remoteVerbs(a *app) []*man.Command {
 			{Name: "info", Aliases: []string{"show"}, Args: "REMOTE...", Short: "Describe remotes", New: a.remoteInfo(), Long: "Prints all that is known of each remote.", Examples: []man.Example{{Say: "One", Do: "croft remote info images"}}},
 			{
 				Name: "add", Args: "NAME URL", Short: "Add a remote", New: a.remoteAdd(),
-				Long:     "Calls the server at URL, which begins with https://, by NAME. Nothing is asked of it yet.",
-				Examples: []man.Example{{Say: "One with a certificate of your own", Do: "croft remote add --ca ca.pem corp https://images.example.com"}, {Say: "A registry", Do: "croft remote add --protocol oci quay https://quay.io"}},
+				Long:     "Calls the server at URL, which begins with https://, by NAME. Nothing is asked of it yet.\n\nIts lists of images have to be signed when a key of its is known: by --key, or by croft itself, which knows those of linuxcontainers.org and of Ubuntu. What is signed says what every file of an image has to be.",
+				Examples: []man.Example{{Say: "One with a certificate of your own", Do: "croft remote add --ca ca.pem corp https://images.example.com"}, {Say: "One that signs what it offers", Do: "croft remote add --key images.asc corp https://images.example.com"}, {Say: "A registry", Do: "croft remote add --protocol oci quay https://quay.io"}},
 			},
 			{Name: "rm", Aliases: []string{"remove", "delete"}, Args: "REMOTE...", Short: "Remove remotes", New: a.remoteRemove(), Long: "Takes remotes away. The images that came from them stay.", Examples: []man.Example{{Say: "One", Do: "croft remote rm corp"}}},
 			{

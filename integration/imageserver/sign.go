@@ -1,0 +1,97 @@
+package imageserver
+
+import (
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/ProtonMail/go-crypto/openpgp"
+	"github.com/ProtonMail/go-crypto/openpgp/armor"
+	"github.com/ProtonMail/go-crypto/openpgp/clearsign"
+	"github.com/ProtonMail/go-crypto/openpgp/packet"
+)
+
+// NewKey makes a key to sign with; an expired one was good for an hour, two days ago.
+func NewKey(name string, expired bool) (*openpgp.Entity, error) {
+	config := &packet.Config{Algorithm: packet.PubKeyAlgoEdDSA}
+	if expired {
+		config.KeyLifetimeSecs = 3600
+		config.Time = func() time.Time { return time.Now().Add(-48 * time.Hour) }
+	}
+	return openpgp.NewEntity(name, "", name+"@example.com", config)
+}
+
+// WriteKey writes the public half of a key.
+func WriteKey(w io.Writer, key *openpgp.Entity) error {
+	out, err := armor.Encode(w, openpgp.PublicKeyType, nil)
+	if err != nil {
+		return err
+	}
+	if err := key.Serialize(out); err != nil {
+		return err
+	}
+	return out.Close()
+}
+
+// Sign signs the lists of a tree, beside them as .gpg or around copies of them as .sjson, and takes other signatures away.
+func Sign(dir string, key *openpgp.Entity, around bool) error {
+	lists, err := filepath.Glob(filepath.Join(dir, "streams", "v1", "*.json"))
+	if err != nil {
+		return err
+	}
+	for _, list := range lists {
+		beside, copied := list+".gpg", strings.TrimSuffix(list, ".json")+".sjson"
+		os.Remove(beside)
+		os.Remove(copied)
+		if around {
+			err = signAround(list, copied, key)
+		} else {
+			err = signBeside(list, beside, key)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// then is when a key has signed: when it was made, and so before it expired.
+func then(key *openpgp.Entity) *packet.Config {
+	return &packet.Config{Time: func() time.Time { return key.PrimaryKey.CreationTime }}
+}
+
+func signBeside(list, to string, key *openpgp.Entity) error {
+	text, err := os.Open(list)
+	if err != nil {
+		return err
+	}
+	defer text.Close()
+	out, err := os.Create(to)
+	if err != nil {
+		return err
+	}
+	defer out.Close()
+	return openpgp.ArmoredDetachSign(out, key, text, then(key))
+}
+
+func signAround(list, to string, key *openpgp.Entity) error {
+	text, err := os.ReadFile(list)
+	if err != nil {
+		return err
+	}
+	out, err := os.Create(to)
+	if err != nil {
+		return err
+	}
+	defer out.Close()
+	w, err := clearsign.Encode(out, key.PrivateKey, then(key))
+	if err != nil {
+		return err
+	}
+	if _, err := w.Write(text); err != nil {
+		return err
+	}
+	return w.Close()
+}
