@@ -159,14 +159,14 @@ func date(seconds int64) (at time.Time, ok bool) {
 	return time.Unix(seconds, 0).UTC(), seconds > 0 && seconds <= lastSecond
 }
 
-// metadata is what croft reads of metadata.yaml.
+// metadata is what croft reads and writes of metadata.yaml.
 type metadata struct {
 	Architecture string            `yaml:"architecture"`
 	Created      int64             `yaml:"creation_date"`
-	Expires      int64             `yaml:"expiry_date"`
+	Expires      int64             `yaml:"expiry_date,omitempty"`
 	Properties   map[string]string `yaml:"properties"`
 
-	Templates map[string]templateRow `yaml:"templates"` // by the path in the machine
+	Templates map[string]templateRow `yaml:"templates,omitempty"` // by the path in the machine
 }
 
 func readMetadata(path string) (metadata, error) {

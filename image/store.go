@@ -45,6 +45,9 @@ type Store struct {
 	// Mount mounts the filesystem in a file where nobody sees it, until root is closed; root's Name is a path to it.
 	// asLayer says whether machines can have the file as it is; otherwise it has to be unpacked. It is rootfs's, too.
 	Mount func(file string) (root *os.File, asLayer bool, err error)
+
+	// Merge gives the tree that layers make, lowest first, where nobody sees it, as Mount does. It is rootfs's.
+	Merge func(layers []string) (root *os.File, err error)
 }
 
 // LayerPath is where the layer lies: a directory, or the file of a filesystem. It is shared and read-only to everybody.

@@ -62,12 +62,12 @@ func (s *Store) Templates(fingerprint string) ([]FileTemplate, error) {
 // templateRow is one template as metadata.yaml has it: numbers are texts there.
 type templateRow struct {
 	When       []string          `yaml:"when"`
-	CreateOnly bool              `yaml:"create_only"`
+	CreateOnly bool              `yaml:"create_only,omitempty"`
 	Template   string            `yaml:"template"`
-	Properties map[string]string `yaml:"properties"`
-	UID        string            `yaml:"uid"`
-	GID        string            `yaml:"gid"`
-	Mode       string            `yaml:"mode"`
+	Properties map[string]string `yaml:"properties,omitempty"`
+	UID        string            `yaml:"uid,omitempty"`
+	GID        string            `yaml:"gid,omitempty"`
+	Mode       string            `yaml:"mode,omitempty"`
 }
 
 func (m metadata) templates() (all []FileTemplate, err error) {

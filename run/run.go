@@ -70,7 +70,7 @@ const (
 func HostArchitecture() string { return image.Host() }
 
 func images(dir *state.Dir) *image.Store {
-	return &image.Store{Dir: dir.Images(), Unpack: unpack, Pack: rootfs.Pack, Mount: rootfs.MountFile}
+	return &image.Store{Dir: dir.Images(), Unpack: unpack, Pack: rootfs.Pack, Mount: rootfs.MountFile, Merge: rootfs.Merge}
 }
 
 // Privileged says whether this process may do what machines need.
