@@ -33,7 +33,6 @@ type ExportOptions struct {
 	Format string
 	Target string    // the file, or of a split image what the names of both begin with; "-" is Stdout
 	Stdout io.Writer // written to for "-"
-	Name   string    // of the image in an OCI archive; "" is none
 }
 
 // Export writes an image as others take it, and gives the files, metadata first. Of the same image it makes the same bytes
@@ -49,7 +48,7 @@ func (s *Store) Export(ctx context.Context, ref string, o ExportOptions) (files 
 	case o.Format == FormatSplit:
 		files, err = s.exportSplit(ctx, img, o.Target)
 	case o.Format == FormatOCI:
-		err = s.exportTo(o, func(w io.Writer) error { return s.writeOCI(ctx, img, o.Name, w) })
+		err = s.exportTo(o, func(w io.Writer) error { return s.writeOCI(ctx, img, w) })
 	default:
 		err = s.exportTo(o, func(w io.Writer) error { return s.writeUnified(ctx, img, w) })
 	}
@@ -74,7 +73,7 @@ func (s *Store) exportTo(o ExportOptions, write func(io.Writer) error) error {
 func replaceFile(path string, write func(*os.File) error) error {
 	f, err := os.CreateTemp(filepath.Dir(path), newPrefix+filepath.Base(path)+"-")
 	if err != nil {
-		return err
+		return fmt.Errorf("%s: %w", path, errors.Unwrap(err))
 	}
 	defer os.Remove(f.Name()) // gone by then when all went well
 	defer f.Close()

@@ -28,7 +28,7 @@ type layoutFile struct {
 }
 
 // writeOCI writes an image as an OCI archive: an OCI layout (image-spec, "Image Layout") in a tar.
-func (s *Store) writeOCI(ctx context.Context, img Image, name string, w io.Writer) error {
+func (s *Store) writeOCI(ctx context.Context, img Image, w io.Writer) error {
 	work, err := s.newWork() // a tar wants to know the sizes before
 	if err != nil {
 		return err
@@ -59,8 +59,8 @@ func (s *Store) writeOCI(ctx context.Context, img Image, name string, w io.Write
 	}
 	top := add(b)
 	top.Platform = &imgspec.Platform{Architecture: config.Architecture, OS: config.OS}
-	if name != "" {
-		top.Annotations = map[string]string{imgspec.AnnotationRefName: name}
+	if len(img.Aliases) > 0 {
+		top.Annotations = map[string]string{imgspec.AnnotationRefName: img.Aliases[0]}
 	}
 	index := imgspec.Index{
 		Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: imgspec.MediaTypeImageIndex, Manifests: []imgspec.Descriptor{top},

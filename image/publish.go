@@ -33,8 +33,8 @@ type PublishOptions struct {
 	Reuse      bool // take aliases away from the images that have them
 }
 
-// inherited are the properties of an image that hold for what was made of it: not its serial number, for one.
-var inherited = [...]string{"os", "release", "variant", "architecture", "name"}
+// inherited are the properties of an image that hold for what was made of it: not its serial number, nor its variant.
+var inherited = [...]string{"os", "release", "architecture"}
 
 // Publish makes an image of a machine: the layers of the machine's image, which it shares, and one of what the machine has
 // changed. The templates are those of the machine's image.

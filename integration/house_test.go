@@ -32,10 +32,11 @@ var house = []struct {
 	{"croft/image/fetch", "croft/state", "golang.org/x/sys"},
 	{"croft/image/simplestreams", "croft/state croft/image/fetch", "github.com/ProtonMail/go-crypto"},
 	{"croft/image", "croft/state croft/image/template croft/image/fetch croft/image/simplestreams",
-		"golang.org/x/sys github.com/klauspost/compress github.com/ulikunitz/xz github.com/containers/image/v5 go.yaml.in/yaml/v3"},
+		"golang.org/x/sys github.com/klauspost/compress github.com/ulikunitz/xz github.com/containers/image/v5 go.yaml.in/yaml/v3 " +
+			"github.com/opencontainers/go-digest github.com/opencontainers/image-spec"},
 	{"croft/rootfs", "croft/state croft/idmap", "golang.org/x/sys github.com/cyphar/filepath-securejoin"},
 	{"croft/netsetup", "croft/state", "golang.org/x/sys github.com/vishvananda/netlink github.com/google/nftables"},
-	{"croft/run", "croft/state croft/idmap croft/image/template croft/image croft/rootfs croft/netsetup",
+	{"croft/run", "croft/state croft/idmap croft/image/template croft/image/simplestreams croft/image croft/rootfs croft/netsetup",
 		// moby/sys/user: passwd and group of a guest; libseccomp: the filter as BPF for exec; x/term: raw mode;
 		// logrus: where libcontainer's log goes.
 		"golang.org/x/sys golang.org/x/term github.com/opencontainers/runc github.com/opencontainers/cgroups " +

@@ -11,6 +11,7 @@ import (
 
 	"croft/idmap"
 	"croft/image"
+	"croft/image/simplestreams"
 	"croft/rootfs"
 	"croft/state"
 )
@@ -53,11 +54,21 @@ func inheritPool() state.Range {
 type (
 	Image         = image.Image
 	ImportOptions = image.ImportOptions
+	ExportOptions = image.ExportOptions
 	PullOptions   = image.PullOptions
 	Remote        = image.Remote
 	Remotes       = image.Remotes
 	Offer         = image.Offer
 	Origin        = image.Origin
+	Tree          = simplestreams.Tree
+	TreeImage     = simplestreams.TreeImage
+)
+
+// The formats of an exported image.
+const (
+	FormatUnified = image.FormatUnified
+	FormatSplit   = image.FormatSplit
+	FormatOCI     = image.FormatOCI
 )
 
 // Protocols that a remote may speak.
@@ -72,6 +83,9 @@ func HostArchitecture() string { return image.Host() }
 func images(dir *state.Dir) *image.Store {
 	return &image.Store{Dir: dir.Images(), Unpack: unpack, Pack: rootfs.Pack, Mount: rootfs.MountFile, Merge: rootfs.Merge}
 }
+
+// CheckAlias tells whether alias may name an image.
+func CheckAlias(alias string) error { return image.CheckAlias(alias) }
 
 // Privileged says whether this process may do what machines need.
 func Privileged() bool { return os.Geteuid() == 0 }

@@ -203,7 +203,7 @@ func images(a *app) []*man.Command {
 		Heading: "Images", Name: "image", Short: "Work with images",
 		Long: "Images are what machines are made of: root filesystems that are shared and never changed. `croft help images` tells what they are and where they come from.",
 		See:  []string{"images", "run"},
-		Sub: []*man.Command{
+		Sub: append([]*man.Command{
 			{
 				Name: "import", Args: "FILE|DIR|- [ROOTFS]", Short: "Import an image", New: a.imageImport(),
 				Long: "Takes a root filesystem and prints the fingerprint of the image made of it. It may be a tar archive, plain or compressed with gzip, xz, zstd or bzip2; a directory; a squashfs or EROFS; an LXD or Incus image in one file; or in two, the metadata and then ROOTFS. What it is is told by its content.\n\nA squashfs or EROFS is not unpacked: machines run on it as it is, and share what is read of it. Where the kernel cannot shift the ids of that filesystem it is unpacked once, here.",
@@ -228,26 +228,9 @@ func images(a *app) []*man.Command {
 				Long: "Removes an image, or only the alias when it has others. An image that machines are made of stays.", Examples: []man.Example{{Say: "Remove one", Do: "croft image rm debian/13"}}},
 			{Name: "alias", Args: "ALIAS [IMAGE]", Short: "Give an image one more name", New: a.imageAlias(),
 				Long: "Calls IMAGE by one more name, or with --delete takes the name away.", Examples: []man.Example{{Say: "One more name", Do: "croft image alias stable debian/13"}, {Say: "The name goes, the image stays", Do: "croft image alias -d stable"}}},
-		},
+		}, imagesOut(a)...),
 	}, publishing(a)}
 }
-
-// publishing is the command that makes an image of a machine.
-func publishing(a *app) *man.Command {
-	return &man.Command{
-		Name: "publish", Args: "NAME [PROPERTY=VALUE...]", Peers: []string{"commit"}, Short: "Make an image of a machine", New: a.publish(), Long: publishText,
-		Examples: []man.Example{
-			{Say: "One for all that come after", Do: "croft exec base apt-get install -y nginx\ncroft stop base\ncroft publish base --alias web description='Debian with nginx'\ncroft run -d --name web1 web"},
-			{Say: "In place of the image that has the name now", Do: "croft publish base --alias web --reuse"},
-		}, See: []string{"image", "diff", "cp"},
-	}
-}
-
-const publishText = `Makes an image of what a machine has on its disk and prints the fingerprint. The image shares the layers of the machine's own image and has one more, of what the machine has changed: it takes the time and the room of the changes. The templates of an LXD or Incus image come along.
-
-Stop the machine before. One that runs is frozen while its files are read, and what its programs had not written yet is not in the image.
-
-Properties are shown by croft image info. An empty value takes one away that the machine's image has; os, release and description are shown in lists.`
 
 // theHost are the commands about croft itself on this host.
 func theHost(a *app) []*man.Command {
