@@ -20,10 +20,11 @@ GOBUILD := CGO_ENABLED=1 $(GO) build -trimpath -tags "$(TAGS)" \
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 
 # What the tests must not skip. A fact that depends on the host (systemd, apparmor, nft, ...) is not demanded, only used.
-NEED := root,nobody,cgroup2,limits,overlay,loop,keyctl,cc,strace,squashfs,erofs,oci-tools,guest:busybox,guest:incus-client,guest:trixie,guest:bookworm,guest:builder,guest:sysvinit,guest:openrc,guest:openrc-init,guest:runit,host:trixie,host:qemu,host:vm-trixie,host:vm-bookworm
+NEED := root,nobody,registry,cgroup2,limits,overlay,loop,keyctl,cc,strace,squashfs,erofs,oci-tools,guest:busybox,guest:incus-client,guest:trixie,guest:bookworm,guest:builder,guest:sysvinit,guest:openrc,guest:openrc-init,guest:runit,host:trixie,host:qemu,host:vm-trixie,host:vm-bookworm
 
 BUILD_DEPS := gcc libc6-dev libseccomp-dev pkg-config
-TEST_DEPS  := $(BUILD_DEPS) mmdebstrap bzip2 xz-utils zstd util-linux e2fsprogs keyutils strace squashfs-tools erofs-utils skopeo umoci
+TEST_DEPS  := $(BUILD_DEPS) mmdebstrap bzip2 xz-utils zstd util-linux e2fsprogs keyutils strace squashfs-tools erofs-utils \
+	docker-registry skopeo umoci jq
 
 .PHONY: build check test fuzz soak demo bench manual lint deps test-deps wordsize
 .NOTPARALLEL:

@@ -48,6 +48,7 @@ type Image struct {
 
 	Expires    *time.Time        `json:"expires,omitempty"`    // LXD's expiry date
 	Properties map[string]string `json:"properties,omitempty"` // LXD's: os, release, variant, serial and others
+	Config     *Config           `json:"config,omitempty"`     // an OCI image's: what to run in it
 
 	Origin *Origin `json:"origin,omitempty"` // of an image that was pulled
 

@@ -33,15 +33,15 @@ func unifiedTar(t *testing.T) []byte {
 		"templates/hostname.tpl", "{{ container.name }}\n", "metadata.yaml", sampleMetadata)
 }
 
-func digest(parts ...[]byte) string { return fmt.Sprintf("%x", sha256.Sum256(bytes.Join(parts, nil))) }
+func sumOf(parts ...[]byte) string { return fmt.Sprintf("%x", sha256.Sum256(bytes.Join(parts, nil))) }
 
 func TestImportUnified(t *testing.T) {
 	for name, data := range compressed(t, unifiedTar(t)) {
 		t.Run(name, func(t *testing.T) {
 			s := testStore(t)
 			img := mustImport(t, s, data, "a")
-			if img.Kind != KindLXD || img.Fingerprint != digest(data) {
-				t.Errorf("kind %q, fingerprint %s, want lxd's own %s", img.Kind, img.Fingerprint, digest(data))
+			if img.Kind != KindLXD || img.Fingerprint != sumOf(data) {
+				t.Errorf("kind %q, fingerprint %s, want lxd's own %s", img.Kind, img.Fingerprint, sumOf(data))
 			}
 			checkSample(t, s, img)
 			if again := mustImport(t, s, data); again.Fingerprint != img.Fingerprint {
@@ -103,7 +103,7 @@ func TestImportSplit(t *testing.T) {
 		if err != nil {
 			t.Fatal(name, ": ", err)
 		}
-		if want := digest(metadata[name], all[name]); img.Kind != KindLXD || img.Fingerprint != want {
+		if want := sumOf(metadata[name], all[name]); img.Kind != KindLXD || img.Fingerprint != want {
 			t.Errorf("%s: kind %q, fingerprint %s, want lxd's own %s", name, img.Kind, img.Fingerprint, want)
 		}
 		checkSample(t, s, img)

@@ -239,13 +239,21 @@ func (s *Store) unreferenced() ([]string, error) {
 	return slices.DeleteFunc(all, func(layer string) bool { return used[layer] }), err
 }
 
-// usedLayers gives the layers of all images by directory name; nil when a damaged image hides some.
+// usedLayers gives the layers of all images, and of those that are being pulled, by directory name; nil when a damaged image
+// hides some.
 func (s *Store) usedLayers() (map[string]bool, error) {
 	all, err := s.fingerprints()
 	if err != nil {
 		return nil, err
 	}
 	used := map[string]bool{}
+	pulled, err := s.usedByPulls()
+	if err != nil {
+		return nil, err
+	}
+	for _, hex := range pulled {
+		used[hex] = true
+	}
 	for _, fingerprint := range all {
 		img, err := s.load(fingerprint)
 		if err != nil {

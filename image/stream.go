@@ -28,8 +28,14 @@ type PullOptions struct {
 	Aliases      []string
 	Reuse        bool // take aliases away from the images that have them
 
+	// Of an OCI image.
+	Insecure bool  // neither TLS nor a certificate that is known is asked of the registry
+	MaxBytes int64 // most bytes of all layers uncompressed; 0 is a bound that follows from what they have compressed
+
 	Progress func(done, total int64) // is told how many bytes of it are here; may be nil
 	Note     func(text string)       // is told what a person may want to know meanwhile; may be nil
+
+	patience patience // with a registry
 }
 
 func (o *PullOptions) note(format string, args ...any) {
@@ -206,11 +212,16 @@ func (s *Store) follow(p *pulled, fingerprint string) error {
 	if p == nil {
 		return nil
 	}
+	return s.call(p.ref(), fingerprint)
+}
+
+// call has a reference call the image, whatever it called before. The store is locked.
+func (s *Store) call(ref, fingerprint string) error {
 	aliases, err := s.Aliases()
-	if err != nil || aliases[p.ref()] == fingerprint {
+	if err != nil || aliases[ref] == fingerprint {
 		return err
 	}
-	aliases[p.ref()] = fingerprint
+	aliases[ref] = fingerprint
 	return s.writeAliases(aliases)
 }
 

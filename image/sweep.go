@@ -13,8 +13,8 @@ import (
 	"croft/state"
 )
 
-// Sweep deletes what interrupted imports and removals left behind, aliases of images that are gone, and layers that no
-// image has. It says what it removed, one line each. Imports that are running are left alone.
+// Sweep deletes what interrupted imports, pulls and removals left behind, aliases of images that are gone, and layers that
+// no image has. It says what it removed, one line each. Imports and pulls that are running are left alone.
 func (s *Store) Sweep() ([]string, error) {
 	if !exists(s.Dir) {
 		return nil, nil
@@ -29,11 +29,13 @@ func (s *Store) Sweep() ([]string, error) {
 		for _, dir := range layers {
 			said = append(said, "layer "+strings.SplitN(filepath.Base(dir), "-", 3)[1]+", which no image has")
 		}
+		parts, partsErr := s.abandonedBlobs()
+		leftovers = append(leftovers, parts...)
 		gone = append(leftovers, layers...)
 		for _, dir := range leftovers {
 			said = append(said, "leftover "+dir)
 		}
-		if err != nil {
+		if err := errors.Join(err, partsErr); err != nil {
 			return err
 		}
 		aliases, err := s.sweepAliases()

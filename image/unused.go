@@ -12,6 +12,10 @@ func (s *Store) Unused() (paths []string, err error) {
 		if paths, err = s.leftovers(); err != nil {
 			return err
 		}
+		parts, err := s.abandonedBlobs()
+		if paths = append(paths, parts...); err != nil {
+			return err
+		}
 		names, err := s.unreferenced()
 		for _, layer := range names {
 			paths = append(paths, filepath.Join(s.Dir, layersName, layer))

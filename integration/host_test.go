@@ -3,6 +3,7 @@ package integration
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"flag"
@@ -29,11 +30,14 @@ type hostKind struct {
 
 // A testHost is a host that boots for a test and does what /croft/run says there.
 type testHost struct {
-	dir   string            // all of it but the parts; DIR/croft is its /croft, what it answers comes out of the fifo DIR/out
-	parts map[string]string // name -> directory
-	said  bytes.Buffer      // what its start printed, for an error
+	hostKind
+	shop *workshop
+	dir  string            // all of it but the parts; DIR/croft is its /croft, what it answers comes out of the fifo DIR/out
+	made map[string]string // part -> directory
+	said bytes.Buffer      // what its start printed, for an error
 
-	watchdog *time.Timer // ends it
+	told     int         // scripts whose end has been told
+	watchdog *time.Timer // ends the host
 }
 
 // insideHost reports whether this process is the one that a test started in its host.
@@ -49,6 +53,68 @@ func inHost(t *testing.T, dir string, kind hostKind) {
 		runScripts(t, dir)
 		return
 	}
+	h := newHost(t, kind)
+	pattern := patternFor(t.Name(), flag.Lookup("test.run").Value.String())
+	h.load(t, dir, pattern, "systemctl poweroff -ff")
+	h.run(t)
+}
+
+// patternFor is what is left of -run's pattern for the test of that name alone: what it says of its subtests.
+func patternFor(test, run string) string {
+	var all []string
+	for _, alternative := range regexp.MustCompile(`(\([^)]*\)|\[[^]]*\]|[^|])+`).FindAllString(run, -1) {
+		top, below, deeper := strings.Cut(alternative, "/")
+		if ours, err := regexp.MatchString(top, test); err != nil || !ours {
+			continue
+		}
+		if !deeper {
+			return "^" + test + "$"
+		}
+		all = append(all, "^"+test+"$/"+below)
+	}
+	return cmp.Or(strings.Join(all, "|"), "^"+test+"$")
+}
+
+func TestPatternFor(t *testing.T) {
+	for run, want := range map[string]string{
+		"":                              "^TestSystemd$",
+		"Systemd|Scripts/x":             "^TestSystemd$",
+		"TestSystemd$/^(a|b)$":          "^TestSystemd$/^(a|b)$",
+		"Scripts/x|Systemd/a|Systemd/b": "^TestSystemd$/a|^TestSystemd$/b",
+	} {
+		if got := patternFor("TestSystemd", run); got != want {
+			t.Errorf("-run %s: %s, not %s", run, got, want)
+		}
+	}
+}
+
+// inReboots runs the scripts 1, 2 and so on of each directory under dir in one boot after the other of one host, which croft is
+// installed in; between them it is rebooted in the orderly way. What a script leaves is the next one's to find.
+func inReboots(t *testing.T, dir string, kind hostKind) {
+	all, err := filepath.Glob(dir + "/*")
+	if err != nil || len(all) == 0 {
+		t.Fatalf("no scripts in %s: %v", dir, err)
+	}
+	for _, scripts := range all {
+		t.Run(filepath.Base(scripts), func(t *testing.T) {
+			if insideHost() {
+				runInstalled(t, scripts)
+				return
+			}
+			boots, _ := filepath.Glob(scripts + "/*.txtar")
+			h := newHost(t, kind)
+			h.load(t, scripts, "^"+strings.ReplaceAll(t.Name(), "/", "$/^")+"$/^$boot$", "systemctl reboot")
+			for range boots {
+				if h.run(t); t.Failed() {
+					return
+				}
+			}
+		})
+	}
+}
+
+// newHost makes the directory of a host and clears it away when the test ends, with a look at what has become of the machine.
+func newHost(t *testing.T, kind hostKind) *testHost {
 	if testing.Short() {
 		t.Skip("scripts need minutes and root")
 	}
@@ -56,19 +122,17 @@ func inHost(t *testing.T, dir string, kind hostKind) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	h := &testHost{dir: filepath.Join(shop.dir, "host-"+t.Name()), parts: map[string]string{}}
-	needs := []string{"root", "cgroup2", "overlay"}
+	h := &testHost{hostKind: kind, shop: shop, dir: filepath.Join(shop.dir, "host-"+strings.ReplaceAll(t.Name(), "/", "-"))}
+	h.made = map[string]string{}
+	needFacts(t, []string{"root", "cgroup2", "overlay"})
 	for _, part := range kind.parts {
-		needs = append(needs, "host:"+part)
-	}
-	needFacts(t, needs)
-	for _, part := range kind.parts {
-		if h.parts[part], err = hostPart(part); err != nil {
+		needFacts(t, []string{"host:" + part})
+		if h.made[part], err = hostPart(part); err != nil {
 			t.Fatal(err)
 		}
 	}
 	before := look(h.dir)
-	defer func() {
+	t.Cleanup(func() {
 		for _, leak := range leaks(before, h.dir) {
 			t.Error(leak)
 		}
@@ -77,11 +141,8 @@ func inHost(t *testing.T, dir string, kind hostKind) {
 				t.Error(err)
 			}
 		}
-	}()
-	if err := h.load(t, shop.binary, dir, kind.facts); err != nil {
-		t.Fatal(err)
-	}
-	h.run(t, kind)
+	})
+	return h
 }
 
 // needFacts is a script's `need` for a test.
@@ -101,16 +162,16 @@ func needFacts(t *testing.T, facts []string) {
 }
 
 // guestsOf are the guests that the scripts of a directory name.
-func guestsOf(dir string) ([]string, error) {
-	scripts, err := filepath.Glob(filepath.Join(dir, "*.txtar"))
-	if err != nil {
-		return nil, err
+func guestsOf(t *testing.T, dir string) []string {
+	scripts, err := filepath.Glob(dir + "/*.txtar")
+	if err != nil || len(scripts) == 0 {
+		t.Fatalf("no scripts in %s: %v", dir, err)
 	}
 	var all []string
 	for _, script := range scripts {
 		text, err := os.ReadFile(script)
 		if err != nil {
-			return nil, err
+			t.Fatal(err)
 		}
 		for _, found := range guestNamed.FindAllSubmatch(text, -1) {
 			name := string(found[1])
@@ -119,80 +180,70 @@ func guestsOf(dir string) ([]string, error) {
 			}
 		}
 	}
-	return all, nil
+	return all
 }
 
 var guestNamed = regexp.MustCompile(`(?m)(?:\bguest:|^guest )([a-z-]+)`)
 
 // load puts together what the host gets as /croft: the binary under test, this test's own binary and its directory, the guests
-// that the scripts of dir name, imported already since a VM takes a minute for one, and what is to be run.
-func (h *testHost) load(t *testing.T, binary, dir, facts string) error {
+// that the scripts of dir name, imported already since a VM takes a minute for one, and what is to be run. In the pattern of the
+// tests $boot is the number of the boot; the last command is what ends each.
+func (h *testHost) load(t *testing.T, dir, pattern, last string) {
 	self, err := os.Executable()
 	if err != nil {
-		return err
+		t.Fatal(err)
 	}
-	cache := filepath.Join(h.dir, "croft/cache/guests")
-	for _, made := range []string{cache, filepath.Join(h.dir, "croft/bin"), filepath.Join(h.dir, "lib")} {
+	cache := h.dir + "/croft/cache/guests"
+	for _, made := range []string{cache, h.dir + "/croft/bin", h.dir + "/lib"} {
 		if err := os.MkdirAll(made, 0o755); err != nil {
-			return err
+			t.Fatal(err)
 		}
 	}
-	copies := [][]string{
-		{binary, filepath.Join(h.dir, "croft/bin/croft")},
-		{self, filepath.Join(h.dir, "croft/integration.test")},
-		{"-r", ".", filepath.Join(h.dir, "croft/integration")},
+	if err := syscall.Mkfifo(h.dir+"/out", 0o600); err != nil {
+		t.Fatal(os.NewSyscallError("mkfifo", err))
 	}
-	named, err := guestsOf(dir)
-	if err != nil {
-		return err
-	}
-	for _, name := range named {
+	copies := [][]string{{h.shop.binary, h.dir + "/croft/bin/croft"}, {self, h.dir + "/croft/integration.test"}, {"-r", ".", h.dir + "/croft/integration"}}
+	for _, name := range guestsOf(t, dir) {
 		tar, err := guestTar(name)
 		if err != nil {
-			return err
+			t.Fatal(err)
 		}
 		copies = append(copies, []string{"--link", tar, cache})
-		if name == "busybox" { // every script imports its own
-			continue
-		}
-		shared := filepath.Join(h.dir, "croft/shared")
-		cmd := exec.Command(binary, "image", "import", "-q", "--alias", guests[name], tar)
-		cmd.Env = append(os.Environ(), "CROFT_ROOT="+rootOf(shared), "CROFT_RUN="+runOf(shared))
-		if out, err := cmd.CombinedOutput(); err != nil {
-			return fmt.Errorf("image import %s: %w: %s", tar, err, out)
+		if name != "busybox" { // which every script imports for itself
+			shared := h.dir + "/croft/shared"
+			if err := try("env", "CROFT_ROOT="+rootOf(shared), "CROFT_RUN="+runOf(shared),
+				h.shop.binary, "image", "import", "-q", "--alias", guests[name], tar); err != nil {
+				t.Fatal(err)
+			}
 		}
 	}
 	for _, args := range copies {
 		if err := try("cp", args...); err != nil {
-			return err
+			t.Fatal(err)
 		}
 	}
-	// The part of -run below the test's own name means the same there.
-	_, below, deeper := strings.Cut(flag.Lookup("test.run").Value.String(), "/")
-	pattern := "^" + t.Name() + "$"
-	if deeper {
-		pattern += "/" + below
-	}
 	run := fmt.Sprintf(`cd /croft/integration
+boot=$(($(cat /croft/boot 2>/dev/null || echo 0) + 1))
+echo $boot >/croft/boot
+[ $boot != 1 ] || cp /croft/bin/croft /usr/local/bin/
 export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/root
-export CROFT_BIN=/croft/bin/croft CROFT_TEST_CACHE=/croft/cache CROFT_TEST_HOST=%s CROFT_TEST_NEED='%s' CROFT_TEST_SEED='%s'
+export CROFT_BIN=/croft/bin/croft CROFT_TEST_CACHE=/croft/cache CROFT_TEST_HOST=yes CROFT_TEST_NEED='%s' CROFT_TEST_SEED='%s'
 /croft/integration.test -test.v=test2json -test.timeout=0 -testwork=%t -test.run='%s'
 echo "%s$?"
 sync
-systemctl poweroff -ff &>/dev/null
-`, t.Name(), facts, os.Getenv("CROFT_TEST_SEED"), keepWork(), pattern, exitLine)
-	return os.WriteFile(filepath.Join(h.dir, "croft/run"), []byte(run), 0o644)
+%s &>/dev/null
+`, h.facts, os.Getenv("CROFT_TEST_SEED"), keepWork(), strings.ReplaceAll(pattern, "$boot", "'$boot'"), exitLine, last)
+	if err := os.WriteFile(h.dir+"/croft/run", []byte(run), 0o644); err != nil {
+		t.Fatal(err)
+	}
 }
 
 // exitLine is the host's last word, with the exit status of its tests.
 const exitLine = "croft-test: exit "
 
 // run boots the host and tells what its tests say while they say it.
-func (h *testHost) run(t *testing.T, kind hostKind) {
-	fifo := filepath.Join(h.dir, "out")
-	if err := syscall.Mkfifo(fifo, 0o600); err != nil {
-		t.Fatal(os.NewSyscallError("mkfifo", err))
-	}
+func (h *testHost) run(t *testing.T) {
+	fifo := h.dir + "/out"
 	reader, err := os.OpenFile(fifo, os.O_RDONLY|unix.O_NONBLOCK, 0)
 	if err != nil {
 		t.Fatal(err)
@@ -206,19 +257,25 @@ func (h *testHost) run(t *testing.T, kind hostKind) {
 	defer kill()
 	h.watchdog = time.AfterFunc(silence, kill)
 	defer h.watchdog.Stop()
-	ended := make(chan error, 1)
+	down := make(chan error, 1)
 	go func() {
-		ended <- kind.start(ctx, h)
+		down <- h.start(ctx, h)
 		writer.Close()
 	}()
+	h.told = 0
 	said := h.retell(t, reader)
-	if err := <-ended; err != nil {
+	if err := <-down; err != nil {
 		t.Errorf("the host: %v\n%s", err, h.said.String())
 	}
-	if status, has := strings.CutPrefix(said, exitLine); !has {
+	_, status, ended := strings.Cut(said, exitLine)
+	switch {
+	case !ended:
 		t.Errorf("the host went down before its tests had ended; the last that was said:\n%s\n%s", said, h.said.String())
-	} else if status != "0" && !t.Failed() {
-		t.Errorf("the tests in the host ended with status %s", status)
+	case t.Failed():
+	case h.told == 0:
+		t.Error("no script ran in the host")
+	case status != "0\n":
+		t.Errorf("the tests in the host have failed:\n%s", said)
 	}
 }
 
@@ -228,7 +285,8 @@ type testEvent struct {
 	Elapsed              float64 // seconds
 }
 
-// retell runs a test here for each that ran in the host, with its log and its end. It returns the last line that it read.
+// retell runs a test here for each that ran in the host, with its log and its end. It returns what was said outside
+// of tests, or all of it when the host was not heard to the end.
 func (h *testHost) retell(t *testing.T, out *os.File) string {
 	decode := exec.Command("go", "tool", "test2json", "-t") // -t: with times
 	decode.Stdin = out
@@ -241,7 +299,6 @@ func (h *testHost) retell(t *testing.T, out *os.File) string {
 	}
 	defer decode.Wait()
 	logs := map[string]*strings.Builder{}
-	last := ""
 	for lines := bufio.NewScanner(events); lines.Scan(); {
 		h.watchdog.Reset(silence)
 		var e testEvent
@@ -257,10 +314,10 @@ func (h *testHost) retell(t *testing.T, out *os.File) string {
 		switch {
 		case e.Action == "output" && strings.TrimSpace(e.Output) != "":
 			log.WriteString(e.Output)
-			last = strings.TrimSpace(e.Output)
 		case e.Action == "fail" && e.Test == t.Name() && !t.Failed():
 			t.Errorf("in the host:\n%s", log.String())
 		case below && (e.Action == "pass" || e.Action == "fail" || e.Action == "skip"):
+			h.told++
 			t.Run(name, func(t *testing.T) {
 				defer func() { result.end(t, time.Duration(e.Elapsed*float64(time.Second))) }()
 				switch e.Action {
@@ -276,7 +333,14 @@ func (h *testHost) retell(t *testing.T, out *os.File) string {
 			})
 		}
 	}
-	return last
+	if outside := logs[""]; outside != nil && strings.Contains(outside.String(), exitLine) {
+		return outside.String()
+	}
+	var all strings.Builder
+	for _, log := range logs {
+		all.WriteString(log.String())
+	}
+	return all.String()
 }
 
 var skipLine = regexp.MustCompile(`(?m)^\s+\w+_test\.go:\d+: (.*)$`)

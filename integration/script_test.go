@@ -50,26 +50,46 @@ func runScripts(t *testing.T, dir string, variables ...string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	testscript.RunT(&serial{T: t, shop: shop}, testscript.Params{
+	testscript.RunT(&serial{T: t, shop: shop}, shop.params(dir, variables))
+}
+
+// runInstalled runs them with the croft that is installed in this host and its default places, and leaves what they leave.
+func runInstalled(t *testing.T, dir string) {
+	shop, err := openWorkshop()
+	if err != nil {
+		t.Fatal(err)
+	}
+	testscript.RunT(&serial{T: t, shop: shop, leaves: true}, shop.params(dir, []string{
+		"CROFT_BIN=/usr/local/bin/croft", "CROFT_ROOT=/var/lib/croft", "CROFT_RUN=/run/croft", "PATH=" + hostPath,
+	}))
+}
+
+// params are testscript's, with variables that go before those of the workshop.
+func (w *workshop) params(dir string, variables []string) testscript.Params {
+	return testscript.Params{
 		Dir:         dir,
-		WorkdirRoot: shop.dir,
+		WorkdirRoot: w.dir,
 		Setup: func(env *testscript.Env) error {
+			if err := w.setup(env); err != nil {
+				return err
+			}
 			env.Vars = append(env.Vars, variables...)
-			return shop.setup(env)
+			return nil
 		},
 		Cmds:                commands,
 		Condition:           condition,
 		RequireUniqueNames:  true,
 		RequireExplicitExec: true,
 		UpdateScripts:       os.Getenv("UPDATE") != "",
-	})
+	}
 }
 
 // serial is testing.T for testscript: scripts run one by one, each is watched, cleared away and compared with the host before it.
 type serial struct {
 	*testing.T
-	shop *workshop
-	name string
+	shop   *workshop
+	name   string
+	leaves bool // what is left is meant to be
 }
 
 func (s *serial) Parallel()     {}
@@ -97,7 +117,7 @@ func (s *serial) Run(name string, f func(testscript.T)) {
 				journal, _ := exec.Command("journalctl", "--no-pager", "-o", "short-precise", "-n", "200", fmt.Sprintf("--since=@%d", start.Unix())).Output()
 				t.Logf("the host's journal:\n%s", journal)
 			}
-			if !t.Failed() { // one that stopped half way left its machines, of course
+			if !t.Failed() && !s.leaves { // one that stopped half way left its machines, of course
 				for _, leak := range leaks(before, place, shared) {
 					t.Error(leak)
 				}
@@ -111,12 +131,14 @@ func (s *serial) Run(name string, f func(testscript.T)) {
 			}
 			result.end(t, time.Since(start))
 		}()
-		f(&serial{t, s.shop, name})
+		f(&serial{T: t, shop: s.shop, name: name, leaves: s.leaves})
 	})
 }
 
 // keepWork reports testscript's flag -testwork: leave the scripts' directories to be looked at.
 func keepWork() bool { return flag.Lookup("testwork").Value.String() == "true" }
+
+const hostPath = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 // setup gives each script its own binary (a link, so that /proc/PID/exe tells whose process it is), root, run directory and home.
 func (w *workshop) setup(env *testscript.Env) error {
@@ -143,7 +165,7 @@ func (w *workshop) setup(env *testscript.Env) error {
 			return fmt.Errorf("cp: %w: %s", err, out)
 		}
 	}
-	env.Setenv("PATH", bin+":/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")
+	env.Setenv("PATH", bin+":"+hostPath)
 	env.Setenv("CROFT_BIN", bin+"/croft")
 	env.Setenv("CROFT_ROOT", rootOf(env.WorkDir))
 	env.Setenv("CROFT_RUN", runOf(env.WorkDir))
@@ -152,6 +174,7 @@ func (w *workshop) setup(env *testscript.Env) error {
 	env.Setenv("TERM", "xterm")
 	env.Setenv("LANG", "C.UTF-8")
 	env.Setenv("SHARED", w.shared)
+	env.Setenv("OCI", filepath.Join(here, "testdata", "oci.sh"))
 	env.Setenv("FAULTS", filepath.Join(here, "testdata", "faults.sh"))
 	env.Setenv("SEED", cmp.Or(os.Getenv("CROFT_TEST_SEED"), "1"))
 	env.Setenv("CYCLES", os.Getenv("CROFT_TEST_CYCLES"))

@@ -17,11 +17,19 @@ import (
 // TestSystemd runs its scripts in a host whose PID 1 is systemd: Debian's, in namespaces on this machine. It has a bus, a journal and
 // logind, and a cgroup2 tree without controllers. All scripts run in one boot of it.
 func TestSystemd(t *testing.T) {
-	inHost(t, "testdata/systemd", hostKind{
+	inHost(t, "testdata/systemd", systemdHost())
+}
+
+// TestReboots runs the scripts of each of its directories in such a host that goes down and comes up between them, with what it has on
+// its disk. It stays on this machine: the boot id is the same. TestVMReboots runs them where it is not.
+func TestReboots(t *testing.T) { inReboots(t, "testdata/reboots", systemdHost()) }
+
+func systemdHost() hostKind {
+	return hostKind{
 		start: startNamespaces,
 		parts: []string{"trixie"},
 		facts: "root,systemd,bus,cgroup2,overlay,loop,nft,nobody,keyctl,strace,squashfs,erofs",
-	})
+	}
 }
 
 // hostGroup is the cgroup of the host in the directory, beside all others of the cgroup2 tree. Its name has what the leak check looks for.
@@ -45,7 +53,7 @@ func startNamespaces(ctx context.Context, h *testHost) error {
 		return err
 	}
 	defer fd.Close()
-	cmd := exec.CommandContext(ctx, "host/systemd", filepath.Join(h.parts["trixie"], "tree"), h.dir,
+	cmd := exec.CommandContext(ctx, "host/systemd", filepath.Join(h.made["trixie"], "tree"), h.dir,
 		h.dir+"/croft", "/croft", h.dir+"/out", "/croft/out", h.dir+"/lib", "/var/lib/croft")
 	cmd.Stdout, cmd.Stderr = &h.said, &h.said
 	cmd.SysProcAttr = &syscall.SysProcAttr{
@@ -58,10 +66,13 @@ func startNamespaces(ctx context.Context, h *testHost) error {
 	defer runtime.UnlockOSThread()
 	err = cmd.Run()
 	var exit *exec.ExitError
-	if errors.As(err, &exit) && exit.Sys().(syscall.WaitStatus).Signal() == syscall.SIGINT {
-		return nil // what the kernel makes of a pid namespace's poweroff
+	if errors.As(err, &exit) {
+		switch exit.Sys().(syscall.WaitStatus).Signal() {
+		case syscall.SIGINT, syscall.SIGHUP: // what the kernel makes of poweroff and reboot in a pid namespace
+			return nil
+		}
 	}
-	return fmt.Errorf("not powered off but ended: %w", err)
+	return fmt.Errorf("neither powered off nor rebooted but ended: %w", err)
 }
 
 // endGroup kills all that is in the cgroup and removes it with those below.

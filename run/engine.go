@@ -113,7 +113,47 @@ func (e *Engine) decide(in *state.Instance, img image.Image) (err error) {
 		return fmt.Errorf("image %s: %w", in.Spec.Image, err)
 	}
 	defer view.Close()
+	if img.Config != nil {
+		return decideOCI(in, img.Config, view.Dirs)
+	}
 	return decideInit(in, view.Dirs)
+}
+
+// decideOCI does what an OCI image says of itself, as far as the user has not said otherwise.
+func decideOCI(in *state.Instance, c *image.Config, layers []string) (err error) {
+	f, asked := &in.Facts, in.Spec.Init
+	defer func() {
+		if err != nil && !errors.Is(err, state.ErrNotExist) {
+			err = fmt.Errorf("image %s: %w", in.Spec.Image, err)
+		}
+	}()
+	if err := checkWishes(c); err != nil {
+		return err
+	}
+	signal, err := stopSignal(c.StopSignal)
+	if err != nil {
+		return err
+	}
+	f.Env, in.Spec.Labels = environmentOf(c), labelsOf(c, in.Spec.Labels)
+	found, err := rootfs.Detect(layers)
+	if err != nil && !errors.Is(err, state.ErrNotExist) {
+		return err
+	}
+	system := err == nil && runsInit(c, layers, found)
+	if asked.Mode == state.InitBoot || asked.Mode == state.InitAuto && system {
+		return decideInit(in, layers)
+	}
+	f.Init, f.StopSignal = payloadOf(c, asked, system), signal
+	return needsCommand(in)
+}
+
+// needsCommand refuses a machine that boots nothing and has nothing to run.
+func needsCommand(in *state.Instance) error {
+	if len(in.Facts.Init.Args) > 0 {
+		return nil
+	}
+	return state.Hint(fmt.Errorf("image %s names no command, and none was given", in.Spec.Image),
+		"croft run --no-boot "+in.Spec.Image+" COMMAND")
 }
 
 // decideInit finds what PID 1 will be.
@@ -125,7 +165,7 @@ func decideInit(in *state.Instance, layers []string) error {
 	case asked.Mode == state.InitPayload, none && asked.Mode == state.InitAuto && len(asked.Args) > 0:
 		f.Init, f.StopSignal = asked, int(unix.SIGTERM)
 		f.Init.Mode = state.InitPayload
-		return nil
+		return needsCommand(in)
 	case none:
 		return state.Hint(fmt.Errorf("image %s has no init: %w", in.Spec.Image, state.ErrUnsupported),
 			"croft run --no-boot "+in.Spec.Image+" COMMAND")

@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -131,7 +132,7 @@ func (e *Engine) entry(in *state.Instance, keeper *Keeper, cell *cell, x *Exec) 
 
 func (x *Exec) environment(in *state.Instance, who account) []string {
 	env := []string{
-		"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+		defaultPath,
 		"container=" + containerName, "HOME=" + who.Home, "USER=" + who.name,
 	}
 	if x.Terminal {
@@ -141,7 +142,7 @@ func (x *Exec) environment(in *state.Instance, who account) []string {
 		}
 		env = append(env, "TERM="+term)
 	}
-	return overlayEnv(append(env, in.Applied.Spec.Env...), x.Env)
+	return overlayEnv(slices.Concat(env, in.Applied.Facts.Env, in.Applied.Spec.Env), x.Env)
 }
 
 // overlayEnv gives env with later values in place of earlier ones of the same name.

@@ -214,7 +214,7 @@ static void echo(const char *p, size_t n)
 			in = in == '[' ? (*p >= '@' && *p <= '~' ? 0 : in) : *p == 7 ? 0 : in;
 		else {
 			if (held && *p != '\n' && *p != '\r')
-				out[m++] = '\r';
+				out[m++] = '\n'; // what would be written over
 			in = 0, held = *p == '\r';
 			if (!held)
 				out[m++] = *p;

@@ -66,7 +66,7 @@ func NewPlan(dir *state.Dir, in *state.Instance, layers []string, h host, hold H
 		Hold:     hold,
 	}
 	p.Stdio = hold == HeldByCaller && !p.Boot
-	p.Echo = hold != HeldByNone && !p.Stdio
+	p.Echo = hold == HeldByUnit || hold == HeldByCaller && p.Boot
 	// In a unit its cgroup is kept, and in the foreground the caller's: it may be a unit's, too, or a job's. Otherwise
 	// the machine outlives its caller and so lies beside it, named after its root unless that is the usual one.
 	bases := h.cgroups
@@ -80,7 +80,7 @@ func NewPlan(dir *state.Dir, in *state.Instance, layers []string, h host, hold H
 		}
 	}
 	if hold != HeldByNone && len(bases) == 1 && h.divided != "" {
-		if bases[0] == h.divided {
+		if bases[0] == h.divided && hold != HeldByJob { // whoever it is bound to stays
 			p.Aside = filepath.Join(h.divided, supervisorGroup)
 		}
 		bases = []string{h.divided}
@@ -133,7 +133,7 @@ const socketName = "keeper"
 // Environment is that of PID 1 and of everything exec'd.
 func (p *Plan) Environment() []string {
 	env := []string{
-		"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+		defaultPath,
 		// OpenRC finds "lxc" anywhere in it, systemd takes any value for a container.
 		"container=" + containerName,
 	}
@@ -141,8 +141,10 @@ func (p *Plan) Environment() []string {
 		env = append(env, "TERM="+p.terminal(), "HOME=/root",
 			"container_uuid="+uuidOf(p.Instance.UUID), "NOTIFY_SOCKET=/run/host/notify")
 	}
-	return append(env, p.Instance.Spec.Env...)
+	return append(overlayEnv(env, p.Instance.Facts.Env), p.Instance.Spec.Env...)
 }
+
+const defaultPath = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 // terminal is what the console can show: nothing but text where it goes to a file. (What goes to a journal is rid of
 // the rest by the keeper, for the sake of those who log in.)

@@ -60,6 +60,7 @@ func plans() map[string]*Plan {
 		divided(in, h)
 		h.own = []string{h.divided + "/supervisor"}
 	})
+	add("job", DefaultRoot, HeldByJob, divided)
 	add("unit-undivided", DefaultRoot, HeldByCaller, func(in *state.Instance, h *host) {
 		divided(in, h)
 		h.divided = ""

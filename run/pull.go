@@ -31,6 +31,9 @@ type Wanted struct {
 // Obtain makes sure that the image that is wanted is here, and gives what it is called here: an alias or fingerprint of
 // this store, or REMOTE:NAME. A name without a remote that calls nothing here is the default remote's.
 func (e *Engine) Obtain(ctx context.Context, w Wanted) (string, error) {
+	if ref, is, err := e.registry(w.Ref); is {
+		return e.obtainOCI(ctx, ref, err, w)
+	}
 	_, here := e.Images.Get(w.Ref)
 	ours := w.Pull != PullAlways || !strings.Contains(w.Ref, ":")
 	if here == nil && ours || here != nil && !errors.Is(here, state.ErrNotExist) {
@@ -60,6 +63,60 @@ func (e *Engine) Obtain(ctx context.Context, w Wanted) (string, error) {
 		return ref, here
 	}
 	return ref, fmt.Errorf("image %s: is not here, and %w", w.Ref, err)
+}
+
+// obtainOCI is Obtain for an image of a registry or of a directory of this host; err is what is wrong with the reference.
+func (e *Engine) obtainOCI(ctx context.Context, ref image.OCIReference, err error, w Wanted) (string, error) {
+	if err != nil {
+		return w.Ref, err
+	}
+	name := ref.String()
+	img, here := e.Images.Get(name)
+	switch {
+	case here != nil && !errors.Is(here, state.ErrNotExist):
+		return name, here
+	case w.Pull == PullNever && here != nil:
+		return name, state.Hint(fmt.Errorf("image %s: is not here: %w", name, state.ErrNotExist), "croft image pull "+name)
+	case w.Pull == PullNever, w.Pull != PullAlways && here == nil && !ref.Local() && w.fits(img):
+		return name, nil
+	}
+	_, err = e.Images.PullOCI(ctx, ref, w.PullOptions)
+	return name, err
+}
+
+// fits says whether an image is of the architecture that is wanted.
+func (w Wanted) fits(img Image) bool {
+	return w.Architecture == "" && img.Runs(image.Host()) || image.SameArchitecture(w.Architecture, img.Architecture)
+}
+
+// registry reads a reference to an OCI image; is tells that it is one. What is the name of a remote before a colon names that
+// remote, and what calls an image of this store and has no colon calls that.
+func (e *Engine) registry(ref string) (r image.OCIReference, is bool, err error) {
+	remotes, err := e.Remotes()
+	if err != nil {
+		return r, false, nil // whoever asks the remotes next says so
+	}
+	prefix, name, has := strings.Cut(ref, ":")
+	if !has {
+		if _, err := e.Images.Get(ref); err == nil {
+			return r, false, nil
+		}
+	}
+	remote, err := remotes.Get(prefix)
+	if has && err == nil {
+		if remote.Protocol == image.ProtocolOCI {
+			r, err = remote.Reference(name)
+		}
+		return r, remote.Protocol == image.ProtocolOCI, err
+	}
+	if r, is, err = image.ParseOCI(ref); is || has {
+		return r, is, err
+	}
+	if remote, err := remotes.Get(remotes.Default); err == nil && remote.Protocol == image.ProtocolOCI {
+		r, err = remote.Reference(ref)
+		return r, true, err
+	}
+	return r, false, nil
 }
 
 // near says whether an error knows what was probably meant.
@@ -94,6 +151,12 @@ func (e *Engine) locate(ref string) (image.Remote, string, error) {
 
 // Pull brings what a remote has under a name into the store.
 func (e *Engine) Pull(ctx context.Context, ref string, o PullOptions) (Image, error) {
+	if oci, is, err := e.registry(ref); is {
+		if err != nil {
+			return Image{}, err
+		}
+		return e.Images.PullOCI(ctx, oci, o)
+	}
 	remote, name, err := e.locate(ref)
 	if err == nil && remote.Name == "" {
 		err = state.Hint(fmt.Errorf("image %s: there is no default remote: %w", ref, state.ErrNotExist), "croft remote set-default REMOTE")

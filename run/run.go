@@ -53,6 +53,7 @@ func inheritPool() state.Range {
 // These are the store's: faces know the engine and not what stands below it.
 type (
 	Image         = image.Image
+	ImageConfig   = image.Config
 	ImportOptions = image.ImportOptions
 	ExportOptions = image.ExportOptions
 	PullOptions   = image.PullOptions

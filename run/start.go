@@ -79,7 +79,7 @@ func (e *Engine) StartBound(ctx context.Context, in *state.Instance, console boo
 // start hands client, the keeper's end of a connection, to the starter; nil is none.
 func (e *Engine) start(ctx context.Context, in *state.Instance, client *os.File) (*Started, error) {
 	name := in.Spec.Name
-	bus, err := e.supervisor(ctx, in)
+	bus, err := e.supervisor(ctx, in, client != nil)
 	if err != nil {
 		return nil, fmt.Errorf("start %s: %w", name, err)
 	}
@@ -114,6 +114,9 @@ func (e *Engine) startApart(in *state.Instance, client *os.File) (*Started, erro
 	cmd.Args[0] = "croft"
 	cmd.Env = append(e.environ(), envReport+"=3")
 	cmd.ExtraFiles = []*os.File{w}
+	if client != nil && inJob() {
+		cmd.Env = append(cmd.Env, envHold+"="+string(HeldByJob))
+	}
 	if client != nil {
 		cmd.Env, cmd.ExtraFiles = append(cmd.Env, envClient+"=4"), append(cmd.ExtraFiles, client)
 	}

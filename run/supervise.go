@@ -51,6 +51,7 @@ const (
 	HeldByNone   Hold = ""           // it has a session and a cgroup of its own
 	HeldByCaller Hold = "foreground" // it is its caller's own process: a shell's, a job's, a unit's
 	HeldByUnit   Hold = "unit"       // systemd made a unit for it (systemd.go)
+	HeldByJob    Hold = "job"        // it has a session of its own, in the cgroup of the job that it is bound to
 )
 
 func hold() Hold { return Hold(os.Getenv(envHold)) }
@@ -562,4 +563,4 @@ func lost(a *state.Applied) state.Exit {
 }
 
 // Foregrounded says whether somebody reads the stderr of this process of a machine: its caller, or a journal.
-func (e *Engine) Foregrounded() bool { return hold() != HeldByNone }
+func (e *Engine) Foregrounded() bool { return hold() == HeldByCaller || hold() == HeldByUnit }

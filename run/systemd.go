@@ -12,7 +12,6 @@ import (
 	"croft/state"
 
 	"github.com/coreos/go-systemd/v22/dbus"
-	"github.com/coreos/go-systemd/v22/util"
 	godbus "github.com/godbus/dbus/v5"
 	"golang.org/x/sys/unix"
 )
@@ -20,9 +19,15 @@ import (
 // Unit names the transient unit that holds name on a host of systemd's.
 func (e *Engine) Unit(name string) string { return "croft" + tag(e.Dir.Root) + "-" + name + ".service" }
 
+// booted says whether systemd is PID 1 of this host (sd_booted(3)).
+func booted() bool {
+	st, err := os.Lstat("/run/systemd/system")
+	return err == nil && st.IsDir()
+}
+
 // Bus connects to systemd itself, past any bus, as root may. ErrUnsupported where it is not PID 1.
 func (e *Engine) Bus(ctx context.Context) (*dbus.Conn, error) {
-	if !util.IsRunningSystemd() {
+	if !booted() {
 		return nil, fmt.Errorf("systemd is not PID 1 of this host: %w", state.ErrUnsupported)
 	}
 	bus, err := dbus.NewSystemdConnectionContext(ctx)
@@ -33,9 +38,9 @@ func (e *Engine) Bus(ctx context.Context) (*dbus.Conn, error) {
 }
 
 // supervisor connects to the systemd that shall hold in; nil when it is to be held by a process alone: because that was
-// asked for, or because there is no systemd that answers and none was asked for.
-func (e *Engine) supervisor(ctx context.Context, in *state.Instance) (*dbus.Conn, error) {
-	if in.Spec.Supervisor == state.SupervisorNone {
+// asked for, because there is no systemd that answers and none was asked for, or because it is bound to a job.
+func (e *Engine) supervisor(ctx context.Context, in *state.Instance, bound bool) (*dbus.Conn, error) {
+	if in.Spec.Supervisor == state.SupervisorNone || in.Spec.Supervisor == "" && bound && inJob() {
 		return nil, nil
 	}
 	bus, err := e.Bus(ctx)
@@ -247,7 +252,7 @@ func (e *Engine) unitEnded(ctx context.Context, in *state.Instance) error {
 
 // ownUnit names the unit of systemd that this process is in; "" when there is none.
 func ownUnit() string {
-	if !util.IsRunningSystemd() {
+	if !booted() {
 		return ""
 	}
 	data, err := os.ReadFile("/proc/self/cgroup")
@@ -266,6 +271,25 @@ func ownUnit() string {
 		}
 	}
 	return ""
+}
+
+// inJob says whether somebody has put this process into a cgroup for what it does: a unit's, a batch system's, and not
+// that of a login. What is bound to it stays there, under the job's limits and in its account.
+func inJob() bool {
+	data, err := os.ReadFile("/proc/self/cgroup")
+	if err != nil {
+		return false
+	}
+	for _, line := range strings.Split(strings.TrimSpace(string(data)), "\n") {
+		fields := strings.SplitN(line, ":", 3) // cgroups(7): number:controllers:path
+		if len(fields) < 3 || booted() && fields[0] != "0" {
+			continue
+		}
+		if path := fields[2]; path != "/" && path != "/init.scope" && !strings.HasPrefix(path, "/user.slice/") {
+			return true
+		}
+	}
+	return false
 }
 
 // delegated finds the cgroup around own that systemd has handed over to be divided (Delegate=, systemd.exec(5)); "" when

@@ -39,6 +39,7 @@ type Facts struct {
 	Range       Range    `json:"range"`                // ids on the host
 	ProjectID   uint32   `json:"project_id,omitempty"` // for quota; 0: none
 	Links       []Link   `json:"links,omitempty"`
+	Env         []string `json:"env,omitempty"`       // the image's own, below Spec.Env
 	Init        Init     `json:"init"`                // as decided: never InitAuto
 	InitKind    string   `json:"init_kind,omitempty"` // "": not known, or nothing boots
 	StopSignal  int      `json:"stop_signal"`         // 0: the machine is asked from inside

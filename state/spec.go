@@ -219,8 +219,8 @@ func (s *Spec) Check() error {
 	s.Limits.check(say)
 	s.checkBoot(say)
 	for k := range s.Labels {
-		if k == "" || strings.ContainsFunc(k, func(r rune) bool { return r == '=' || unicode.IsSpace(r) }) {
-			say("labels", "%q is not a label", k)
+		if err := CheckLabel(k); err != nil {
+			say("labels", "%v", err)
 		}
 	}
 	if s.Timeouts.Stop < 0 || s.Timeouts.Ready < 0 || s.Timeouts.Life < 0 {
@@ -240,9 +240,6 @@ func (s *Spec) checkInit(say func(field, format string, a ...any)) {
 	case InitAuto, InitBoot, InitPayload:
 	default:
 		say("init.mode", "%q is neither boot nor payload", s.Init.Mode)
-	}
-	if s.Init.Mode == InitPayload && len(s.Init.Args) == 0 {
-		say("init.args", "a machine without an init needs a command")
 	}
 	if s.Init.Mode == InitBoot && len(s.Init.Args) > 0 {
 		say("init.args", "the image's own init takes no command")
@@ -323,6 +320,14 @@ func (s *Spec) checkRestart(say func(field, format string, a ...any)) {
 	if s.Restart.Policy != RestartNo && s.Remove {
 		say("restart", "a machine that is removed when it stops cannot start again")
 	}
+}
+
+// CheckLabel judges the name of a label.
+func CheckLabel(name string) error {
+	if name == "" || strings.ContainsFunc(name, func(r rune) bool { return r == '=' || unicode.IsSpace(r) }) {
+		return fmt.Errorf("%q is not a label", name)
+	}
+	return nil
 }
 
 func (s *Spec) checkBoot(say func(field, format string, a ...any)) {

@@ -64,7 +64,6 @@ func TestSpecCheckNamesTheField(t *testing.T) {
 		{"hostname", func(s *Spec) { s.Hostname = "a\nb" }},
 		{"hostname", func(s *Spec) { s.Hostname = strings.Repeat("a.", 32) + "b" }},
 		{"init.mode", func(s *Spec) { s.Init.Mode = "x" }},
-		{"init.args", func(s *Spec) { s.Init.Args = nil }},
 		{"init.args", func(s *Spec) { s.Init.Mode = InitBoot }},
 		{"init.args", func(s *Spec) { s.Init.Args = []string{"a\x00b"} }},
 		{"init.dir", func(s *Spec) { s.Init.Dir = "srv" }},

@@ -31,6 +31,7 @@ type picture struct {
 	Expires    *time.Time        `json:"expires,omitempty"`
 	Properties map[string]string `json:"properties,omitempty"`
 	Origin     *run.Origin       `json:"origin,omitempty"` // of one that was pulled
+	Config     *run.ImageConfig  `json:"config,omitempty"`
 	Error      string            `json:"error,omitempty"`
 }
 
@@ -71,7 +72,8 @@ func pictureOf(i run.Image, users []string) picture {
 	p := picture{
 		Fingerprint: i.Fingerprint, Aliases: i.Aliases, Kind: i.Kind, Architecture: i.Architecture, OS: i.OS,
 		Release: i.Release, Description: i.Description, Size: i.Size, Created: i.Created, Imported: i.Imported,
-		UsedBy: users, Layers: []layer{}, Expires: i.Expires, Properties: i.Properties, Origin: i.Origin, Error: i.Damaged,
+		UsedBy: users, Layers: []layer{}, Expires: i.Expires, Properties: i.Properties, Origin: i.Origin, Config: i.Config,
+		Error: i.Damaged,
 	}
 	for _, l := range i.Layers {
 		if l.Format == "" {

@@ -2,6 +2,7 @@ package cli
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"slices"
@@ -121,6 +122,8 @@ func (a *app) imagePull() func(*pflag.FlagSet) man.Run {
 		fs.StringArrayVar(&o.Aliases, "alias", nil, "call this build of it `ALIAS` as well")
 		fs.BoolVar(&o.Reuse, "reuse", false, "take the alias away from the image that has it")
 		fs.StringVar(&o.Architecture, "arch", "", "take it for `ARCH`, as uname -m says it; default: this host's")
+		fs.Var((*sizeValue)(&o.MaxBytes), "max-size", "of a registry: refuse more than `SIZE` uncompressed; default: a hundred times what it has compressed")
+		bindTLSVerify(fs, &o.Insecure)
 		quiet := fs.BoolP("quiet", "q", false, "no progress")
 		a.forced(fs)
 		return func(ctx context.Context, refs []string) error {
@@ -164,11 +167,35 @@ func told(o run.PullOptions, ref string, quiet bool) (_ run.PullOptions, end fun
 // bindPull binds when the image of a new machine is looked for at its remote.
 func (s *specFlags) bindPull(fs *pflag.FlagSet) {
 	fs.Var(oneOf(&s.pull, run.PullMissing, run.PullAlways, run.PullNever), "pull", "get its image from its remote when it is missing here, always or never: `missing|always|never`; default: missing")
+	fs.StringVar(&s.arch, "arch", "", "pull it for `ARCH`, as uname -m says it; default: this host's")
+	bindTLSVerify(fs, &s.insecure)
+	man.Under(fs, "Image", "pull", "arch", "tls-verify")
+}
+
+// bindTLSVerify binds the flag under which everybody knows it, which is on unless it is turned off.
+func bindTLSVerify(fs *pflag.FlagSet, insecure *bool) {
+	fs.Var(&negated{insecure}, "tls-verify", "ask a registry for TLS and a certificate that is known: `true|false`")
+	fs.Lookup("tls-verify").NoOptDefVal = "true"
+}
+
+// negated is a flag that says the contrary of what it sets.
+type negated struct{ not *bool }
+
+func (n *negated) Type() string { return "bool" }
+
+func (n *negated) String() string { return fmt.Sprint(n.not == nil || !*n.not) }
+
+func (n *negated) Set(s string) error {
+	if s != "true" && s != "false" {
+		return errors.New("is neither true nor false")
+	}
+	*n.not = s == "false"
+	return nil
 }
 
 // obtain makes sure that the image of a new machine is here, and gives its name here.
 func (a *app) obtain(ctx context.Context, flags *specFlags, ref string) (string, error) {
-	o, end := told(run.PullOptions{}, ref, flags.quiet)
+	o, end := told(run.PullOptions{Architecture: flags.arch, Insecure: flags.insecure}, ref, flags.quiet)
 	name, err := a.opened.Obtain(ctx, run.Wanted{Ref: ref, Pull: flags.pull, PullOptions: o})
 	end(err == nil)
 	return name, err

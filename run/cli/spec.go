@@ -25,7 +25,8 @@ type specFlags struct {
 	labels        []string
 	ioMax         []string
 	boot, noBoot  bool
-	pull          string
+	pull, arch    string
+	insecure      bool
 	quiet         bool
 }
 
@@ -70,9 +71,6 @@ func (s *specFlags) spec(image string, cmd []string) (state.Spec, error) {
 		out.Init.Args = nil
 	case s.noBoot:
 		out.Init.Mode = state.InitPayload
-		if len(cmd) == 0 {
-			return out, man.Misused("--no-boot needs a CMD")
-		}
 	}
 	for _, fill := range []func(*state.Spec) error{s.environment, s.mounts, s.memory, s.attachments, s.labelled, s.disks} {
 		if err := fill(&out); err != nil {

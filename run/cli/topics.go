@@ -50,12 +50,20 @@ From the files that LXD and Incus download, the metadata first:
 
 A squashfs or EROFS is kept as it is and mounted by each machine, all on one loop device, so that what one machine has read of it is in memory for all. It takes the disk space of the file, and is read a little slower than files that are unpacked. Where the kernel cannot shift the ids of that filesystem it is unpacked when it is imported. The kernel reads such a file with all its rights: import those of people you trust, and have others unpacked: ` + "`unsquashfs`" + `.
 
+From a registry, or what another tool has left in a directory:
+
+    croft image pull docker:debian:12
+    croft run -d --name web registry.example:5000/team/web:2.1
+    croft image pull oci:/srv/build:latest
+
 The templates of an LXD or Incus image make files in its machines: those for create before the first start, those for rename before the first start under another name, those for start before each. Of Django's language they may use what such images do: output, if, for, set, comments and a dozen filters; anything else is an error that names the line. /etc/hostname, /etc/hosts and /etc/machine-id are made by croft and not by them.
 
 Owners, modes, hard links, device nodes, file capabilities and other extended attributes are kept. An import that is interrupted leaves nothing that can be seen, and what it left on disk is removed by the next import or by ` + "`croft repair`" + `.
 
 ## What boots
 An image boots when it has an init: /sbin/init, /etc/init, /bin/init, systemd's own path or /init, tried in this order. systemd and busybox are known, with the signal that makes them power off; any other gets SIGPWR. An image without an init runs a command instead: ` + "`croft run --no-boot`" + `.
+
+An image of a registry boots when what it starts is its init. Any other runs its entrypoint and command, with the environment, as the user and in the directory that it names, under a tiny init; CMD takes the place of its command and stands behind its entrypoint. ` + "`croft stop`" + ` sends the signal that it names. Its volumes are plain directories of the machine. --boot boots it all the same.
 
 Some things that a small Debian lacks unless they are asked for with --include: ` + "`dbus`" + ` for logins and hostnamectl, ` + "`udev`" + `, ` + "`procps`" + ` for ps, ` + "`iproute2`" + ` for ip, ` + "`make`" + ` and a compiler for builds.`
 

@@ -1,0 +1,157 @@
+package image
+
+import (
+	"context"
+	"fmt"
+	"path/filepath"
+	"strings"
+
+	"github.com/containers/image/v5/directory"
+	"github.com/containers/image/v5/docker"
+	"github.com/containers/image/v5/docker/reference"
+	"github.com/containers/image/v5/oci/layout"
+	"github.com/containers/image/v5/types"
+
+	"croft/state"
+)
+
+// KindOCI is an image of a registry or of an OCI layout: one or more layers, and what to run in them.
+const KindOCI = "oci"
+
+// OCIReference names an image in a registry or in a directory of this host.
+type OCIReference struct {
+	name string               // as the user would write it, with its tag; the alias of what is pulled
+	ref  types.ImageReference // of containers/image
+
+	remote Remote // that it was asked for at; the zero Remote when it names a registry itself
+}
+
+// String is the reference as it is shown and as the pulled image is called.
+func (r OCIReference) String() string { return r.name }
+
+// Local says that the image lies on this host: to look at it again costs next to nothing.
+func (r OCIReference) Local() bool { return r.ref.Transport().Name() != docker.Transport.Name() }
+
+// ParseOCI reads a reference to an OCI image:
+//
+//	docker:NAME[:TAG][@DIGEST]      at Docker Hub, or at the host that NAME begins with
+//	HOST[:PORT]/NAME[:TAG][@DIGEST] in that registry; HOST has a dot, or a port, or is localhost
+//	oci:DIR[:TAG]                   in an OCI layout
+//	dir:DIR                         in a directory written by skopeo
+//
+// ok is false, with no error, for what has none of these forms: it may be an alias, or name another remote.
+func ParseOCI(text string) (r OCIReference, ok bool, err error) {
+	transport, rest, _ := strings.Cut(text, ":")
+	switch {
+	case transport == "docker":
+		r, err = registryReference(strings.TrimPrefix(rest, "//"))
+	case transport == "oci" || transport == "dir":
+		r, err = localReference(transport, rest)
+	case hasHost(text):
+		r, err = registryReference(text)
+	default:
+		return OCIReference{}, false, nil
+	}
+	if err != nil {
+		return OCIReference{}, true, fmt.Errorf("image %q: %w", text, &sentence{err.Error(), state.ErrMisnamed})
+	}
+	return r, true, nil
+}
+
+// hasHost tells a registry's name at the beginning from the first part of an image's, by the rule of docker.
+func hasHost(text string) bool {
+	host, _, more := strings.Cut(text, "/")
+	name, port, ported := strings.Cut(host, ":")
+	if !more || name == "" || ported && (port == "" || strings.Trim(port, "0123456789") != "") {
+		return false
+	}
+	return ported || strings.Contains(name, ".") || name == "localhost"
+}
+
+func registryReference(text string) (OCIReference, error) {
+	named, err := reference.ParseNormalizedNamed(text)
+	if err != nil {
+		return OCIReference{}, err
+	}
+	if digested, is := named.(reference.Canonical); is {
+		// With both, the digest says which image it is and the tag how it was called once.
+		if named, err = reference.WithDigest(reference.TrimNamed(named), digested.Digest()); err != nil {
+			return OCIReference{}, err
+		}
+	}
+	named = reference.TagNameOnly(named)
+	ref, err := docker.NewReference(named)
+	if err != nil {
+		return OCIReference{}, err
+	}
+	name := reference.FamiliarString(named)
+	if reference.Domain(named) == dockerHub {
+		name = "docker:" + name
+	}
+	return OCIReference{name: name, ref: ref}, nil
+}
+
+func localReference(transport, text string) (OCIReference, error) {
+	dir, tag, tagged := text, "", false
+	if transport == "oci" {
+		dir, tag, tagged = strings.Cut(text, ":")
+	}
+	if dir == "" {
+		return OCIReference{}, fmt.Errorf("names no directory")
+	}
+	dir, err := filepath.Abs(dir)
+	if err != nil {
+		return OCIReference{}, err
+	}
+	name := transport + ":" + dir
+	if transport == "dir" {
+		ref, err := directory.NewReference(dir)
+		return OCIReference{name: name, ref: ref}, err
+	}
+	if tagged {
+		name += ":" + tag
+	}
+	ref, err := layout.NewReference(dir, tag)
+	return OCIReference{name: name, ref: ref}, err
+}
+
+// Reference is what a remote that speaks to a registry calls name: its URL names the registry and, below that, where all it has is.
+func (r Remote) Reference(name string) (OCIReference, error) {
+	place := strings.Trim(strings.TrimPrefix(strings.TrimPrefix(r.URL, "https://"), "http://"), "/")
+	if place != dockerHub {
+		name = place + "/" + name
+	}
+	ref, err := registryReference(strings.TrimPrefix(name, "//"))
+	if err != nil {
+		return OCIReference{}, fmt.Errorf("image %s:%s: %w", r.Name, name, &sentence{err.Error(), state.ErrMisnamed})
+	}
+	if rest, is := strings.CutPrefix(ref.name, place+"/"); is {
+		ref.name = r.Name + ":" + rest
+	}
+	ref.remote = r
+	return ref, nil
+}
+
+// dockerHub is the registry of names that name none.
+const dockerHub = "docker.io"
+
+// origin is what the record of a pulled image says of where it came from.
+func (r OCIReference) origin() *Origin {
+	if r.Local() {
+		return nil
+	}
+	return &Origin{Remote: r.remote.Name, URL: "https://" + hostOf(r), Name: r.name}
+}
+
+// open begins to read the image: of a registry its manifest has come when this returns.
+func (r OCIReference) open(ctx context.Context, sys *types.SystemContext) (types.ImageSource, error) {
+	return r.ref.NewImageSource(ctx, sys)
+}
+
+// hostOf is the registry of ref, as certificates and credentials are kept by.
+func hostOf(ref OCIReference) string {
+	if named := ref.ref.DockerReference(); named != nil {
+		return reference.Domain(named)
+	}
+	return ""
+}
