@@ -2,7 +2,8 @@
 #
 #   build    the one static binary, ./croft
 #   check    what needs no root and takes seconds: format, vet, pure tests
-#   test     every test there is, as root: unit tests, scripts on real guests, real tasks
+#   test     every test there is, as root: unit tests, scripts on real guests, in hosts with systemd and in VMs, real tasks
+#   clean    the binary, and all that the tests keep: guests, hosts, VMs
 #   soak     the fault tests at length: a thousand cycles, and moments of a new seed
 #   fuzz     every fuzz target for FUZZTIME
 #   demo     Debian from its mirror, booted, looked at and cleared away
@@ -19,14 +20,17 @@ GOBUILD := CGO_ENABLED=1 $(GO) build -trimpath -tags "$(TAGS)" \
 
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 
+TEST_CACHE := $(abspath $(or $(CROFT_TEST_CACHE),/var/tmp/croft-test))
+HOST_PARTS := trixie qemu vm-trixie vm-bookworm
+
 # What the tests must not skip. A fact that depends on the host (systemd, apparmor, nft, ...) is not demanded, only used.
 NEED := root,nobody,registry,cgroup2,limits,overlay,loop,keyctl,cc,strace,squashfs,erofs,oci-tools,guest:busybox,guest:incus-client,guest:trixie,guest:bookworm,guest:builder,guest:sysvinit,guest:openrc,guest:openrc-init,guest:runit,host:trixie,host:qemu,host:vm-trixie,host:vm-bookworm
 
 BUILD_DEPS := gcc libc6-dev libseccomp-dev pkg-config
 TEST_DEPS  := $(BUILD_DEPS) mmdebstrap bzip2 xz-utils zstd util-linux e2fsprogs keyutils strace squashfs-tools erofs-utils \
-	docker-registry skopeo umoci jq
+	docker-registry skopeo umoci jq cpio
 
-.PHONY: build check test fuzz soak demo bench manual lint deps test-deps wordsize
+.PHONY: build check test clean fuzz soak demo bench manual lint deps test-deps wordsize
 .NOTPARALLEL:
 
 build: deps wordsize
@@ -49,12 +53,19 @@ check: deps
 	$(GO) vet -tags "$(TAGS)" ./...
 	$(GO) test -tags "$(TAGS)" -short ./...
 
-# The unit tests go first and by themselves: the scripts' leak check looks at the whole host.
+# The unit tests go first and by themselves: the scripts' leak check looks at the whole host. What only waits for downloads is made
+# beside them. With the tags the test binary is static, as it must be to run in hosts of other Debians.
 test: test-deps build
-	$(GO) vet -tags "$(TAGS)" ./...
-	$(GO) test -tags "$(TAGS)" $$($(GO) list ./... | grep -v '^croft/integration')
-	cd integration && CROFT_BIN=$(abspath $(CROFT)) CROFT_TEST_NEED=$(NEED) $(GO) test -count=1 -timeout 50m
+	@for part in $(HOST_PARTS); do integration/host/build $$part >/dev/null & done; \
+	$(GO) vet -tags "$(TAGS)" ./... && $(GO) test -tags "$(TAGS)" $$($(GO) list ./... | grep -v '^croft/integration'); \
+	status=$$?; wait; exit $$status
+	cd integration && CROFT_BIN=$(abspath $(CROFT)) CROFT_TEST_NEED=$(NEED) $(GO) test -tags "$(TAGS)" -count=1 -timeout 50m
 	@echo "make test: everything passed"
+
+clean:
+	rm -f $(CROFT)
+	@! grep -F ' $(TEST_CACHE)/' /proc/self/mountinfo || { echo "clean: not removing $(TEST_CACHE), in which these are mounted" >&2; exit 1; }
+	rm -rf --one-file-system $(TEST_CACHE)
 
 # What the fuzz targets have learnt stays in testdata/fuzz, to be committed when it is worth it.
 FUZZTIME ?= 60s

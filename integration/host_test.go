@@ -122,6 +122,7 @@ func newHost(t *testing.T, kind hostKind) *testHost {
 	if err != nil {
 		t.Fatal(err)
 	}
+	result.clock(t)
 	h := &testHost{hostKind: kind, shop: shop, dir: filepath.Join(shop.dir, "host-"+strings.ReplaceAll(t.Name(), "/", "-"))}
 	h.made = map[string]string{}
 	needFacts(t, []string{"root", "cgroup2", "overlay"})
@@ -225,7 +226,6 @@ func (h *testHost) load(t *testing.T, dir, pattern, last string) {
 	run := fmt.Sprintf(`cd /croft/integration
 boot=$(($(cat /croft/boot 2>/dev/null || echo 0) + 1))
 echo $boot >/croft/boot
-[ $boot != 1 ] || cp /croft/bin/croft /usr/local/bin/
 export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/root
 export CROFT_BIN=/croft/bin/croft CROFT_TEST_CACHE=/croft/cache CROFT_TEST_HOST=yes CROFT_TEST_NEED='%s' CROFT_TEST_SEED='%s'
 /croft/integration.test -test.v=test2json -test.timeout=0 -testwork=%t -test.run='%s'

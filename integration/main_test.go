@@ -161,14 +161,24 @@ func removeTree(dir string) error {
 // A tally is what became of the scripts of a run.
 type tally struct {
 	passed, failed, skipped int
+	spent                   map[string]time.Duration // by top-level test, boots of hosts included
 	want                    map[string][]string // reason to skip -> scripts
 }
 
 // result is written by one script after the other.
-var result = tally{want: map[string][]string{}}
+var result = tally{spent: map[string]time.Duration{}, want: map[string][]string{}}
 
 func (r *tally) skip(script, reason string) {
 	r.want[reason] = append(r.want[reason], script)
+}
+
+// clock counts the time from here to the end of the test.
+func (r *tally) clock(t *testing.T) {
+	start := time.Now()
+	t.Cleanup(func() {
+		top, _, _ := strings.Cut(t.Name(), "/")
+		r.spent[top] += time.Since(start)
+	})
 }
 
 // end counts a script and says how it went, since a run takes minutes.
@@ -192,6 +202,9 @@ func (r *tally) report() string {
 	var text strings.Builder
 	for _, reason := range slices.Sorted(maps.Keys(r.want)) {
 		fmt.Fprintf(&text, "SKIPPED for want of %s: %s\n", reason, strings.Join(r.want[reason], " "))
+	}
+	for _, test := range slices.Sorted(maps.Keys(r.spent)) {
+		fmt.Fprintf(&text, "%-16s %7.1fs\n", test, r.spent[test].Seconds())
 	}
 	fmt.Fprintf(&text, "scripts: %d passed, %d failed, %d skipped\n", r.passed, r.failed, r.skipped)
 	return text.String()

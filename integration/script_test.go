@@ -50,13 +50,17 @@ func runScripts(t *testing.T, dir string, variables ...string) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	result.clock(t)
 	testscript.RunT(&serial{T: t, shop: shop}, shop.params(dir, variables))
 }
 
-// runInstalled runs them with the croft that is installed in this host and its default places, and leaves what they leave.
+// runInstalled installs croft in this host, runs them with it and its default places, and leaves what they leave.
 func runInstalled(t *testing.T, dir string) {
 	shop, err := openWorkshop()
 	if err != nil {
+		t.Fatal(err)
+	}
+	if err := try("cp", "--no-clobber", shop.binary, "/usr/local/bin/croft"); err != nil {
 		t.Fatal(err)
 	}
 	testscript.RunT(&serial{T: t, shop: shop, leaves: true}, shop.params(dir, []string{
