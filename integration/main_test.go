@@ -162,7 +162,7 @@ func removeTree(dir string) error {
 type tally struct {
 	passed, failed, skipped int
 	spent                   map[string]time.Duration // by top-level test, boots of hosts included
-	want                    map[string][]string // reason to skip -> scripts
+	want                    map[string][]string      // reason to skip -> scripts
 }
 
 // result is written by one script after the other.
