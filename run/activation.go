@@ -75,6 +75,9 @@ func copyInherited(fd, least int) (int, error) {
 // onward is the environment of what this process executes next in its own place: what its unit gave is still for it.
 func (e *Engine) onward() []string {
 	env := e.environ()
+	if hold() == HeldByJob {
+		return append(env, envHold+"="+string(HeldByJob))
+	}
 	if !e.Foregrounded() {
 		return env
 	}

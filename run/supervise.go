@@ -104,6 +104,9 @@ func (e *Engine) supervise(ctx context.Context, name string, report *report, cli
 	if err != nil {
 		return err
 	}
+	if hold() == HeldByNone {
+		leaveCaller()
+	}
 	claim, heir, err := e.claim(name)
 	if err != nil {
 		return err
@@ -137,6 +140,9 @@ func (e *Engine) supervise(ctx context.Context, name string, report *report, cli
 			l.listener.Close()                           // whoever connects is for the next run
 			return e.conclude(l.Instance, exitOf(in, status, CauseSelf), CauseSelf, claim)
 		}
+	}
+	if err == nil {
+		err = l.guard()
 	}
 	if err == nil {
 		err = l.become(claim, hostns, asked)

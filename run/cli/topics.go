@@ -157,4 +157,4 @@ In CI a machine lives as long as one command:
 
     croft run --rm -v .:/src -w /src debian/13 make test
 
-Its status is the command's. When croft is killed the machine stops, and the command's processes end.`
+Its status is the command's. A job that is cancelled leaves nothing: after SIGTERM the machine is shut down, and after SIGKILL of croft, of its process group or of its cgroup the machine is ended and removed by what stands outside of them.`

@@ -1,0 +1,70 @@
+package run
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+)
+
+// tops opens the way out of the cgroups by which whoever started us tracks what it has started: a supervisor of jobs
+// ends all that is in one, and with it must not go who has to end the machine. A process that writes 0 there is at
+// the top. The cgroups of v1 that only count and limit are kept, and what cannot be left is stayed in.
+func tops() (files []*os.File) {
+	roots, own, err := hierarchies()
+	if err != nil {
+		return nil
+	}
+	for i, root := range roots {
+		tracks := isUnified(root) || filepath.Base(root) == "freezer" || filepath.Base(root) == "systemd"
+		if !tracks || own[i] == root {
+			continue
+		}
+		if f, err := os.OpenFile(filepath.Join(root, "cgroup.procs"), os.O_WRONLY, 0); err == nil {
+			files = append(files, f)
+		}
+	}
+	return files
+}
+
+// leaveCaller takes this process, which outlives its caller, to the top.
+func leaveCaller() {
+	for _, f := range tops() {
+		f.WriteString("0")
+		f.Close()
+	}
+}
+
+// guard starts the guard of a machine that ends with its caller (guard.c). The main process of a service of systemd's
+// needs none: systemd ends what its death leaves, and has croft clear up.
+func (l *launch) guard() error {
+	service := strings.HasSuffix(l.Unit, ".service") && os.Getppid() == 1
+	if l.Hold != HeldByCaller && l.Hold != HeldByJob || service {
+		return nil
+	}
+	fd, err := unix.PidfdOpen(os.Getpid(), 0)
+	if err != nil {
+		return fmt.Errorf("pidfd_open: %w", err)
+	}
+	us := os.NewFile(uintptr(fd), "pidfd")
+	defer us.Close()
+	cmd := exec.Command("/proc/self/exe", "guard", l.Instance.Spec.Name)
+	cmd.Args[0] = "croft"
+	cmd.Env = l.engine.environ()
+	ways := tops()
+	cmd.ExtraFiles = append([]*os.File{l.container.pidfd, us}, ways...)
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	cmd.Dir = "/"
+	err = onHost(cmd.Run)
+	for _, f := range ways {
+		f.Close()
+	}
+	if err != nil {
+		return fmt.Errorf("guard: %w", err)
+	}
+	return nil
+}
