@@ -20,6 +20,8 @@ func cgroupProbes() []probe {
 		{"cgroup.v2", false, false, cgroupV2, "machines with systemd do not boot, and a command that is left is killed process by process", "mkdir -p /sys/fs/cgroup/unified && mount -t cgroup2 cgroup2 /sys/fs/cgroup/unified"},
 		{"cgroup.make", true, true, cgroupMake, "", "mount -o remount,rw /sys/fs/cgroup; in a container: start it with --privileged"},
 		{"cgroup.controllers", false, false, cgroupControllers, "limits of those kinds", "boot without cgroup_disable="},
+		{"cgroup.foreground", false, false, cgroupForeground, "", ""},
+		{"cgroup.io-weight", false, false, cgroupIOWeight, "--io-weight has no effect", "echo bfq >/sys/block/DISK/queue/scheduler"},
 		{"cgroup.clone", false, true, cgroupClone, "croft exec", "a kernel from 5.7 on"},
 		{"cgroup.kill", false, true, cgroupKill, "what a command leaves is killed one by one", "a kernel from 5.14 on"},
 		{"cgroup.freeze", false, true, cgroupFreezer, "croft pause", "a kernel from 5.2 on, or mount -t cgroup -o freezer freezer /sys/fs/cgroup/freezer"},
@@ -106,18 +108,13 @@ func cgroupMake(*examination) (string, error) {
 var wanted = [...]struct{ v2, v1 string }{{"cpu", "cpu"}, {"cpuset", "cpuset"}, {"io", "blkio"}, {"memory", "memory"}, {"pids", "pids"}}
 
 func cgroupControllers(*examination) (string, error) {
-	v2, v1, err := tree()
+	have, err := controllersHere()
 	if err != nil {
 		return "", blocked{"cgroup.layout"}
 	}
-	text, _ := os.ReadFile(filepath.Join(v2, "cgroup.controllers")) // without a v2 those of v1 count alone
-	have := strings.Fields(string(text))
-	for names := range v1 {
-		have = append(have, strings.Split(names, ",")...)
-	}
 	var found, missing []string
 	for _, w := range wanted {
-		if slices.Contains(have, w.v2) || slices.Contains(have, w.v1) {
+		if slices.Contains(have, w.v2) {
 			found = append(found, w.v2)
 		} else {
 			missing = append(missing, w.v2)
@@ -127,6 +124,84 @@ func cgroupControllers(*examination) (string, error) {
 		return "", fmt.Errorf("no controller for %s", strings.Join(missing, ", "))
 	}
 	return "controllers " + strings.Join(found, " "), nil
+}
+
+// controllersHere are the controllers of this host that limits need, of v2 and v1, by their v2 names.
+func controllersHere() ([]string, error) {
+	v2, v1, err := tree()
+	if err != nil {
+		return nil, err
+	}
+	text, _ := os.ReadFile(filepath.Join(v2, "cgroup.controllers")) // without a v2 those of v1 count alone
+	all := strings.Fields(string(text))
+	for names := range v1 {
+		for _, name := range strings.Split(names, ",") {
+			for _, w := range wanted {
+				if name == w.v1 {
+					all = append(all, w.v2)
+				}
+			}
+		}
+	}
+	return all, nil
+}
+
+// cgroupForeground tells whether a machine has limits that stays in the cgroup of whoever starts it. Others have a
+// unit, or a place at the top of the tree.
+func cgroupForeground(*examination) (string, error) {
+	_, own, err := hierarchies()
+	if err != nil {
+		return "", blocked{"cgroup.layout"}
+	}
+	_, v1, err := tree()
+	if err == nil && len(v1) == 0 && own[0] != unified && delegated(own[0]) == "" {
+		return "no limits for machines in the foreground from here, which is not delegated", nil
+	}
+	return "limits in the foreground, too", nil
+}
+
+// cgroupIOWeight looks for a disk that is shared by weight: its scheduler does so, or the kernel's cost model is on
+// (cgroup-v2.rst, "io.cost.qos"; block/bfq-iosched.rst).
+func cgroupIOWeight(*examination) (string, error) {
+	schedulers, err := filepath.Glob("/sys/block/*/queue/scheduler")
+	if err != nil {
+		return "", err
+	}
+	var heed, not []string
+	for _, file := range schedulers {
+		block := filepath.Dir(filepath.Dir(file))
+		disk := filepath.Base(block)
+		if !exists(filepath.Join(block, "device")) { // of the kernel's own making: loop, ram, dm
+			continue
+		}
+		text, _ := os.ReadFile(file)
+		_, after, _ := strings.Cut(string(text), "[")
+		scheduler, _, _ := strings.Cut(after, "]")
+		number, _ := os.ReadFile(filepath.Join(block, "dev"))
+		if scheduler == "bfq" || costed(strings.TrimSpace(string(number))) {
+			heed = append(heed, disk)
+		} else {
+			not = append(not, disk+" ("+scheduler+")")
+		}
+	}
+	switch {
+	case heed != nil:
+		return "weights of io on " + strings.Join(heed, ", "), nil
+	case not != nil:
+		return "", fmt.Errorf("no weights of io on %s", strings.Join(not, ", "))
+	}
+	return "", errors.New("no disk whose io has weights")
+}
+
+// costed says whether the cost model is on for the disk of that number.
+func costed(number string) bool {
+	text, _ := os.ReadFile(filepath.Join(unified, "io.cost.qos"))
+	for line := range strings.Lines(string(text)) {
+		if strings.HasPrefix(line, number+" ") && strings.Contains(line, "enable=1") {
+			return true
+		}
+	}
+	return false
 }
 
 // onUnified uses a cgroup in the v2 hierarchy.

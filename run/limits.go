@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -196,7 +197,7 @@ func (k knob) turn(cgroups []string) error {
 		}
 	}
 	if !found && k.asked {
-		return k.missing(cgroups)
+		return k.missing()
 	}
 	return nil
 }
@@ -241,22 +242,12 @@ func (k knob) refused(err error) error {
 }
 
 // missing says why there is no controller, and what helps.
-func (k knob) missing(cgroups []string) error {
+func (k knob) missing() error {
 	err := fmt.Errorf("--%s: the machine's cgroup has no controller of %s: %w", k.flag, k.controller, state.ErrUnsupported)
-	v2, v1, e := tree()
-	if e != nil || k.flag == "io-weight" {
-		return state.Hint(err, "croft doctor")
+	if have, _ := controllersHere(); k.flag != "io-weight" && slices.Contains(have, k.controller) { // but not in that cgroup
+		return state.Hint(err, "Delegate=yes in the unit that croft is started in, or systemd-run --scope -p Delegate=yes croft ...")
 	}
-	all, _ := os.ReadFile(filepath.Join(v2, "cgroup.controllers"))
-	for _, name := range strings.Fields(string(all)) {
-		if name == k.controller {
-			return state.Hint(err, "Delegate=yes in the unit that croft is started in, or systemd-run --scope -p Delegate=yes croft ...")
-		}
-	}
-	if len(v1) > 0 {
-		return state.Hint(err, "mount the v1 hierarchy of it, or boot with systemd.unified_cgroup_hierarchy=1")
-	}
-	return state.Hint(err, "boot without cgroup_disable="+k.controller)
+	return state.Hint(err, "croft doctor")
 }
 
 // holdLimits limits the machine while its init waits. Nobody changes the record meanwhile, so that what is set at
