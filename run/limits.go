@@ -204,6 +204,11 @@ func (k knob) turn(cgroups []string) error {
 
 func (o order) write(dir string) error {
 	for _, line := range o.lines {
+		if n := number(line); o.file == "memory.max" && n != nil {
+			if err := fits(dir, *n); err != nil {
+				return err
+			}
+		}
 		err := os.WriteFile(filepath.Join(dir, o.file), []byte(line+"\n"), 0)
 		if line == "" && errors.Is(err, unix.ENOSPC) { // a cpuset with processes keeps some processors: all that there are
 			err = os.WriteFile(filepath.Join(dir, o.file), allProcessors(dir), 0)
@@ -213,6 +218,28 @@ func (o order) write(dir string) error {
 		}
 	}
 	return nil
+}
+
+// fits is EBUSY when the cgroup holds more than n bytes that the kernel cannot take back: what is neither cached nor
+// has room in the swap. v1 finds out by itself when a limit is lowered; v2 would kill until the rest fits, the
+// machine's init at last. To have it tried (memory.reclaim) can take minutes.
+func fits(dir string, n int64) error {
+	text, err := os.ReadFile(filepath.Join(dir, "memory.current"))
+	held := number(string(text))
+	if err != nil || held == nil {
+		return err
+	}
+	stat, _ := os.ReadFile(filepath.Join(dir, "memory.stat"))
+	for _, key := range [...]string{"active_file", "inactive_file", "slab_reclaimable"} {
+		if cached := keyed(string(stat), key); cached != nil {
+			*held -= *cached
+		}
+	}
+	info, err := meminfo()
+	if err == nil && *held-int64(info["SwapFree"])<<10 > n {
+		err = unix.EBUSY
+	}
+	return err
 }
 
 // allProcessors lists those that a cpuset may have: in v2 more than the one above it, whatever that has at the moment.
@@ -233,8 +260,8 @@ func online() string {
 // refused says why the kernel does not want a limit.
 func (k knob) refused(err error) error {
 	switch {
-	case errors.Is(err, unix.EBUSY) && k.controller == "memory": // v1
-		return fmt.Errorf("--memory: the machine uses more, and the kernel could not take it back: %w", state.ErrBusy)
+	case errors.Is(err, unix.EBUSY) && k.controller == "memory":
+		return fmt.Errorf("--memory: the machine uses more, and the kernel cannot take it back: %w", state.ErrBusy)
 	case k.controller == "cpuset":
 		return fmt.Errorf("--cpu-set: none of these processors may be used here: %w", err)
 	}
@@ -293,7 +320,8 @@ func (e *Engine) relimit(in *state.Instance) error {
 func checkLimits(l *state.Limits) error {
 	var v state.Violations
 	if l.Memory > 0 {
-		if has := hostMemory(); has > 0 && l.Memory > has {
+		info, err := meminfo()
+		if has := int64(info["MemTotal"]) << 10; err == nil && l.Memory > has {
 			v = append(v, fmt.Sprintf("memory: %d MiB are more than the %d MiB of this host", l.Memory>>20, has>>20))
 		}
 	}
@@ -333,16 +361,4 @@ func violated(v state.Violations) error {
 		return nil
 	}
 	return v
-}
-
-// hostMemory is how much the host has, 0 when that cannot be found out.
-func hostMemory() int64 {
-	text, _ := os.ReadFile("/proc/meminfo")
-	for line := range strings.Lines(string(text)) {
-		if f := strings.Fields(line); len(f) == 3 && f[0] == "MemTotal:" {
-			kib, _ := strconv.ParseInt(f[1], 10, 64)
-			return kib << 10
-		}
-	}
-	return 0
 }

@@ -8,6 +8,8 @@ import (
 	"testing"
 
 	"croft/state"
+
+	"golang.org/x/sys/unix"
 )
 
 // What is written for each limit, and to lift it: of both versions of cgroups.
@@ -53,6 +55,7 @@ func TestWeights(t *testing.T) {
 func TestSetLimits(t *testing.T) {
 	v2, pids := t.TempDir(), t.TempDir()
 	put(t, filepath.Join(v2, "memory.max"), "")
+	put(t, filepath.Join(v2, "memory.current"), "4096\n")
 	put(t, filepath.Join(v2, "cpu.max"), "as it was")
 	put(t, filepath.Join(pids, "pids.max"), "")
 	dirs := []string{v2, pids}
@@ -93,5 +96,23 @@ func TestLimitProperties(t *testing.T) {
 			rows = append(rows, p.Name+" "+p.Value.Signature().String()+" "+p.Value.String())
 		}
 		golden(t, name+".unit", rows)
+	}
+}
+
+// What the kernel can take back does not count.
+func TestFits(t *testing.T) {
+	dir := t.TempDir()
+	put(t, filepath.Join(dir, "memory.current"), "100000000\n")
+	put(t, filepath.Join(dir, "memory.stat"), "anon 1\nactive_file 20000000\ninactive_file 30000000\nslab_reclaimable 10000000\n")
+	info, err := meminfo()
+	if err != nil {
+		t.Fatal(err)
+	}
+	swap := int64(info["SwapFree"]) << 10
+	if err := fits(dir, 39999999-swap); !errors.Is(err, unix.EBUSY) {
+		t.Errorf("less than it holds: %v", err)
+	}
+	if err := fits(dir, 40000000-swap); err != nil {
+		t.Errorf("what it holds: %v", err)
 	}
 }

@@ -16,6 +16,10 @@ import (
 // namespace is missing in it, since it is made before and joined (container.go). It is pure.
 func (p *Plan) OCI() *specs.Spec {
 	in := p.Instance
+	var oom *int // as its starter has it
+	if p.Hold == HeldByUnit {
+		oom = new(int) // and not as the keeper
+	}
 	return &specs.Spec{
 		Version:  specs.Version,
 		Root:     &specs.Root{Path: RootMount()},
@@ -27,6 +31,7 @@ func (p *Plan) OCI() *specs.Spec {
 			Env:          p.Environment(),
 			Cwd:          "/",
 			Capabilities: capabilities(),
+			OOMScoreAdj:  oom,
 		},
 		Linux: &specs.Linux{
 			CgroupsPath: p.Cgroup,

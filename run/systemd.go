@@ -200,6 +200,7 @@ func unitProperties(in *state.Instance, exe string, env []string) []dbus.Propert
 		property("TimeoutStartUSec", uint64(0xffffffffffffffff)), // who waits for it has a limit of his own
 		property("TimeoutStopUSec", uint64(stop.Microseconds())),
 		property("OOMPolicy", "continue"),
+		property("OOMScoreAdjust", int32(-900)), // the keeper's, which counts against the same limit; the machine has its own
 		property("Delegate", true),
 		property("DevicePolicy", "closed"),
 		property("DeviceAllow", []device{{"char-pts", "rw"}, {"/dev/loop-control", "rw"}, {"block-loop", "rwm"}, {"/dev/fuse", "rwm"}, {"/dev/net/tun", "rwm"}}),

@@ -420,7 +420,7 @@ Of a list (env, label, volume, tmpfs, io-max) what is given takes the place of t
 LXD's keys for the host's start and end are no flags of run: boot.autostart, which ` + "`croft enable`" + ` and ` + "`croft disable`" + ` set, boot.autostart.priority and boot.host_shutdown_timeout; ` + "`croft help enable`" + ` tells what they do.
 
 ## A machine that runs
-Limits, labels, rm, restart and the stop-timeout of croft stop hold at once. A limit that the kernel refuses is not recorded either. With less memory than it uses now the kernel takes back what it only caches, and then kills processes of the machine until the rest fits. The others are what the machine was started with, and hold from its next start; a line on stderr says so. croft explain tells what is waiting.
+Limits, labels, rm, restart and the stop-timeout of croft stop hold at once. A limit that the kernel refuses is not recorded either, as less memory than the machine uses, what is only cached not counted. The others are what the machine was started with, and hold from its next start; a line on stderr says so. croft explain tells what is waiting.
 
 ## What stays as it was made
 The name (see croft rename), the image, the storage driver, and whether it boots.`
