@@ -7,8 +7,6 @@ import (
 	"reflect"
 
 	"croft/state"
-
-	"github.com/coreos/go-systemd/v22/util"
 )
 
 // Reconfigure changes what was asked of an instance, and gives its record before and after. When change fails, or the
@@ -35,7 +33,7 @@ func (e *Engine) Reconfigure(name string, change func(*state.Spec) error) (befor
 		}
 		return e.relimit(in)
 	})
-	if err == nil && (e.enabled(name) || after.Spec.Boot.Always() && util.IsRunningSystemd()) {
+	if err == nil && (e.enabled(name) || after.Spec.Boot.Always() && booted()) {
 		err = e.arrange(context.Background(), func() (bool, error) {
 			if reflect.DeepEqual(before.Spec.Boot.Autostart, after.Spec.Boot.Autostart) {
 				return false, nil // who has enabled it by systemctl alone meant it

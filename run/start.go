@@ -86,7 +86,6 @@ func (e *Engine) start(ctx context.Context, in *state.Instance, client *os.File)
 	var s *Started
 	if bus != nil {
 		s, err = e.startUnit(ctx, bus, in, client)
-		bus.Close()
 	} else {
 		s, err = e.startApart(in, client)
 	}

@@ -30,12 +30,22 @@ func (e *Engine) Bus(ctx context.Context) (*dbus.Conn, error) {
 	if !booted() {
 		return nil, fmt.Errorf("systemd is not PID 1 of this host: %w", state.ErrUnsupported)
 	}
-	bus, err := dbus.NewSystemdConnectionContext(ctx)
-	if err != nil {
-		return nil, fmt.Errorf("systemd does not answer: %w", err)
+	for began := time.Now(); ; {
+		bus, err := dbus.NewSystemdConnectionContext(ctx)
+		if err == nil {
+			return bus, nil
+		}
+		if time.Since(began) > answerLimit {
+			return nil, fmt.Errorf("systemd does not answer: %w", err)
+		}
+		if err := pauseFor(ctx, 10*time.Millisecond); err != nil {
+			return nil, err
+		}
 	}
-	return bus, nil
 }
+
+// answerLimit is how long systemd may not answer: it closes all connections when it is executed again (daemon-reexec).
+const answerLimit = 5 * time.Second
 
 // supervisor connects to the systemd that shall hold in; nil when it is to be held by a process alone: because that was
 // asked for, because there is no systemd that answers and none was asked for, or because it is bound to a job.
@@ -50,10 +60,28 @@ func (e *Engine) supervisor(ctx context.Context, in *state.Instance, bound bool)
 	return bus, err
 }
 
-// startUnit has systemd start the machine in a unit of its own. The starter is the unit's main process and talks to us
-// by a socket that is its stdin: client, which may be nil, goes there, and the pipe of its report comes back.
+// startUnit has systemd start the machine in a unit of its own. A systemd that goes away meanwhile, to be executed again,
+// is asked anew. It takes bus over.
 func (e *Engine) startUnit(ctx context.Context, bus *dbus.Conn, in *state.Instance, client *os.File) (*Started, error) {
-	name := in.Spec.Name
+	for began := time.Now(); ; {
+		s, err := e.tryUnit(ctx, bus, in, client)
+		bus.Close()
+		if !errors.Is(err, errUnheard) || time.Since(began) > answerLimit {
+			return s, err
+		}
+		if bus, err = e.Bus(ctx); err != nil {
+			return nil, fmt.Errorf("start %s: %w", in.Spec.Name, err)
+		}
+	}
+}
+
+// errUnheard: the connection to systemd broke, and it does not do what was asked of it.
+var errUnheard = errors.New("systemd has closed the connection")
+
+// tryUnit asks for the unit and waits for its starter. That is the unit's main process and talks to us by a socket that is
+// its stdin: client, which may be nil, goes there, and the pipe of its report comes back.
+func (e *Engine) tryUnit(ctx context.Context, bus *dbus.Conn, in *state.Instance, client *os.File) (*Started, error) {
+	name, unit := in.Spec.Name, e.Unit(in.Spec.Name)
 	ours, theirs, err := seqpacket()
 	if err != nil {
 		return nil, err
@@ -67,16 +95,19 @@ func (e *Engine) startUnit(ctx context.Context, bus *dbus.Conn, in *state.Instan
 		theirs.Close()
 		return nil, fmt.Errorf("sendmsg: %w", err)
 	}
-	err = e.transient(ctx, bus, in, theirs)
+	asked := e.transient(ctx, bus, in, theirs)
 	theirs.Close()
-	if err != nil {
-		return nil, fmt.Errorf("start %s: unit %s: %w", name, e.Unit(name), err)
+	if asked != nil && !errors.Is(asked, errUnheard) {
+		return nil, fmt.Errorf("start %s: unit %s: %w", name, unit, asked)
 	}
 	pipe, err := reportOf(ctx, ours)
-	if errors.Is(err, errEnded) {
-		return nil, state.Hint(fmt.Errorf("start %s: unit %s: it ended before it began%s", name, e.Unit(name), resultOf(ctx, bus, e.Unit(name))), "journalctl -u "+e.Unit(name))
-	}
-	if err != nil {
+	switch {
+	case errors.Is(err, errEnded) && asked != nil:
+		return nil, fmt.Errorf("start %s: unit %s: %w", name, unit, asked)
+	case errors.Is(err, errEnded):
+		err = fmt.Errorf("start %s: unit %s: it ended before it began%s", name, unit, resultOf(ctx, bus, unit))
+		return nil, state.Hint(err, "journalctl -u "+unit)
+	case err != nil:
 		return nil, err
 	}
 	return &Started{name: name, pipe: pipe, log: e.Log}, nil
@@ -102,14 +133,14 @@ func reportOf(ctx context.Context, conn *os.File) (*os.File, error) {
 // resultOf is how systemd says that a unit ended, to be put behind a sentence; "" when it says nothing.
 func resultOf(ctx context.Context, bus *dbus.Conn, unit string) string {
 	result, err := bus.GetServicePropertyContext(ctx, unit, "Result")
-	if text, ok := result.Value.Value().(string); err == nil && ok {
-		return ": " + text
+	if err != nil {
+		return ""
 	}
-	return ""
+	return fmt.Sprint(": ", result.Value.Value())
 }
 
 // transient asks systemd for the unit. One of that name that has failed gives way, and one that is about to end is
-// waited for.
+// waited for. errUnheard when there is no answer.
 func (e *Engine) transient(ctx context.Context, bus *dbus.Conn, in *state.Instance, stdin *os.File) error {
 	unit := e.Unit(in.Spec.Name)
 	exe, err := os.Executable()
@@ -129,7 +160,7 @@ func (e *Engine) transient(ctx context.Context, bus *dbus.Conn, in *state.Instan
 		case errors.As(err, &said) && said.Name == "org.freedesktop.systemd1.UnitExists":
 			active, err := bus.GetUnitPropertyContext(ctx, unit, "ActiveState")
 			if err != nil {
-				return err
+				return fmt.Errorf("%w: %w", errUnheard, err)
 			}
 			switch active.Value.Value() {
 			case "failed":
@@ -146,8 +177,8 @@ func (e *Engine) transient(ctx context.Context, bus *dbus.Conn, in *state.Instan
 				return err
 			}
 			continue
-		case errors.Is(err, godbus.ErrClosed):
-			return nil // whether it was heard, the socket tells
+		case err != nil && said.Name == "" && ctx.Err() == nil: // no answer; whether it was heard all the same, the socket tells
+			return fmt.Errorf("%w: %w", errUnheard, err)
 		}
 		return err
 	}
