@@ -20,7 +20,7 @@ const lastSecond = 253402300799
 // describe reads from a tree what machine it is for and what it calls itself. Nothing in the tree is trusted:
 // every path is resolved inside it, only regular files are opened, and of each only the beginning is read.
 func describe(tree string) (Image, error) {
-	root, err := os.OpenFile(tree, unix.O_PATH|unix.O_DIRECTORY, 0)
+	root, err := openTree(tree)
 	if err != nil {
 		return Image{}, err
 	}
@@ -44,6 +44,10 @@ func describe(tree string) (Image, error) {
 	}
 	img.Created = time.Unix(min(max(info.ModTime().Unix(), 0), lastSecond), 0).UTC()
 	return img, nil
+}
+
+func openTree(tree string) (*os.File, error) {
+	return os.OpenFile(tree, unix.O_PATH|unix.O_DIRECTORY, 0)
 }
 
 // checkRootfs tells a root filesystem by its having any of the directories that all of them have, and otherwise what

@@ -1,9 +1,11 @@
 package image
 
 import (
+	"archive/tar"
 	"bytes"
 	"context"
 	"errors"
+	"io"
 	"os"
 	"path"
 	"path/filepath"
@@ -121,4 +123,53 @@ func presentable(t *testing.T, texts ...string) {
 			t.Errorf("%q has control characters", text)
 		}
 	}
+}
+
+// Any archive is refused as a backup in a line, or gives entries of an image and of nothing else.
+func FuzzBackup(f *testing.F) {
+	seed := func(names map[string]string, order ...string) {
+		var archive bytes.Buffer
+		w := tar.NewWriter(&archive)
+		for _, name := range order {
+			h := &tar.Header{Typeflag: tar.TypeReg, Name: name, Uid: 1000000, Size: int64(len(names[name]))}
+			if strings.HasSuffix(name, "/") {
+				h.Typeflag = tar.TypeDir
+			}
+			if err := w.WriteHeader(h); err != nil {
+				f.Fatal(err)
+			}
+			if _, err := w.Write([]byte(names[name])); err != nil {
+				f.Fatal(err)
+			}
+		}
+		if err := w.Close(); err != nil {
+			f.Fatal(err)
+		}
+		f.Add(archive.Bytes())
+	}
+	config := "container: {config: {volatile.last_state.idmap: '[{\"Isuid\":true,\"Isgid\":true,\"Hostid\":1000000,\"Nsid\":0,\"Maprange\":65536}]'}}"
+	seed(map[string]string{backupIndexed: "name: a\ntype: container", backupYAML: config, backupRoot + "metadata.yaml": "a: b"},
+		backupIndexed, backupYAML, backupRoot+"metadata.yaml", backupRoot+"rootfs/", backupRoot+"rootfs/a")
+	seed(map[string]string{backupIndexed: "optimized: true"}, backupIndexed)
+	seed(nil, backupRoot+"rootfs/../../a")
+	f.Fuzz(func(t *testing.T, data []byte) {
+		var out bytes.Buffer
+		b := &backupReader{check: func(Backup) error { return nil }}
+		if err := b.filter(bytes.NewReader(data), tar.NewWriter(&out)); err != nil {
+			presentable(t, err.Error())
+			return
+		}
+		for r := tar.NewReader(&out); ; {
+			h, err := r.Next()
+			if err == io.EOF {
+				return
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			if top, _, _ := strings.Cut(h.Name, "/"); top != "rootfs" && top != lxdTemplates && top != lxdMetadata || path.Clean(h.Name) != strings.TrimSuffix(h.Name, "/") {
+				t.Errorf("%q", h.Name)
+			}
+		}
+	})
 }

@@ -83,7 +83,10 @@ func (d *Dir) Create(in *Instance, decide func(*Instance) error) error {
 	if _, err := os.Lstat(d.Of(name)); err == nil {
 		return fmt.Errorf("%s: %w", name, ErrExist)
 	}
-	in.Schema, in.UUID, in.Created = Schema, newUUID(), time.Now().UTC().Truncate(time.Millisecond)
+	if in.UUID == "" { // one that comes from elsewhere may have been known by its own
+		in.UUID = newUUID()
+	}
+	in.Schema, in.Created = Schema, time.Now().UTC().Truncate(time.Millisecond)
 	if err := decide(in); err != nil {
 		return err
 	}

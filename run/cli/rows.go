@@ -229,7 +229,7 @@ func images(a *app) []*man.Command {
 			{Name: "alias", Args: "ALIAS [IMAGE]", Short: "Give an image one more name", New: a.imageAlias(),
 				Long: "Calls IMAGE by one more name, or with --delete takes the name away.", Examples: []man.Example{{Say: "One more name", Do: "croft image alias stable debian/13"}, {Say: "The name goes, the image stays", Do: "croft image alias -d stable"}}},
 		}, imagesOut(a)...),
-	}, publishing(a)}
+	}, publishing(a), importing(a)}
 }
 
 // theHost are the commands about croft itself on this host.
