@@ -257,6 +257,7 @@ func (e *Engine) dropIn(in *state.Instance, all []*state.Instance) string {
 		u.set("RequiresMountsFor", m.Source)
 	}
 	u.section("Service")
+	u.set("LogExtraFields", LogFields(e.Dir.Root, in)...)
 	u.line("TimeoutStopSec=%d", int((in.Spec.HostStop() + stopMargin).Seconds()))
 	return u.String()
 }

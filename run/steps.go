@@ -14,6 +14,7 @@ import (
 	"croft/rootfs"
 	"croft/state"
 
+	godbus "github.com/godbus/dbus/v5"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 )
@@ -35,6 +36,7 @@ func steps() []step {
 		{"limits", holdLimits, nothing},                  // before anything of the guest's runs
 		{"network", connect, nothing},                    // while it waits: the guest finds its links made
 		{"exec", becomeGuest, nothing},                   // the init becomes the guest's
+		{"machined", register, deregister},               // while it boots
 	}
 }
 
@@ -45,13 +47,15 @@ type launch struct {
 	report    *report
 	userns    *os.File
 	container *container
-	listener  *os.File // the keeper's socket
-	client    *os.File // a connection to it of whoever asked for the start; nil when there is none
-	notify    *os.File // the guest's notify socket; nil when its init does not speak that
+	listener  *os.File          // the keeper's socket
+	client    *os.File          // a connection to it of whoever asked for the start; nil when there is none
+	notify    *os.File          // the guest's notify socket; nil when its init does not speak that
+	machined  chan *godbus.Conn // gets one connection to machined, or nil where there is none; nil when the machine is not for it
 }
 
 // up carries out the steps. When one fails the ones done are undone, and the error names the step.
 func (l *launch) up(ctx context.Context) error {
+	l.meetMachined(ctx)
 	for _, s := range steps() {
 		began := time.Now()
 		err := ctx.Err()

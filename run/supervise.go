@@ -447,6 +447,13 @@ func (r *report) line(text string) bool {
 	return err == nil
 }
 
+// warn says something that keeps nobody from starting the machine.
+func (r *report) warn(text string) {
+	if !r.line("L " + text) {
+		fmt.Fprintln(os.Stderr, "croft: "+text)
+	}
+}
+
 func (r *report) timing(step string, d time.Duration) {
 	if os.Getenv(EnvTimings) != "" {
 		fmt.Fprintf(os.Stderr, "%-10s %8.1f ms\n", step, float64(d.Microseconds())/1000)

@@ -29,6 +29,7 @@ func (e *Engine) UnitFile(in *state.Instance, program string) string {
 		u.set("RequiresMountsFor", m.Source)
 	}
 	e.service(&u, program, s.Name)
+	u.set("LogExtraFields", LogFields(e.Dir.Root, in)...)
 	u.line("TimeoutStartSec=%d", int(s.Timeouts.ReadyAfter().Seconds()))
 	u.line("# Longer than the machine's --stop-timeout: then it is croft that kills it, and clears up.")
 	u.line("TimeoutStopSec=%d", int((s.HostStop() + stopMargin).Seconds()))
@@ -56,6 +57,8 @@ func (e *Engine) service(u *unitText, program, name string) {
 	u.line("Delegate=yes")
 	u.line("Slice=machine.slice")
 	u.line("OOMPolicy=continue")
+	u.line("# What the guest prints is text, and no priority of its choice.")
+	u.line("SyslogLevelPrefix=no")
 }
 
 // places writes where the engine has its things, to be found by any croft of the unit.

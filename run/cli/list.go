@@ -45,6 +45,14 @@ func (m machine) usage() run.Usage {
 	return run.UsageOf(m.applied)
 }
 
+// unit is of systemd, the one that holds it.
+func (m machine) unit() string {
+	if m.applied == nil {
+		return ""
+	}
+	return m.applied.Unit
+}
+
 func machineView() view[machine] {
 	plain := func(head string, cell func(machine) string, extra bool) column[machine] {
 		return column[machine]{Head: head, Cell: cell, Extra: extra}
@@ -64,6 +72,7 @@ func machineView() view[machine] {
 		plain("CREATED", func(m machine) string { return stamp(m.Created) }, true),
 		plain("IDS", func(m machine) string { return fmt.Sprintf("%d+%d", m.IDs.Base, m.IDs.Size) }, true),
 		plain("UUID", func(m machine) string { return m.UUID }, true),
+		plain("UNIT", func(m machine) string { return m.unit() }, true),
 	}
 }
 
@@ -228,7 +237,8 @@ type details struct {
 	Name     string           `json:"name"`
 	State    string           `json:"state"`
 	Ready    bool             `json:"ready"`
-	PID      int              `json:"pid"` // of the machine's init as the host sees it; 0: not running
+	PID      int              `json:"pid"`      // of the machine's init as the host sees it; 0: not running
+	Machined string           `json:"machined"` // its name for machinectl; "": systemd-machined does not know it
 	UUID     string           `json:"uuid"`
 	Schema   int              `json:"schema"`
 	Created  time.Time        `json:"created"`
@@ -262,6 +272,7 @@ func (a *app) detail(ctx context.Context, name string) (details, error) {
 		if k, err := e.Connect(ctx, in); err == nil {
 			d.PID = k.PID
 			k.Close()
+			d.Machined = e.Registered(ctx, in)
 		}
 	}
 	return d, nil
@@ -309,6 +320,7 @@ func (d details) lines() [][2]string {
 		out = append(out, [2]string{"Init", fmt.Sprintf("%s (pid %d on the host)", strings.Join(d.Facts.Init.Args, " "), d.PID)})
 	}
 	if d.Applied != nil {
+		out = append(out, [2]string{"Unit", d.Applied.Unit}, [2]string{"Machinectl", d.Machined})
 		out = append(out, [2]string{"Started", fmt.Sprintf("%s (up %s)", stamp(&d.Applied.Started), durationText(time.Since(d.Applied.Started)))})
 	}
 	if text := d.usage(); text != "" {

@@ -477,7 +477,8 @@ func (a *app) waitOne(ctx context.Context, name, what string) error {
 			return err
 		}
 		switch {
-		case what == "stopped" && st.State == state.Stopped && !st.Held: // rm or start may follow
+		case what == state.Stopped && (st.State != state.Stopped || st.Held): // rm or start may follow
+		case what == state.Stopped:
 			code := 0
 			if in.Exit != nil {
 				code = in.Exit.Code
