@@ -44,7 +44,7 @@ type testHost struct {
 func insideHost() bool { return os.Getenv("CROFT_TEST_HOST") != "" }
 
 // silence is how long a host may say nothing: a boot, or a script that is killed there after its own limit.
-const silence = scriptLimit + time.Minute
+const silence = 2*scriptLimit + time.Minute
 
 // inHost runs the scripts of a directory in a host of its own. There the same test of the same binary runs them, as runScripts does
 // anywhere; what became of them is told again here.

@@ -114,6 +114,9 @@ func (s *serial) Run(name string, f func(testscript.T)) {
 		if os.Getenv("CROFT_TEST_CYCLES") != "" {
 			limit *= 10
 		}
+		if insideHost() { // which may be a VM
+			limit *= 2
+		}
 		watchdog := time.AfterFunc(limit, func() { killScript(t, place, limit) })
 		defer func() {
 			watchdog.Stop()
