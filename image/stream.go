@@ -66,9 +66,19 @@ func (s *Store) server(r Remote, keys *simplestreams.Keys) (*simplestreams.Serve
 	if err != nil {
 		return nil, err
 	}
+	return &simplestreams.Server{Files: files, Name: r.Name, URL: r.URL, Cache: s.cache(r), Keys: keys}, nil
+}
+
+// cache is where what a remote offers is kept.
+func (s *Store) cache(r Remote) string {
 	sum := sha256.Sum256([]byte(r.URL))
-	cache := filepath.Join(s.Dir, remotesDir, r.Name+"-"+hex.EncodeToString(sum[:6]))
-	return &simplestreams.Server{Files: files, Name: r.Name, URL: r.URL, Cache: cache, Keys: keys}, nil
+	return filepath.Join(s.Dir, remotesDir, r.Name+"-"+hex.EncodeToString(sum[:6]))
+}
+
+// Checked tells whether there is no need to ask the remote, for that was done no longer ago, or because it is of a kind
+// that cannot be asked for all.
+func (s *Store) Checked(r Remote, ago time.Duration) bool {
+	return r.Protocol != ProtocolStreams || time.Since(simplestreams.Checked(s.cache(r))) < ago
 }
 
 const (
@@ -154,7 +164,7 @@ func notOffered(c *simplestreams.Catalog, r Remote, name, arch string) error {
 	names := map[string]bool{}
 	for _, p := range c.Products {
 		if offered(arch)(p.Arch) && p.Type != "" {
-			for _, alias := range p.Aliases {
+			for alias := range strings.SplitSeq(p.Aliases, ",") {
 				names[alias] = true
 			}
 		}
@@ -414,7 +424,7 @@ func (s *Store) adoptFile(ctx context.Context, w *work, o ImportOptions) (*arriv
 // Offer is an image that a remote has: one product for one architecture, in its newest build.
 type Offer struct {
 	Remote       string
-	Aliases      []string
+	Aliases      string // divided by commas
 	Fingerprint  string
 	Architecture string // as `uname -m` says it; as the remote does where nobody else knows it
 	OS           string
@@ -429,9 +439,9 @@ type Offer struct {
 	SignedBy     string // see Origin
 }
 
-// Offers lists what a remote has, as it was no longer ago than fresh. What no container can be made of is left out. With
-// an error it may be what the remote had when it was last asked.
-func (s *Store) Offers(ctx context.Context, r Remote, keys *simplestreams.Keys, fresh time.Duration) ([]Offer, error) {
+// Offers lists what a remote has for the architectures that are wanted, in the words of Offer, as it was no longer ago than
+// fresh. What no container can be made of is left out. With an error it may be what the remote had when it was last asked.
+func (s *Store) Offers(ctx context.Context, r Remote, keys *simplestreams.Keys, fresh time.Duration, wanted func(arch string) bool) ([]Offer, error) {
 	if r.Protocol != ProtocolStreams {
 		return nil, fmt.Errorf("remote %s: a list of what is at a registry %w", r.Name, state.ErrUnsupported)
 	}
@@ -443,13 +453,14 @@ func (s *Store) Offers(ctx context.Context, r Remote, keys *simplestreams.Keys, 
 	if catalog == nil {
 		return nil, err
 	}
-	all := make([]Offer, 0, len(catalog.Products))
+	var all []Offer
 	for _, p := range catalog.Products {
-		if p.Type == "" {
+		arch := orElse(architectureNamed(p.Arch), p.Arch)
+		if p.Type == "" || !wanted(arch) {
 			continue
 		}
 		all = append(all, Offer{
-			Remote: r.Name, Aliases: p.Aliases, Fingerprint: p.Fingerprint, Architecture: orElse(architectureNamed(p.Arch), p.Arch),
+			Remote: r.Name, Aliases: p.Aliases, Fingerprint: p.Fingerprint, Architecture: arch,
 			OS: p.OS, Release: p.Release, Variant: p.Variant, Description: p.Description, Serial: p.Serial, Type: p.Type,
 			Size: p.Size, SupportEnd: p.SupportEnd, Requirements: p.Requirements, SignedBy: catalog.SignedBy,
 		})

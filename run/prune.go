@@ -54,7 +54,7 @@ func (e *Engine) prune(victims []victim, aliased bool) error {
 		}
 	}
 	_, err := e.sweepFiles()
-	return errors.Join(append(all, err)...)
+	return errors.Join(append(all, err, e.Images.DropDownloads())...)
 }
 
 // users are who wants an image to stay: machines and, unless aliased ones go as well, its aliases.
@@ -76,6 +76,11 @@ func (e *Engine) leftovers() ([]Unused, error) {
 	if err != nil {
 		return nil, err
 	}
+	broken, err := e.Images.Downloads()
+	if err != nil {
+		return nil, err
+	}
+	paths = append(paths, broken...)
 	records, err := e.Dir.Leftovers()
 	if err != nil {
 		return nil, err

@@ -4,7 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
+	"os"
+	"os/exec"
+	"slices"
 	"strings"
+	"syscall"
 	"time"
 
 	"croft/image"
@@ -149,6 +154,73 @@ func (e *Engine) locate(ref string) (image.Remote, string, error) {
 	return remote, name, err
 }
 
+// staleAfter is how old what a remote says may be before a run asks it behind the machine's back.
+const staleAfter = 6 * time.Hour
+
+// Revalidate asks the remote of an image that was not pulled just now for a newer one when nobody has asked it for long, in
+// a process that nobody waits for: this machine gets what is here, the next one what comes of that.
+func (e *Engine) Revalidate(ref string) error {
+	prefix, _, has := strings.Cut(ref, ":")
+	if !has {
+		return nil
+	}
+	remotes, err := e.Remotes()
+	if err != nil {
+		return err
+	}
+	remote, err := remotes.Get(prefix)
+	if err != nil || e.Images.Checked(remote, staleAfter) {
+		return nil // of a remote that is gone there is nothing to be had
+	}
+	behind := exec.Command("/proc/self/exe", "image", "refresh", ref)
+	behind.Env = append(os.Environ(), "CROFT_ROOT="+e.Dir.Root, "CROFT_RUN="+e.Dir.Run)
+	behind.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	if err := behind.Start(); err != nil {
+		return err
+	}
+	return behind.Process.Release()
+}
+
+// Refreshed is a name that calls a newer image than before.
+type Refreshed struct {
+	Name        string // REMOTE:NAME
+	Fingerprint string
+	Before      string // the fingerprint that it called
+}
+
+// Refresh pulls what the remote has by now under the name that an image was pulled by, of which ref is a name or the
+// fingerprint. What it calls then is told if it is another image. The earlier one stays as long as anything wants it.
+func (e *Engine) Refresh(ctx context.Context, ref string, o PullOptions) (news []Refreshed, err error) {
+	img, err := e.Images.Get(ref)
+	if err != nil {
+		return nil, err
+	}
+	names := slices.DeleteFunc(slices.Clone(img.Aliases), func(name string) bool { return !strings.Contains(name, ":") })
+	if strings.Contains(ref, ":") {
+		names = []string{ref}
+	}
+	if len(names) == 0 {
+		return nil, fmt.Errorf("image %s: it came from no remote, or has been replaced: %w", ref, state.ErrUnsupported)
+	}
+	for _, name := range names {
+		now, err := e.Pull(ctx, name, o)
+		if err != nil {
+			return news, err
+		}
+		if now.Fingerprint != img.Fingerprint {
+			news = append(news, Refreshed{name, now.Fingerprint, img.Fingerprint})
+		}
+	}
+	return news, nil
+}
+
+// Pulled lists the names of images that remotes have, too, sorted.
+func (e *Engine) Pulled() ([]string, error) {
+	aliases, err := e.Images.Aliases()
+	maps.DeleteFunc(aliases, func(name, _ string) bool { return !strings.Contains(name, ":") })
+	return slices.Sorted(maps.Keys(aliases)), err
+}
+
 // Pull brings what a remote has under a name into the store.
 func (e *Engine) Pull(ctx context.Context, ref string, o PullOptions) (Image, error) {
 	if oci, is, err := e.registry(ref); is {
@@ -176,8 +248,9 @@ func (e *Engine) pull(ctx context.Context, remote image.Remote, name string, o P
 	return e.Images.Pull(ctx, o)
 }
 
-// Offers lists what a remote has, as it was no longer ago than fresh; see image.Store.Offers.
-func (e *Engine) Offers(ctx context.Context, remote string, fresh time.Duration) ([]Offer, error) {
+// Offers lists what a remote has for an architecture, "" for what this host runs and "all", as it was no longer ago than
+// fresh; see image.Store.Offers.
+func (e *Engine) Offers(ctx context.Context, remote, arch string, fresh time.Duration) ([]Offer, error) {
 	remotes, err := e.Remotes()
 	if err != nil {
 		return nil, err
@@ -190,5 +263,8 @@ func (e *Engine) Offers(ctx context.Context, remote string, fresh time.Duration)
 	if err != nil {
 		return nil, err
 	}
-	return e.Images.Offers(ctx, one, keys, fresh)
+	host := image.Host()
+	return e.Images.Offers(ctx, one, keys, fresh, func(a string) bool {
+		return a == arch || arch == "all" || arch == "" && image.Image{Architecture: a}.Runs(host)
+	})
 }

@@ -78,9 +78,6 @@ const (
 	ProtocolOCI     = image.ProtocolOCI
 )
 
-// HostArchitecture is that of this host, as `uname -m` says it.
-func HostArchitecture() string { return image.Host() }
-
 func images(dir *state.Dir) *image.Store {
 	return &image.Store{Dir: dir.Images(), Unpack: unpack, Pack: rootfs.Pack, Mount: rootfs.MountFile, Merge: rootfs.Merge}
 }

@@ -2,6 +2,7 @@ package simplestreams
 
 import (
 	"bufio"
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -31,7 +32,7 @@ type Catalog struct {
 
 // Product is what a server has of one operating system, release and variant for one architecture, in its newest build.
 type Product struct {
-	Aliases      []string
+	Aliases      string // divided by commas
 	Arch         string // as the server says: amd64
 	OS           string
 	Release      string
@@ -125,11 +126,13 @@ func listProducts(r io.Reader, n int) (all []Product, err error) {
 			Arch: printable(p.Arch), OS: printable(p.OS), Release: printable(p.Release), Variant: printable(p.Variant), Why: why,
 			SupportEnd: p.supportEnd(), Requirements: p.requirements(), list: n, offset: offset, length: length,
 		}
+		var aliases []string
 		for alias := range strings.SplitSeq(p.Aliases, ",") {
 			if alias = printable(strings.TrimSpace(alias)); alias != "" {
-				entry.Aliases = append(entry.Aliases, alias)
+				aliases = append(aliases, alias)
 			}
 		}
+		entry.Aliases = strings.Join(aliases, ",")
 		if len(builds) > 0 {
 			b := builds[0]
 			entry.Serial, entry.Type, entry.Size, entry.Fingerprint = b.Serial, b.Type, b.Size(), b.Fingerprint
@@ -161,7 +164,7 @@ func (p Product) line() string {
 		needs += key + "=" + p.Requirements[key] + ";"
 	}
 	return strings.Join([]string{
-		strings.Join(p.Aliases, ","), p.Arch, p.OS, p.Release, p.Variant, p.Description, p.Serial, p.Type, p.Why,
+		p.Aliases, p.Arch, p.OS, p.Release, p.Variant, p.Description, p.Serial, p.Type, p.Why,
 		strconv.FormatInt(p.Size, 10), p.Fingerprint, day, needs,
 		strconv.Itoa(p.list), strconv.FormatInt(p.offset, 10), strconv.FormatInt(p.length, 10),
 	}, "\t") + "\n"
@@ -176,27 +179,25 @@ func parseLine(line string) (p Product, ok bool) {
 			return p, false
 		}
 	}
-	if f[0] != "" {
-		p.Aliases = strings.Split(f[0], ",")
-	}
-	p.Arch, p.OS, p.Release, p.Variant, p.Description, p.Serial, p.Type, p.Why, p.Fingerprint = f[1], f[2], f[3], f[4], f[5], f[6], f[7], f[8], f[10]
+	p.Aliases, p.Arch, p.OS, p.Release, p.Variant, p.Description, p.Serial, p.Type, p.Why, p.Fingerprint = f[0], f[1], f[2], f[3], f[4], f[5], f[6], f[7], f[8], f[10]
 	if f[11] != "" {
 		p.SupportEnd, _ = time.Parse(time.DateOnly, f[11])
 	}
-	for need := range strings.SplitSeq(f[12], ";") {
-		if key, value, is := strings.Cut(need, "="); is {
-			if p.Requirements == nil {
-				p.Requirements = map[string]string{}
-			}
+	if f[12] != "" {
+		p.Requirements = map[string]string{}
+		for need := range strings.SplitSeq(strings.TrimSuffix(f[12], ";"), ";") {
+			key, value, _ := strings.Cut(need, "=")
 			p.Requirements[key] = value
 		}
 	}
-	var errs [4]error
-	p.Size, errs[0] = strconv.ParseInt(f[9], 10, 64)
-	p.list, errs[1] = strconv.Atoi(f[13])
-	p.offset, errs[2] = strconv.ParseInt(f[14], 10, 64)
-	p.length, errs[3] = strconv.ParseInt(f[15], 10, 64)
-	return p, errors.Join(errs[:]...) == nil
+	number := func(text string) int64 {
+		n, err := strconv.ParseInt(text, 10, 64)
+		ok = ok && err == nil
+		return n
+	}
+	ok = true
+	p.Size, p.list, p.offset, p.length = number(f[9]), int(number(f[13])), number(f[14]), number(f[15])
+	return p, ok
 }
 
 // errNoCatalog says that there is nothing in the cache that this build of croft can use.
@@ -204,20 +205,25 @@ var errNoCatalog = errors.New("no catalogue")
 
 // readCatalog reads what writeCatalog has made of the server at url.
 func readCatalog(dir, url string) (*Catalog, error) {
-	name := filepath.Join(dir, catalogName)
-	data, err := os.ReadFile(name)
+	f, err := os.Open(filepath.Join(dir, catalogName))
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, errNoCatalog
 	}
 	if err != nil {
 		return nil, err
 	}
-	info, err := os.Stat(name)
+	defer f.Close()
+	info, err := f.Stat()
 	if err != nil {
 		return nil, err
 	}
+	var data strings.Builder // all lines are parts of it: nothing is copied
+	data.Grow(int(info.Size()))
+	if _, err := io.Copy(&data, f); err != nil {
+		return nil, err
+	}
 	c := &Catalog{dir: dir, Checked: info.ModTime()}
-	first, rest, _ := strings.Cut(string(data), "\n")
+	first, rest, _ := strings.Cut(data.String(), "\n")
 	if json.Unmarshal([]byte(first), &c.header) != nil || c.header.Format != format || c.header.URL != url {
 		return nil, errNoCatalog
 	}
@@ -233,11 +239,20 @@ func readCatalog(dir, url string) (*Catalog, error) {
 	return c, nil
 }
 
+// Checked is when the server whose cache this is was last asked; zero is never.
+func Checked(cache string) time.Time {
+	info, err := os.Stat(filepath.Join(cache, catalogName))
+	if err != nil {
+		return time.Time{}
+	}
+	return info.ModTime()
+}
+
 // Lookup finds what the server calls name, for an architecture of which runs says that it is wanted. A name may end in
 // the architecture that is meant, as the server says it: debian/13/arm64.
 func (c *Catalog) Lookup(name string, runs func(arch string) bool) (Product, bool) {
 	for _, p := range c.Products {
-		for _, alias := range p.Aliases {
+		for alias := range strings.SplitSeq(p.Aliases, ",") {
 			if alias == name && runs(p.Arch) || len(name) > len(alias) && name == alias+"/"+p.Arch {
 				return p, true
 			}
@@ -258,8 +273,12 @@ func (c *Catalog) Builds(p Product) ([]Build, error) {
 
 // builds reads the product's own part of its list.
 func (p Product) builds(list io.ReaderAt) ([]Build, error) {
+	text := make([]byte, p.length)
+	if _, err := list.ReadAt(text, p.offset); err != nil && err != io.EOF {
+		return nil, err
+	}
 	var full product
-	if err := json.NewDecoder(io.NewSectionReader(list, p.offset, p.length)).Decode(&full); err != nil {
+	if err := json.Unmarshal(bytes.TrimLeft(text, ": \t\r\n"), &full); err != nil {
 		return nil, corrupt(err)
 	}
 	all, why, err := full.builds()

@@ -32,8 +32,9 @@ func FuzzIndex(f *testing.F) {
 // FuzzProducts: whatever a server calls a list of products, its lines in the catalogue read as they were written, and what
 // it offers can be asked for without leaving the server's directory.
 func FuzzProducts(f *testing.F) {
-	f.Add([]byte(likeIncus))
-	f.Add([]byte(likeUbuntu))
+	f.Add([]byte(`{"format":"products:1.0","products":{"a":{"aliases":"a,b","arch":"amd64","requirements":{"cgroup":"v1"},"support_eol":"2029-05-31","versions":{"20260101":{"items":{
+"m":{"ftype":"lxd.tar.xz","path":"m","size":1,"sha256":"` + sumA + `","combined_squashfs_sha256":"` + sumB + `"},"r":{"ftype":"squashfs","path":"r","size":1,"sha256":"` + sumC + `"}}}}}}}`))
+	f.Add([]byte(`{"products":{"a":{"versions":{"20260101":{"items":{"u":{"ftype":"lxd_combined.tar.gz","path":"../u"}}}}}},"format":"products:1.0"}`))
 	f.Fuzz(func(t *testing.T, data []byte) {
 		products, err := listProducts(bytes.NewReader(data), 0)
 		if err != nil && !errors.Is(err, state.ErrInvalid) {

@@ -100,7 +100,8 @@ type item struct {
 	CombinedSquashfs string `json:"combined_squashfs_sha256"`
 }
 
-// parseProducts reads a list of products and calls each with every one, and with where in the file its value lies.
+// parseProducts reads a list of products and calls each with every one, and with where in the file its value lies, with
+// the colon and blanks before it.
 func parseProducts(r io.Reader, each func(p product, offset, length int64)) error {
 	d := json.NewDecoder(r)
 	if err := delimiter(d, '{'); err != nil {
@@ -142,15 +143,12 @@ func eachProduct(d *json.Decoder, each func(product, int64, int64)) error {
 		if _, err := d.Token(); err != nil { // its name, which nobody calls it by
 			return err
 		}
-		var value json.RawMessage
-		if err := d.Decode(&value); err != nil {
-			return err
-		}
+		from := d.InputOffset()
 		var p product
-		if err := json.Unmarshal(value, &p); err != nil {
+		if err := d.Decode(&p); err != nil {
 			return err
 		}
-		each(p, d.InputOffset()-int64(len(value)), int64(len(value)))
+		each(p, from, d.InputOffset()-from)
 	}
 	return delimiter(d, '}')
 }
@@ -305,12 +303,18 @@ func isDigest(s string) bool {
 	return len(s) == 64 && strings.Trim(s, "0123456789abcdef") == ""
 }
 
-// requirements are what the product says that an instance must be like; LXD's word wins over Incus's.
-func (p product) requirements() map[string]string {
-	all := map[string]string{}
+// requirements are what the product says that an instance must be like, nil for nothing; LXD's word wins over Incus's.
+func (p product) requirements() (all map[string]string) {
 	for _, from := range []map[string]any{p.Requirements, p.LXDRequirements} {
 		for key, value := range from {
-			all[printable(key)] = printable(fmt.Sprint(value))
+			name, text := printable(key), printable(fmt.Sprint(value))
+			if strings.ContainsAny(name, ";=") || strings.Contains(text, ";") {
+				continue // nobody means that, and no line could hold it
+			}
+			if all == nil {
+				all = map[string]string{}
+			}
+			all[name] = text
 		}
 	}
 	return all

@@ -50,6 +50,7 @@ var tests = []struct {
 	{"image", "launches of a small and of a large image", measureImage},
 	{"cache", "page cache of ten machines on one image that is a file", measureCache},
 	{"list", "list of many stopped machines", measureList},
+	{"offers", "list of what an image server has", measureOffers},
 	{"delete", "delete of a stopped machine", measureDelete},
 	{"many", "many Debians at once, on the host's sysctls as they are", measureMany},
 }

@@ -31,7 +31,7 @@ const (
 
 // prepare makes what takes long and outlives a run: packages, runc of our version, guests, the peers' trees.
 func prepare(o options) error {
-	if _, err := tool("integration/install-deps", "runc", "systemd-container", "lxc", "squashfs-tools", "erofs-utils"); err != nil {
+	if _, err := tool("integration/install-deps", "runc", "systemd-container", "lxc", "squashfs-tools", "erofs-utils", "jq"); err != nil {
 		return err
 	}
 	if err := buildRunc(); err != nil {

@@ -38,6 +38,9 @@ func align(line []string, widths []int) string {
 // harmless replaces what would move the cursor or colour the terminal: labels,
 // image descriptions and guests' addresses are other people's words.
 func harmless(cell string) string {
+	if ascii(cell) {
+		return cell
+	}
 	return strings.Map(func(r rune) rune {
 		if unicode.IsControl(r) || unicode.Is(unicode.Bidi_Control, r) {
 			return '?'
@@ -48,11 +51,24 @@ func harmless(cell string) string {
 
 // cellWidth is how many columns of a terminal text takes.
 func cellWidth(text string) int {
+	if ascii(text) {
+		return len(text)
+	}
 	n := 0
 	for _, r := range text {
 		n += runeWidth(r)
 	}
 	return n
+}
+
+// ascii tells whether text has nothing but plain letters, as most cells of long tables do: the rest of Unicode takes its time.
+func ascii(text string) bool {
+	for i := range len(text) {
+		if text[i] < ' ' || text[i] > '~' {
+			return false
+		}
+	}
+	return true
 }
 
 // runeWidth follows Unicode's East Asian Width (UAX #11), by whole blocks:

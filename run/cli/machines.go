@@ -66,7 +66,7 @@ func (a *app) createMachine(ctx context.Context, flags *specFlags, names naming,
 		spec.Timeouts.Stop = cmp.Or(spec.Timeouts.Stop, int(a.host.StopTimeout))
 		spec.Timeouts.Ready = cmp.Or(spec.Timeouts.Ready, int(a.host.ReadyTimeout))
 		if spec.Image, err = a.obtain(ctx, flags, spec.Image); err != nil {
-			return nil, false, fmt.Errorf("create %s: %w", spec.Name, err)
+			return nil, false, err
 		}
 		in, err := e.Draft(spec)
 		if err == nil {

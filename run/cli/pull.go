@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"runtime/debug"
 	"slices"
 	"strings"
 	"time"
@@ -46,11 +47,11 @@ func offerView() view[offer] {
 
 func offerOf(o run.Offer) offer {
 	row := offer{
-		Remote: o.Remote, Aliases: o.Aliases, Fingerprint: o.Fingerprint, Architecture: o.Architecture, OS: o.OS, Release: o.Release,
+		Remote: o.Remote, Aliases: []string{}, Fingerprint: o.Fingerprint, Architecture: o.Architecture, OS: o.OS, Release: o.Release,
 		Variant: o.Variant, Description: o.Description, Serial: o.Serial, Type: o.Type, Size: o.Size, SignedBy: o.SignedBy, Requirements: o.Requirements,
 	}
-	if row.Aliases == nil {
-		row.Aliases = []string{}
+	if o.Aliases != "" {
+		row.Aliases = strings.Split(o.Aliases, ",")
 	}
 	if !o.SupportEnd.IsZero() {
 		row.Supported = o.SupportEnd.Format(time.DateOnly)
@@ -71,6 +72,7 @@ func (a *app) listOffers(ctx context.Context, args []string, arch string, quiet 
 	if word != "" { // images:debian is what comes to mind
 		words = append(words, word)
 	}
+	debug.SetGCPercent(400) // thousands of rows, and then the end: to collect garbage takes longer than all the rest
 	rows, err := a.offers(ctx, remote, words, arch)
 	if err != nil {
 		return err
@@ -92,8 +94,8 @@ func (a *app) offers(ctx context.Context, remote string, words []string, arch st
 	}
 	ctx, cancel := interruptible(ctx)
 	defer cancel()
-	all, err := e.Offers(ctx, remote, freshList)
-	if err != nil && (len(all) == 0 || ctx.Err() != nil) {
+	all, err := e.Offers(ctx, remote, arch, freshList)
+	if err != nil && (all == nil || ctx.Err() != nil) {
 		return nil, err
 	}
 	if err != nil {
@@ -101,8 +103,7 @@ func (a *app) offers(ctx context.Context, remote string, words []string, arch st
 	}
 	rows := []offer{}
 	for _, o := range all {
-		fits := o.Architecture == arch || arch == "all" || arch == "" && run.Image{Architecture: o.Architecture}.Runs(run.HostArchitecture())
-		if fits && slices.IndexFunc(words, func(w string) bool { return !mentions(o, w) }) < 0 {
+		if slices.IndexFunc(words, func(w string) bool { return !mentions(o, w) }) < 0 {
 			rows = append(rows, offerOf(o))
 		}
 	}
@@ -113,7 +114,7 @@ func (a *app) offers(ctx context.Context, remote string, words []string, arch st
 func mentions(o run.Offer, word string) bool {
 	word = strings.ToLower(word)
 	has := func(text string) bool { return strings.Contains(strings.ToLower(text), word) }
-	return has(o.Description) || has(o.Serial) || has(o.Type) || strings.HasPrefix(o.Fingerprint, word) || slices.ContainsFunc(o.Aliases, has)
+	return has(o.Description) || has(o.Serial) || has(o.Type) || strings.HasPrefix(o.Fingerprint, word) || has(o.Aliases)
 }
 
 func (a *app) imagePull() func(*pflag.FlagSet) man.Run {
@@ -145,6 +146,36 @@ func (a *app) imagePull() func(*pflag.FlagSet) man.Run {
 				end(err == nil)
 				if err == nil {
 					fmt.Println(img.Fingerprint)
+				}
+				return err
+			})
+		}
+	}
+}
+
+func (a *app) imageRefresh() func(*pflag.FlagSet) man.Run {
+	return func(fs *pflag.FlagSet) man.Run {
+		quiet := fs.BoolP("quiet", "q", false, "no progress")
+		a.forced(fs)
+		return func(ctx context.Context, refs []string) error {
+			e, err := a.engine()
+			if err == nil {
+				err = e.Room(a.force)
+			}
+			if err == nil && len(refs) == 0 {
+				refs, err = e.Pulled()
+			}
+			if err != nil {
+				return err
+			}
+			ctx, cancel := interruptible(ctx)
+			defer cancel()
+			return a.each(refs, func(ref string) error {
+				o, end := told(run.PullOptions{}, ref, *quiet)
+				news, err := e.Refresh(ctx, ref, o)
+				end(err == nil)
+				for _, n := range news {
+					fmt.Println(n.Name, n.Fingerprint)
 				}
 				return err
 			})
@@ -198,5 +229,8 @@ func (a *app) obtain(ctx context.Context, flags *specFlags, ref string) (string,
 	o, end := told(run.PullOptions{Architecture: flags.arch, Insecure: flags.insecure}, ref, flags.quiet)
 	name, err := a.opened.Obtain(ctx, run.Wanted{Ref: ref, Pull: flags.pull, PullOptions: o})
 	end(err == nil)
+	if err == nil && flags.pull != run.PullNever {
+		err = a.opened.Revalidate(name)
+	}
 	return name, err
 }

@@ -219,6 +219,11 @@ func images(a *app) []*man.Command {
 				Examples: []man.Example{{Say: "Debian, from linuxcontainers.org", Do: "croft image pull images:debian/13"}, {Say: "Ubuntu, and a name for this very build", Do: "croft image pull --alias noble ubuntu:24.04"}, {Say: "From Docker Hub, and from a registry of one's own", Do: "croft image pull docker:debian:12 registry.example:5000/team/app:2.1"}},
 			},
 			{
+				Name: "refresh", Args: "[IMAGE...]", Short: "Get newer images from their remotes", New: a.imageRefresh(),
+				Long:     "Asks the remotes that images were pulled from for newer builds, of all images or of those that are named, pulls these, and prints what REMOTE:NAME calls now. Machines stay on the image that they were made of, which stays as long as there are any; then croft prune removes it. An alias of one's own stays where it is.\n\nA run whose image was last asked for six hours ago does the same behind its back: it starts at once with what is here, and the next one has what is new.",
+				Examples: []man.Example{{Say: "All of them, in a timer", Do: "croft image refresh -q"}, {Say: "One", Do: "croft image refresh images:debian/13"}},
+			},
+			{
 				Name: "list", Aliases: []string{"ls"}, Args: "[REMOTE:] [WORD...]", Short: "List images", New: a.imageList(),
 				Long:     "Lists the images, those with an alias first. With REMOTE: it lists what a remote has that runs here, in its newest build, and has all of the words in its aliases, description, version or type. It asks the remote when it has not done so for ten minutes.",
 				Examples: []man.Example{{Say: "What there is", Do: "croft image list"}, {Say: "What Debians there are at linuxcontainers.org", Do: "croft image list images: debian"}},
@@ -366,6 +371,16 @@ func (a *app) lookup(kind string) []string {
 		return nil
 	}
 	switch kind {
+	case "REMOTE", "REMOTE:":
+		remotes, err := e.Remotes()
+		if err != nil {
+			return nil
+		}
+		var names []string
+		for _, r := range remotes.List() {
+			names = append(names, r.Name+kind[len("REMOTE"):])
+		}
+		return names
 	case "NAME", "OLD":
 		names, _ := e.Dir.Names()
 		return names

@@ -28,11 +28,13 @@ Results go to stdout: a name, a table, JSON. Progress, notes and errors go to st
 const imagesText = `An image is a root filesystem that any number of machines share. It is never changed: what a machine writes goes to a layer of its own, so a new machine copies nothing.
 
 ## Names
-An image is called by an alias or by its fingerprint, of which six digits are enough. An alias may have slashes, as in ` + "`debian/13`" + `; a colon stands behind the name of a remote and so is refused. ` + "`croft image alias`" + ` adds a name. ` + "`croft image rm`" + ` takes a name away and, with the last one, the image.
+An image is called by an alias or by its fingerprint, of which six digits are enough. An alias may have slashes, as in ` + "`debian/13`" + `. A colon stands behind the name of a remote: ` + "`images:debian/13`" + ` is what the remote images calls so, and calls it here once it was pulled, until a newer build of it is. ` + "`croft image alias`" + ` adds a name. ` + "`croft image rm`" + ` takes a name away and, with the last one, the image.
 
 The fingerprint of an archive is the sha256 of it uncompressed: the same archive is the same image, however it is compressed, and importing it again only adds names. That of a squashfs or EROFS is the sha256 of the file; that of an LXD or Incus image is the one that LXD and Incus know it by.
 
 ## Where they come from
+From remotes: ` + "`croft run --rm images:debian/13`" + ` pulls Debian from linuxcontainers.org, ` + "`ubuntu:24.04`" + ` from Ubuntu, and a name that calls nothing here is looked for at the default remote, images. ` + "`croft image list images:`" + ` tells what there is, ` + "`croft image refresh`" + ` gets newer builds, ` + "`croft remote`" + ` says which remotes there are. What is pulled has been signed by its publisher where croft knows the key, and each file is what was signed.
+
 ` + "`croft image import`" + ` takes a tar archive of a root filesystem, plain or compressed with gzip, xz, zstd or bzip2, from a file or, called "-", from stdin; a directory; a squashfs or EROFS; or an image of LXD or Incus. What it gets is told by its content.
 
 From nothing but a Debian mirror:
@@ -74,7 +76,7 @@ Below /var/lib/croft, or CROFT_ROOT, or --root:
 - ` + "`instances/NAME/console.log`" + ` is what its console printed, ` + "`console.log.1`" + ` what it printed before; each has 1 MiB at most.
 - ` + "`instances/NAME/claim`" + ` is locked while the machine runs; ` + "`lock`" + ` while its record is written.
 - ` + "`roots/NAME/`" + ` is what the machine changed: ` + "`upper/fs`" + ` with the driver overlay, a whole copy in ` + "`fs`" + ` with the driver dir, or in ` + "`fs-ID`" + `, with the ids of the machine from ID on, with the driver shifted.
-- ` + "`images/FINGERPRINT/image.json`" + `, ` + "`images/layers/DIGEST`" + ` and ` + "`images/aliases.json`" + ` are the images; a layer is an unpacked tree, or a squashfs or EROFS as it came.
+- ` + "`images/FINGERPRINT/image.json`" + `, ` + "`images/layers/DIGEST`" + ` and ` + "`images/aliases.json`" + ` are the images; a layer is an unpacked tree, or a squashfs or EROFS as it came. ` + "`images/downloads`" + ` has what is on its way, ` + "`images/remotes`" + ` what remotes offer.
 
 Owners on disk are the machine's own: its root's files belong to 0, its user 1000's to 1000. Ids are shifted when a machine is mounted and never on disk. That is why these directories are open to root alone.
 
