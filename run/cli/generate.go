@@ -20,7 +20,7 @@ func (a *app) generateUnit() func(*pflag.FlagSet) man.Run {
 		return func(_ context.Context, args []string) error {
 			e, in, err := a.instance(args[0])
 			if err != nil {
-				return err
+				return fmt.Errorf("generate unit %w", err)
 			}
 			if in.Spec.Remove {
 				return state.Hint(fmt.Errorf("generate unit %s: it is removed when it stops, and a unit could start it once", in.Spec.Name), "croft set "+in.Spec.Name+" rm=false")
