@@ -37,37 +37,37 @@ func (s samples) ms() string { return fmt.Sprintf("%.1f / %.1f ms", s.median(), 
 
 // row is one line of the table.
 type row struct {
-	what, croft, peer, ratio, bar string
-	missed                        bool
-	barred                        bool // there is a bar to miss
+	What, Croft, Peer, Ratio, Bar string
+	Missed                        bool
+	Barred                        bool // there is a bar to miss
 }
 
 // compare adds a line whose bar is a ratio to a peer; no bar when it is 0.
 func (b *bench) compare(what string, ours samples, peer string, theirs samples, bar float64) {
 	ratio := ours.median() / theirs.median()
-	r := row{what: what, croft: ours.ms(), peer: peer + ": " + theirs.ms(), ratio: fmt.Sprintf("%.2fx", ratio)}
+	r := row{What: what, Croft: ours.ms(), Peer: peer + ": " + theirs.ms(), Ratio: fmt.Sprintf("%.2fx", ratio)}
 	if bar > 0 {
-		r.bar, r.barred, r.missed = fmt.Sprintf("<= %.1fx", bar), true, ratio > bar
+		r.Bar, r.Barred, r.Missed = fmt.Sprintf("<= %.1fx", bar), true, ratio > bar
 	}
 	b.rows = append(b.rows, r)
 }
 
 // limit adds a line whose bar is a figure.
 func (b *bench) limit(what string, ours string, bar string, met bool) {
-	b.rows = append(b.rows, row{what: what, croft: ours, bar: bar, barred: true, missed: !met})
+	b.rows = append(b.rows, row{What: what, Croft: ours, Bar: bar, Barred: true, Missed: !met})
 }
 
 func (b *bench) note(format string, a ...any) { b.notes = append(b.notes, fmt.Sprintf(format, a...)) }
 
 func (b *bench) missed() bool {
-	return slices.ContainsFunc(b.rows, func(r row) bool { return r.missed })
+	return slices.ContainsFunc(b.rows, func(r row) bool { return r.Missed })
 }
 
 func (r row) verdict() string {
 	switch {
-	case !r.barred:
+	case !r.Barred:
 		return ""
-	case r.missed:
+	case r.Missed:
 		return "FAIL"
 	}
 	return "PASS"
@@ -77,7 +77,7 @@ func (b *bench) report(w io.Writer) {
 	fmt.Fprintf(w, "%s, Linux %s, %d CPUs, n = %d; times are median / least\n\n", time.Now().Format(time.DateOnly), kernel(), runtime.NumCPU(), b.n)
 	fmt.Fprintln(w, "| what | croft | peer | ratio | bar | |\n|---|---|---|---|---|---|")
 	for _, r := range b.rows {
-		fmt.Fprintf(w, "| %s | %s | %s | %s | %s | %s |\n", r.what, r.croft, r.peer, r.ratio, r.bar, r.verdict())
+		fmt.Fprintf(w, "| %s | %s | %s | %s | %s | %s |\n", r.What, r.Croft, r.Peer, r.Ratio, r.Bar, r.verdict())
 	}
 	fmt.Fprintln(w)
 	for _, n := range b.notes {
