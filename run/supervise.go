@@ -335,13 +335,17 @@ func (l *launch) become(claim *state.Claim, hostns int, asked chan os.Signal) er
 }
 
 // hostNotify is a socket to the systemd whose unit this process is (sd_notify(3)); nil when it is in none that wants
-// to hear of it.
+// to hear of it. Its queue is short, and full when many start at once: what is written waits, or the unit would start for
+// ever. A systemd that hears nothing for a while is not worth the machine's console.
 func hostNotify() (*os.File, error) {
 	path := os.Getenv(envNotify)
 	if hold() == HeldByNone || path == "" {
 		return nil, nil
 	}
-	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
+	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err == nil {
+		err = unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_SNDTIMEO, &unix.Timeval{Sec: 10})
+	}
 	if err == nil {
 		err = unix.Connect(fd, &unix.SockaddrUnix{Name: path})
 	}
