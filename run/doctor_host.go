@@ -108,7 +108,6 @@ func usernsSwitches(*examination) (string, error) {
 func hostProbes() []probe {
 	return []probe{
 		{"host.mmdebstrap", false, false, helper("mmdebstrap"), "Debian images from nothing but a mirror", "apt-get install mmdebstrap"},
-		{"host.systemd", false, false, systemdHere, "", ""},
 		{"host.memory", false, false, freeMemory, "machines are killed when it runs out", "fewer machines, or more memory"},
 		{"host.clock", false, false, clock, "certificates are refused and timers go wrong in machines", "date -s, or install systemd-timesyncd"},
 	}
@@ -119,22 +118,6 @@ func helper(name string) func(*examination) (string, error) {
 		_, err := exec.LookPath(name)
 		return name, err
 	}
-}
-
-// systemdHere tells what a version to come will use: machines do not need it.
-func systemdHere(*examination) (string, error) {
-	if comm, _ := os.ReadFile("/proc/1/comm"); strings.TrimSpace(string(comm)) != "systemd" {
-		return "no systemd as PID 1: machines are held in sessions of their own", nil
-	}
-	var there []string
-	for _, part := range [...]struct{ name, socket string }{
-		{"bus", "/run/dbus/system_bus_socket"}, {"machined", "/run/systemd/userdb/io.systemd.Machine"}, {"journald", "/run/systemd/journal/socket"},
-	} {
-		if _, err := os.Stat(part.socket); err == nil {
-			there = append(there, part.name)
-		}
-	}
-	return "systemd with " + strings.Join(there, ", ") + " (not used by this version)", nil
 }
 
 func freeMemory(*examination) (string, error) {
