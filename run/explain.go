@@ -1,8 +1,12 @@
 package run
 
 import (
+	"bytes"
+	"fmt"
 	"maps"
+	"math"
 	"slices"
+	"strings"
 
 	"croft/state"
 )
@@ -11,7 +15,9 @@ import (
 // JSON names are a promise (docs/json.md).
 type Explanation struct {
 	Name         string           `json:"name"`
-	Running      bool             `json:"running"` // then it is the machine as it was started
+	Running      bool             `json:"running"`         // then it is the machine as it was started
+	Unit         string           `json:"unit"`            // of systemd, that holds it; "": none does
+	Properties   []string         `json:"unit_properties"` // NAME=VALUE, of a unit that croft makes
 	Init         []string         `json:"init"`
 	Environment  []string         `json:"environment"`
 	Image        string           `json:"image"` // fingerprint
@@ -66,12 +72,37 @@ func (e *Engine) Explain(in *state.Instance) (Explanation, error) {
 		return Explanation{}, err
 	}
 	x := NewPlan(e.Dir, &as, layers, h, HeldByNone).explain()
+	if booted() && as.Spec.Supervisor != state.SupervisorNone {
+		x.Unit = e.Unit(as.Spec.Name)
+	}
 	if x.Running = running; running {
-		x.Cgroups = in.Applied.Cgroups // in the foreground it lies elsewhere
+		x.Cgroups, x.Unit = in.Applied.Cgroups, in.Applied.Unit // in the foreground it lies elsewhere
+	}
+	if x.Unit == e.Unit(as.Spec.Name) {
+		for _, p := range e.properties(&as, thisCroft()) {
+			if text := propertyText(p.Value.Value()); text != "" {
+				x.Properties = append(x.Properties, p.Name+"="+text)
+			}
+		}
 	}
 	// These are read when the machine stops, and not as they were when it was started.
 	x.StopSeconds, x.Removed, x.Restart = int(in.Spec.Timeouts.StopAfter().Seconds()), in.Spec.Remove, in.Spec.Restart
 	return x, nil
+}
+
+// propertyText writes a property's value about as a unit file has it.
+func propertyText(value any) string {
+	switch v := value.(type) {
+	case [][]byte:
+		return string(bytes.Join(v, []byte(" ")))
+	case []string:
+		return strings.Join(v, " ")
+	case uint64:
+		if v == math.MaxUint64 {
+			return "infinity"
+		}
+	}
+	return strings.Trim(fmt.Sprint(value), "[]")
 }
 
 // explain writes the plan down for people. It is pure.
@@ -84,7 +115,7 @@ func (p *Plan) explain() Explanation {
 		IDs: in.Facts.Range, Network: state.NetworkNone, Cgroups: p.Cgroups, Limits: in.Spec.Limits,
 		Capabilities: oci.Process.Capabilities.Bounding, Refused: refused[:], StopSignal: in.Facts.StopSignal, StopCommand: in.Facts.StopCommand,
 		StopSeconds: int(in.Spec.Timeouts.StopAfter().Seconds()), Removed: in.Spec.Remove,
-		Files: slices.Sorted(maps.Keys(p.Files)), Namespaces: []string{"user"}, Mounts: []ExplainedMount{}, Later: []string{},
+		Files: slices.Sorted(maps.Keys(p.Files)), Namespaces: []string{"user"}, Mounts: []ExplainedMount{}, Properties: []string{}, Later: []string{},
 	}
 	if in.Spec.HostNetwork() {
 		x.Network = state.NetworkHost

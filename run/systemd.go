@@ -147,9 +147,8 @@ func (e *Engine) transient(ctx context.Context, bus *dbus.Conn, in *state.Instan
 	if err != nil {
 		return err
 	}
-	properties := append(limitProperties(&in.Spec.Limits), property("StandardInputFileDescriptor", godbus.UnixFD(stdin.Fd())))
-	properties = append(properties, logProperties(unit, e.Dir.Root, in)...)
-	properties = append(properties, unitProperties(in, exe, e.environ())...)
+	properties := []dbus.Property{property("StandardInputFileDescriptor", godbus.UnixFD(stdin.Fd()))}
+	properties = append(properties, e.properties(in, exe)...)
 	for began := time.Now(); ; {
 		_, err := bus.StartTransientUnitContext(ctx, unit, "fail", properties, nil)
 		var said godbus.Error
@@ -198,6 +197,12 @@ const subgroup = "DelegateSubgroup"
 
 func property(name string, value any) dbus.Property {
 	return dbus.Property{Name: name, Value: godbus.MakeVariant(value)}
+}
+
+// properties are all of the machine's unit but its stdin.
+func (e *Engine) properties(in *state.Instance, exe string) []dbus.Property {
+	all := append(limitProperties(&in.Spec.Limits), logProperties(e.Unit(in.Spec.Name), e.Dir.Root, in)...)
+	return append(all, unitProperties(in, exe, e.environ())...)
 }
 
 // unitProperties are those of the machine's unit, but for its stdin. exe is croft, and env what it runs with. It is pure.

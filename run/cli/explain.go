@@ -71,7 +71,11 @@ func explained(x run.Explanation, wanted *state.Spec) [][2]string {
 		}
 		say("Next start", key+": "+value)
 	}
-	say("Unit", "none: its keeper is a process of its own (croft help units)")
+	if x.Unit == "" {
+		say("Unit", "none: its keeper is a process of its own (croft help units)")
+	} else {
+		say("Unit", append([]string{x.Unit}, x.Properties...)...)
+	}
 	say("Init", strings.Join(x.Init, " "))
 	say("Environment", x.Environment...)
 	say("Image", x.Image)

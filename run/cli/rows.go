@@ -171,7 +171,7 @@ func machines(a *app) []*man.Command {
 		},
 		{
 			Name: "explain", Args: "NAME", Short: "Tell what a machine amounts to on this host", New: a.explain(),
-			Long:     "Prints the init, mounts, ids, namespaces, cgroups, capabilities and refused system calls that a machine is started with, and what stop does. For one that runs it is what it was started with, and which settings will be different at its next start.",
+			Long:     "Prints the unit, init, mounts, ids, namespaces, cgroups, capabilities and refused system calls that a machine is started with, and what stop does. For one that runs it is what it was started with, and which settings will be different at its next start.",
 			Examples: []man.Example{{Say: "All of it", Do: "croft explain web"}, {Say: "Its cgroups", Do: "croft explain --format '{{range .Cgroups}}{{.}} {{end}}' web"}}, See: []string{"set", "inspect", "security"},
 		},
 		{
