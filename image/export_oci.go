@@ -34,7 +34,10 @@ func (s *Store) writeOCI(ctx context.Context, img Image, w io.Writer) error {
 		return err
 	}
 	defer work.remove()
-	config := ociConfig(img)
+	config, err := ociConfig(img)
+	if err != nil {
+		return err
+	}
 	blobs := map[godigest.Digest]layoutFile{}
 	add := func(b layoutFile) imgspec.Descriptor {
 		blobs[b.Digest] = b
@@ -58,9 +61,9 @@ func (s *Store) writeOCI(ctx context.Context, img Image, w io.Writer) error {
 		return err
 	}
 	top := add(b)
-	top.Platform = &imgspec.Platform{Architecture: config.Architecture, OS: config.OS}
-	if len(img.Aliases) > 0 {
-		top.Annotations = map[string]string{imgspec.AnnotationRefName: img.Aliases[0]}
+	top.Platform = &config.Platform
+	if names := ownAliases(img); len(names) > 0 {
+		top.Annotations = map[string]string{imgspec.AnnotationRefName: names[0]}
 	}
 	index := imgspec.Index{
 		Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: imgspec.MediaTypeImageIndex, Manifests: []imgspec.Descriptor{top},
@@ -143,28 +146,36 @@ func addBlob(to *tar.Writer, name string, b layoutFile, at time.Time) error {
 }
 
 // ociConfig is the configuration of an image but for its layers.
-func ociConfig(img Image) imgspec.Image {
+func ociConfig(img Image) (imgspec.Image, error) {
 	created := img.Created
 	c := imgspec.Image{Created: &created, RootFS: imgspec.RootFS{Type: "layers"}}
-	c.OS, c.Architecture = "linux", goArchitecture(img.Architecture)
-	// Whoever runs it elsewhere most likely wants what croft does with it.
-	c.Config.Cmd, c.Config.StopSignal = []string{"/sbin/init"}, "SIGRTMIN+3"
-	return c
+	c.OS = "linux"
+	if img.Architecture != "" { // nobody knows of an image without programs
+		var err error
+		if c.Architecture, c.Variant, err = platformOCI(img.Architecture); err != nil {
+			return c, err
+		}
+	}
+	from := img.Config
+	if from == nil { // whoever runs it elsewhere most likely wants what croft does with it
+		c.Config.Cmd, c.Config.StopSignal = []string{"/sbin/init"}, "SIGRTMIN+3"
+		return c, nil
+	}
+	c.Config = imgspec.ImageConfig{
+		Entrypoint: from.Entrypoint, Cmd: from.Cmd, Env: from.Env, User: from.User, WorkingDir: from.Dir,
+		StopSignal: from.StopSignal, Volumes: set(from.Volumes), ExposedPorts: set(from.Ports), Labels: from.Labels,
+	}
+	return c, nil
 }
 
-// goArchitecture gives OCI's word, which is Go's, for what `uname -m` says.
-func goArchitecture(machine string) string {
-	switch machine {
-	case "x86_64":
-		return "amd64"
-	case "i686":
-		return "386"
-	case "aarch64":
-		return "arm64"
-	case "armv7l", "armv5tel":
-		return "arm"
-	case "loongarch64":
-		return "loong64"
+// set is a list as OCI writes one whose order means nothing; nil when it is empty.
+func set(list []string) map[string]struct{} {
+	if len(list) == 0 {
+		return nil
 	}
-	return machine // ppc64le, s390x, riscv64 and others
+	words := map[string]struct{}{}
+	for _, word := range list {
+		words[word] = struct{}{}
+	}
+	return words
 }

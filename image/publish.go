@@ -88,7 +88,7 @@ func (s *Store) Publish(ctx context.Context, o PublishOptions) (Image, error) {
 func published(base Image, properties map[string]string) Image {
 	img := Image{
 		Schema: schema, Kind: KindPublished, Architecture: base.Architecture, OS: base.OS, Release: base.Release,
-		Description: base.Description, Layers: slices.Clone(base.Layers), Properties: map[string]string{},
+		Description: base.Description, Config: base.Config, Layers: slices.Clone(base.Layers), Properties: map[string]string{},
 	}
 	for _, name := range inherited {
 		if value, ok := base.Properties[name]; ok {

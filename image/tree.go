@@ -71,12 +71,17 @@ func treeImage(img Image, aliases []string) simplestreams.TreeImage {
 		}
 	}
 	if len(aliases) == 0 {
-		t.Aliases = slices.DeleteFunc(slices.Clone(img.Aliases), func(a string) bool { return strings.Contains(a, ":") })
+		t.Aliases = ownAliases(img)
 	}
 	if _, said := img.Properties["variant"]; img.Kind == KindPublished && !said && len(t.Aliases) > 0 {
 		t.Variant = t.Aliases[0] // or all that is made of Debian 13 would be builds of one thing
 	}
 	return t
+}
+
+// ownAliases are those that do not name a remote.
+func ownAliases(img Image) []string {
+	return slices.DeleteFunc(slices.Clone(img.Aliases), func(a string) bool { return strings.Contains(a, ":") })
 }
 
 // compressXZ has write fill f compressed with xz: by the program, which uses all processors, or slowly without.

@@ -62,6 +62,7 @@ func (e *Engine) Create(in *state.Instance) error {
 	if err := e.Images.Keep(in.Facts.Fingerprint); err != nil {
 		return errors.Join(err, e.remove(in))
 	}
+	_ = e.Images.Use(in.Facts.Fingerprint) // that is for image prune alone
 	return nil
 }
 
@@ -350,6 +351,7 @@ func (e *Engine) remove(in *state.Instance) error {
 		return err
 	}
 	e.forget(in.Spec.Name)
+	_ = e.Images.Use(in.Facts.Fingerprint) // until now
 	return e.release(in)
 }
 

@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"path/filepath"
 	"slices"
+	"time"
 
 	"croft/image"
 	"croft/state"
@@ -27,13 +28,11 @@ func (e *Engine) Prune(images, dry bool) ([]Unused, error) {
 	if err != nil {
 		return nil, err
 	}
-	victims, err := e.unusedImages(images)
+	victims, err := e.unusedImages(images, 0)
 	if err != nil {
 		return nil, err
 	}
-	for _, v := range victims {
-		all = append(all, v.Unused)
-	}
+	all = append(all, unusedOf(victims)...)
 	if dry {
 		return all, nil
 	}
@@ -44,8 +43,31 @@ func (e *Engine) Prune(images, dry bool) ([]Unused, error) {
 	return all, err
 }
 
+// PruneImages removes images that no machine is made of and tells what they were: those without an alias or, with a time,
+// all that no machine has been made of for that long. When dry it removes nothing.
+func (e *Engine) PruneImages(unusedFor time.Duration, dry bool) ([]Unused, error) {
+	victims, err := e.unusedImages(unusedFor > 0, unusedFor)
+	if err != nil || dry {
+		return unusedOf(victims), err
+	}
+	return unusedOf(victims), e.removeImages(victims, unusedFor > 0)
+}
+
+func unusedOf(victims []victim) (all []Unused) {
+	for _, v := range victims {
+		all = append(all, v.Unused)
+	}
+	return all
+}
+
 // prune removes the images and everything that no record accounts for.
 func (e *Engine) prune(victims []victim, aliased bool) error {
+	err := e.removeImages(victims, aliased)
+	_, swept := e.sweepFiles()
+	return errors.Join(err, swept, e.Images.DropDownloads())
+}
+
+func (e *Engine) removeImages(victims []victim, aliased bool) error {
 	var all []error
 	for _, v := range victims {
 		err := e.Images.Remove(v.fingerprint, func(fingerprint string) []string { return e.users(fingerprint, aliased) })
@@ -53,8 +75,7 @@ func (e *Engine) prune(victims []victim, aliased bool) error {
 			all = append(all, err)
 		}
 	}
-	_, err := e.sweepFiles()
-	return errors.Join(append(all, err, e.Images.DropDownloads())...)
+	return errors.Join(all...)
 }
 
 // users are who wants an image to stay: machines and, unless aliased ones go as well, its aliases.
@@ -108,16 +129,16 @@ type victim struct {
 	Unused
 }
 
-// unusedImages are those that no machine is made of; without aliased only those that have no name. Damaged ones stay:
-// nobody can tell what they are.
-func (e *Engine) unusedImages(aliased bool) ([]victim, error) {
+// unusedImages are those that no machine is made of, nor was in the time since; without aliased only those that have no
+// name. Damaged ones stay: nobody can tell what they are.
+func (e *Engine) unusedImages(aliased bool, since time.Duration) ([]victim, error) {
 	list, err := e.Images.List()
 	if err != nil {
 		return nil, err
 	}
 	kept := map[string]bool{}
 	list = slices.DeleteFunc(list, func(i image.Image) bool {
-		stays := i.Damaged != "" || len(e.users(i.Fingerprint, aliased)) > 0
+		stays := i.Damaged != "" || len(e.users(i.Fingerprint, aliased)) > 0 || time.Since(e.lastUsed(i)) < since
 		for _, l := range i.Layers {
 			kept[l.Digest] = kept[l.Digest] || stays
 		}
@@ -138,6 +159,14 @@ func (e *Engine) unusedImages(aliased bool) ([]victim, error) {
 		all = append(all, v)
 	}
 	return all, nil
+}
+
+// lastUsed is when an image was last of use: it was when it came.
+func (e *Engine) lastUsed(i image.Image) time.Time {
+	if at, ok := e.Images.LastUsed(i.Fingerprint); ok {
+		return at
+	}
+	return i.Imported
 }
 
 // onDisk is what a tree takes of the disk, hard links once. What cannot be looked at counts nothing.

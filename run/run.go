@@ -82,6 +82,9 @@ func images(dir *state.Dir) *image.Store {
 	return &image.Store{Dir: dir.Images(), Unpack: unpack, Pack: rootfs.Pack, Mount: rootfs.MountFile, Merge: rootfs.Merge}
 }
 
+// Unique is, by fingerprint, how many bytes of each image no other one of them has.
+func Unique(images []Image) map[string]int64 { return image.Unique(images) }
+
 // CheckAlias tells whether alias may name an image.
 func CheckAlias(alias string) error { return image.CheckAlias(alias) }
 

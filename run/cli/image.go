@@ -25,6 +25,7 @@ type picture struct {
 	Size         int64     `json:"size"`
 	Created      time.Time `json:"created"`
 	Imported     time.Time `json:"imported"`
+	Unique       int64     `json:"unique"` // bytes that no other image has
 	UsedBy       []string  `json:"used_by"`
 	Layers       []layer   `json:"layers"`
 
@@ -32,6 +33,7 @@ type picture struct {
 	Properties map[string]string `json:"properties,omitempty"`
 	Origin     *run.Origin       `json:"origin,omitempty"` // of one that was pulled
 	Config     *run.ImageConfig  `json:"config,omitempty"`
+	LastUsed   *time.Time        `json:"last_used,omitempty"` // when a machine was last made of it or removed
 	Error      string            `json:"error,omitempty"`
 }
 
@@ -48,6 +50,7 @@ func pictureView() view[picture] {
 		{Head: "KIND", Cell: func(p picture) string { return p.Kind }},
 		{Head: "ARCH", Cell: func(p picture) string { return p.Architecture }},
 		{Head: "SIZE", Cell: func(p picture) string { return sizeText(p.Size) }},
+		{Head: "UNIQUE", Cell: func(p picture) string { return sizeText(p.Unique) }},
 		{Head: "IMPORTED", Cell: func(p picture) string { return durationText(time.Since(p.Imported)) + " ago" }},
 		{Head: "DESCRIPTION", Cell: func(p picture) string {
 			if p.Error != "" {
@@ -66,6 +69,20 @@ func first(all []string) string {
 		return all[0]
 	}
 	return fmt.Sprintf("%s (+%d)", all[0], len(all)-1)
+}
+
+// pictures are the rows of images, given all that there are: what is of one alone they tell together.
+func pictures(e *run.Engine, images, all []run.Image) []picture {
+	rows, unique := []picture{}, run.Unique(all)
+	for _, i := range images {
+		p := pictureOf(i, e.Users(i.Fingerprint))
+		p.Unique = unique[i.Fingerprint]
+		if at, ok := e.Images.LastUsed(i.Fingerprint); ok {
+			p.LastUsed = &at
+		}
+		rows = append(rows, p)
+	}
+	return rows
 }
 
 func pictureOf(i run.Image, users []string) picture {
@@ -152,10 +169,7 @@ func (a *app) imageList() func(*pflag.FlagSet) man.Run {
 			if err != nil {
 				return err
 			}
-			rows := []picture{}
-			for _, i := range images {
-				rows = append(rows, pictureOf(i, e.Users(i.Fingerprint)))
-			}
+			rows := pictures(e, images, images)
 			if *quiet {
 				for _, p := range rows {
 					fmt.Println(p.Fingerprint)
@@ -176,15 +190,19 @@ func (a *app) imageInfo() func(*pflag.FlagSet) man.Run {
 			if err != nil {
 				return err
 			}
-			rows := []picture{}
+			all, err := e.Images.List()
+			if err != nil {
+				return err
+			}
+			var found []run.Image
 			err = a.each(args, func(ref string) error {
 				img, err := e.Images.Get(ref)
 				if err == nil {
-					rows = append(rows, pictureOf(img, e.Users(img.Fingerprint)))
+					found = append(found, img)
 				}
 				return err
 			})
-			return errors.Join(pictureView().write(os.Stdout, string(format), rows), err)
+			return errors.Join(pictureView().write(os.Stdout, string(format), pictures(e, found, all)), err)
 		}
 	}
 }

@@ -44,6 +44,10 @@ func imagesOut(a *app) []*man.Command {
 			{Say: "An image server of one's own", Do: "croft image tree /srv/images add debian/13\ncroft image tree /srv/images list"},
 			{Say: "Those who use it", Do: "croft remote add corp https://images.example.com\nincus remote add corp https://images.example.com --protocol simplestreams"},
 		},
+	}, {
+		Name: "prune", Short: "Remove images that nothing uses", New: a.imagePrune(),
+		Long:     "Removes images that have no name and that no machine is made of; with --unused-for those with names as well, when that is so for that long. Prints each with what it takes of the disk. `croft prune` removes more.",
+		Examples: []man.Example{{Say: "What nobody has wanted for a month", Do: "croft image prune --unused-for 30d"}, {Say: "What would it be?", Do: "croft image prune --unused-for 10d --dry-run"}},
 	}}
 }
 
