@@ -18,7 +18,7 @@ func bindLimits(fs *pflag.FlagSet, l *state.Limits) {
 	fs.Var((*cpusValue)(&l.CPUs), "cpus", "let it have as much time as `N` processors have, such as 1.5")
 	fs.StringVar(&l.CPUSet, "cpu-set", "", "let it run on the processors of `LIST` alone, such as 0-3,6")
 	fs.Var((*weightValue)(&l.CPUWeight), "cpu-weight", "where processors are scarce its part is `N` to the 100 of others, 1 to 10000")
-	fs.Var((*pidsValue)(&l.PIDs), "pids-limit", fmt.Sprintf("let it have `N|unlimited` processes and threads at most; default: %d", state.DefaultPIDs))
+	fs.Var((*pidsValue)(&l.PIDs), "pids-limit", fmt.Sprintf("let it have `N` processes and threads at most, or unlimited; default: %d", state.DefaultPIDs))
 	fs.Var((*weightValue)(&l.IOWeight), "io-weight", "where a disk is busy its part is `N` to the 100 of others, if the disk's scheduler heeds that (croft doctor)")
 }
 

@@ -50,7 +50,7 @@ func (s *specFlags) bind(fs *pflag.FlagSet) {
 	fs.BoolVarP(&s.Root.Ephemeral, "ephemeral", "x", false, "begin with the image's files at every start, one after a reboot too")
 	fs.StringVar(&s.Root.Driver, "storage", "", "keep its root filesystem with `overlay|dir|shifted`; default: the first that works here")
 	bindLimits(fs, &s.Limits)
-	fs.StringArrayVar(&s.ioMax, "io-max", nil, "let it use the disk of `PATH:rbps=SIZE,wbps=SIZE,riops=N,wiops=N` no faster, per second; PATH: its node, or what lies on it")
+	fs.StringArrayVar(&s.ioMax, "io-max", nil, "limit a disk, `PATH:KEY=N,...`: rbps and wbps are bytes read and written per second, riops and wiops requests; PATH is its node, or lies on it")
 	fs.BoolVarP(&s.quiet, "quiet", "q", false, "no notes on stderr, only errors")
 	man.Under(fs, "Machine", "name", "hostname", "env", "env-file", "network", "label")
 	man.Under(fs, "Files", "volume", "tmpfs", "read-only", "ephemeral", "storage")
