@@ -15,7 +15,7 @@ import (
 
 // ImportOptions say what to import and what to call it.
 type ImportOptions struct {
-	Source  string    // a file, a directory, or "-" for Stdin; what it holds is told by content, never by name
+	Source  string    // a file, a directory, an https URL, or "-" for Stdin; what it holds is told by content, never by name
 	Rootfs  string    // the root filesystem, as Source may be, when Source is the metadata of an LXD or Incus image
 	Stdin   io.Reader // read for "-"
 	Aliases []string

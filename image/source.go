@@ -21,6 +21,7 @@ import (
 	"github.com/klauspost/compress/zstd"
 	"github.com/ulikunitz/xz"
 
+	"croft/image/fetch"
 	"croft/state"
 )
 
@@ -59,7 +60,7 @@ func (s *source) Read(p []byte) (int, error) {
 
 func (s *source) Close() error { return s.close() }
 
-// open finds out what name is: standard input, a directory, which is packed as it is read, or a file.
+// open finds out what name is: standard input, a URL, a directory, which is packed as it is read, or a file.
 func (s *Store) open(ctx context.Context, o ImportOptions, name string) (*source, error) {
 	src := &source{ctx: ctx, progress: o.Progress, close: func() error { return nil }}
 	src.raw = bufio.NewReaderSize(src, 256<<10)
@@ -68,7 +69,12 @@ func (s *Store) open(ctx context.Context, o ImportOptions, name string) (*source
 		return src, nil
 	}
 	if strings.HasPrefix(name, "https://") || strings.HasPrefix(name, "http://") {
-		return nil, fmt.Errorf("a URL %w", state.ErrUnsupported)
+		body, size, err := fetch.Open(ctx, name, agent)
+		if err != nil {
+			return nil, err
+		}
+		src.r, src.close, src.total = body, body.Close, max(size, 0)
+		return src, nil
 	}
 	f, err := os.Open(name)
 	if err != nil {

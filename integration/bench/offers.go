@@ -5,7 +5,8 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"syscall"
+	"strings"
+	"time"
 
 	"croft/integration/imageserver"
 )
@@ -91,12 +92,26 @@ func (c *croft) smallImages(do func(...string) command) error {
 	return nil
 }
 
-// peakMemory is the most that a command has had in memory, in bytes.
-func peakMemory(c command) (int64, error) {
+// peakMemory is the most that a command has had in memory, in bytes. It is looked at while it runs: what wait4(2) tells has in
+// it what we had, whose memory the command shared until its exec.
+func peakMemory(c command) (peak int64, err error) {
 	cmd := exec.Command(c.args[0], c.args[1:]...)
 	cmd.Env = c.env
-	if err := cmd.Run(); err != nil {
+	if err := cmd.Start(); err != nil {
 		return 0, err
 	}
-	return cmd.ProcessState.SysUsage().(*syscall.Rusage).Maxrss << 10, nil
+	end := make(chan error, 1)
+	go func() { end <- cmd.Wait() }()
+	for tick := time.NewTicker(time.Millisecond); ; {
+		select {
+		case err := <-end:
+			return peak, err
+		case <-tick.C:
+			status, _ := os.ReadFile(fmt.Sprintf("/proc/%d/status", cmd.Process.Pid)) // none once it has ended
+			_, rest, _ := strings.Cut(string(status), "VmHWM:")
+			var kilobytes int64
+			fmt.Sscan(rest, &kilobytes)
+			peak = max(peak, kilobytes<<10)
+		}
+	}
 }

@@ -205,8 +205,8 @@ func images(a *app) []*man.Command {
 		See:  []string{"images", "run"},
 		Sub: append([]*man.Command{
 			{
-				Name: "import", Args: "FILE|DIR|- [ROOTFS]", Short: "Import an image", New: a.imageImport(),
-				Long: "Takes a root filesystem and prints the fingerprint of the image made of it. It may be a tar archive, plain or compressed with gzip, xz, zstd or bzip2; a directory; a squashfs or EROFS; an LXD or Incus image in one file; or in two, the metadata and then ROOTFS. What it is is told by its content.\n\nA squashfs or EROFS is not unpacked: machines run on it as it is, and share what is read of it. Where the kernel cannot shift the ids of that filesystem it is unpacked once, here.",
+				Name: "import", Args: "FILE|DIR|URL|- [ROOTFS]", Short: "Import an image", New: a.imageImport(),
+				Long: "Takes a root filesystem and prints the fingerprint of the image made of it. It may be a tar archive, plain or compressed with gzip, xz, zstd or bzip2; a directory; a squashfs or EROFS; an LXD or Incus image in one file; or in two, the metadata and then ROOTFS. What it is is told by its content. Each may be at a URL, https://; what is there has nobody's word for it but the server's.\n\nA squashfs or EROFS is not unpacked: machines run on it as it is, and share what is read of it. Where the kernel cannot shift the ids of that filesystem it is unpacked once, here.",
 				Examples: []man.Example{
 					{Say: "Debian from its mirror", Do: "mmdebstrap --include=systemd-sysv,dbus trixie - | croft image import --alias debian/13 -"},
 					{Say: "An archive, in place of the image that has the name now", Do: "croft image import --alias debian/13 --reuse rootfs.tar.xz"},

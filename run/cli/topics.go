@@ -35,7 +35,7 @@ The fingerprint of an archive is the sha256 of it uncompressed: the same archive
 ## Where they come from
 From remotes: ` + "`croft run --rm images:debian/13`" + ` pulls Debian from linuxcontainers.org, ` + "`ubuntu:24.04`" + ` from Ubuntu, and a name that calls nothing here is looked for at the default remote, images. ` + "`croft image list images:`" + ` tells what there is, ` + "`croft image refresh`" + ` gets newer builds, ` + "`croft remote`" + ` says which remotes there are. What is pulled has been signed by its publisher where croft knows the key, and each file is what was signed.
 
-` + "`croft image import`" + ` takes a tar archive of a root filesystem, plain or compressed with gzip, xz, zstd or bzip2, from a file or, called "-", from stdin; a directory; a squashfs or EROFS; or an image of LXD or Incus. What it gets is told by its content.
+` + "`croft image import`" + ` takes a tar archive of a root filesystem, plain or compressed with gzip, xz, zstd or bzip2, from a file, a URL or, called "-", from stdin; a directory; a squashfs or EROFS; or an image of LXD or Incus. What it gets is told by its content.
 
 From nothing but a Debian mirror:
 
