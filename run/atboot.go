@@ -41,9 +41,27 @@ func (e *Engine) returnUnit() string {
 	return "croft" + strings.Replace(tag(e.Dir.Root), "-", ".", 1) + ".service"
 }
 
-// Enable installs what the host's start needs to do with name what its boot.autostart says.
-func (e *Engine) Enable(ctx context.Context, name string) error {
-	return e.arrange(ctx, func() (bool, error) { return e.enable(name) })
+// Autostart sets boot.autostart of name, and leaves it to Enable what follows from it.
+func (e *Engine) Autostart(name string, on bool) error {
+	_, _, err := e.respec(name, func(s *state.Spec) error {
+		s.Boot.Autostart = &on
+		return nil
+	})
+	return err
+}
+
+// Enable installs what the host's start needs to do with the machines what their boot.autostart says, and removes what it
+// does not need.
+func (e *Engine) Enable(ctx context.Context, names ...string) error {
+	return e.arrange(ctx, func() (changed bool, err error) {
+		for _, name := range names {
+			did, err := e.enable(name)
+			if changed = changed || did; err != nil {
+				return changed, err
+			}
+		}
+		return changed, nil
+	})
 }
 
 // EnableReturn installs what brings back, when the host starts, what ran as it went down.
@@ -119,7 +137,7 @@ func (e *Engine) enable(name string) (changed bool, err error) {
 		return removed(filepath.Join(atBoot, e.BootUnit(name)))
 	}
 	return several(
-		func() (bool, error) { return e.install(e.BootUnit(""), e.template()) },
+		func() (bool, error) { return e.install(e.BootUnit(""), e.template(thisCroft())) },
 		func() (bool, error) { return link(unitPath(e.BootUnit("")), filepath.Join(atBoot, e.BootUnit(name))) },
 		e.enableReturn,
 	)
@@ -127,7 +145,7 @@ func (e *Engine) enable(name string) (changed bool, err error) {
 
 func (e *Engine) enableReturn() (changed bool, err error) {
 	return several(
-		func() (bool, error) { return e.install(e.returnUnit(), e.returning()) },
+		func() (bool, error) { return e.install(e.returnUnit(), e.returning(thisCroft())) },
 		func() (bool, error) { return link(unitPath(e.returnUnit()), filepath.Join(atBoot, e.returnUnit())) },
 	)
 }
@@ -190,7 +208,10 @@ func link(target, path string) (changed bool, err error) {
 	if _, err := removed(path); err != nil {
 		return false, err
 	}
-	return true, os.Symlink(target, path)
+	if err := os.Symlink(target, path); err != nil {
+		return true, err
+	}
+	return true, state.SyncDir(filepath.Dir(path))
 }
 
 // removed removes a file or an empty directory; gone is no change.
@@ -292,13 +313,13 @@ func (e *Engine) rehome(from, to string) error {
 
 // template is the unit of which BootUnit is an instance, but for what a drop-in has. It sets no limit to a start: many
 // start at once with the host, and one that is slow is wanted all the same.
-func (e *Engine) template() string {
+func (e *Engine) template(program string) string {
 	var u unitText
 	u.line(ofOurs)
 	u.section("Unit")
 	u.line("Description=machine %%i of croft")
 	e.order(&u)
-	e.service(&u, thisCroft(), "%i")
+	e.service(&u, program, "%i")
 	u.line("TimeoutStartSec=infinity")
 	u.line("# Longer than any machine's own limit, which its drop-in has.")
 	u.line("TimeoutStopSec=%d", int((state.DefaultStop + stopMargin).Seconds()))
@@ -309,7 +330,7 @@ func (e *Engine) template() string {
 
 // returning is the unit that brings back what ran. Its processes that stay are the keepers of machines that want no unit
 // (--supervisor none).
-func (e *Engine) returning() string {
+func (e *Engine) returning(program string) string {
 	var u unitText
 	u.line(ofOurs)
 	u.section("Unit")
@@ -318,7 +339,7 @@ func (e *Engine) returning() string {
 	u.section("Service")
 	u.line("Type=oneshot")
 	e.places(&u)
-	u.set("ExecStart", thisCroft(), "start", "--boot")
+	u.set("ExecStart", program, "start", "--boot")
 	u.line("KillMode=process")
 	u.section("Install")
 	u.line("WantedBy=multi-user.target")

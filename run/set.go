@@ -13,6 +13,20 @@ import (
 // whole of the new spec is not valid, nothing is written. What runs is as it was started, but for its limits: these change
 // with the record, or neither does.
 func (e *Engine) Reconfigure(name string, change func(*state.Spec) error) (before, after *state.Instance, err error) {
+	before, after, err = e.respec(name, change)
+	if err == nil && (e.enabled(name) || after.Spec.Boot.Always() && booted()) {
+		err = e.arrange(context.Background(), func() (bool, error) {
+			if reflect.DeepEqual(before.Spec.Boot.Autostart, after.Spec.Boot.Autostart) {
+				return false, nil // who has enabled it by systemctl alone meant it
+			}
+			return e.enable(name)
+		})
+	}
+	return before, after, err
+}
+
+// respec is Reconfigure but for the files of the host's start.
+func (e *Engine) respec(name string, change func(*state.Spec) error) (before, after *state.Instance, err error) {
 	after, err = e.Dir.Edit(name, func(in *state.Instance) error {
 		if in.Rename != nil && in.Rename.From == name { // the record under the new name has been written
 			return fmt.Errorf("%s: is being renamed to %s: %w", name, in.Rename.To, state.ErrBusy)
@@ -33,14 +47,6 @@ func (e *Engine) Reconfigure(name string, change func(*state.Spec) error) (befor
 		}
 		return e.relimit(in)
 	})
-	if err == nil && (e.enabled(name) || after.Spec.Boot.Always() && booted()) {
-		err = e.arrange(context.Background(), func() (bool, error) {
-			if reflect.DeepEqual(before.Spec.Boot.Autostart, after.Spec.Boot.Autostart) {
-				return false, nil // who has enabled it by systemctl alone meant it
-			}
-			return e.enable(name)
-		})
-	}
 	return before, after, err
 }
 

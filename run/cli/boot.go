@@ -19,7 +19,7 @@ const bootFlag = "boot"
 
 // enabling is enable or disable: they set boot.autostart, and without a name install or remove what brings back the
 // machines that ran.
-func (a *app) enabling(verb string, on bool) func(*pflag.FlagSet) man.Run {
+func (a *app) enabling(on bool) func(*pflag.FlagSet) man.Run {
 	return func(fs *pflag.FlagSet) man.Run {
 		named := a.filters(fs)
 		return func(ctx context.Context, args []string) error {
@@ -39,16 +39,23 @@ func (a *app) enabling(verb string, on bool) func(*pflag.FlagSet) man.Run {
 			case len(args) == 0 && !fs.Changed(filterFlag):
 				return e.DisableReturn(ctx)
 			}
-			return a.each(names, func(name string) error {
-				err := a.reconfigure(verb, name, false, func(s *state.Spec) error {
-					s.Boot.Autostart = &on
-					return nil
-				})
-				if err == nil && on {
-					err = e.Enable(ctx, name) // it may have been set where systemd was not there
+			var set []string
+			err = a.each(names, func(name string) error {
+				err := e.Autostart(name, on)
+				switch {
+				case err == nil:
+					set = append(set, name)
+				case !errors.Is(err, state.ErrNotExist):
+					err = fmt.Errorf("%s %s: %w", a.verb, name, err)
 				}
 				return err
 			})
+			if len(set) > 0 {
+				if err := e.Enable(ctx, set...); err != nil {
+					return err
+				}
+			}
+			return err
 		}
 	}
 }
@@ -67,7 +74,7 @@ func withSystemd(ctx context.Context, e *run.Engine, names []string) error {
 	if len(names) > 0 {
 		hint = "croft set " + names[0] + " boot.autostart=true, and " + hint
 	}
-	return state.Hint(err, hint)
+	return state.Hint(fmt.Errorf("enable: %w", err), hint)
 }
 
 // startReturning starts what the host's start is to start: in the order of the priorities, and as many at once as keep
@@ -97,7 +104,7 @@ func (a *app) startReturning(ctx context.Context) error {
 			slots <- struct{}{}
 			starts.Go(func() {
 				if err := a.startOne(ctx, name, false); err != nil {
-					note(fmt.Errorf("start %s: %w", name, err))
+					note(err)
 				}
 				<-slots
 			})

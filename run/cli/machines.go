@@ -138,6 +138,9 @@ func (a *app) start() func(*pflag.FlagSet) man.Run {
 		a.forced(fs)
 		named := a.filters(fs)
 		return func(ctx context.Context, args []string) error {
+			if *boot && *front {
+				return man.Misused("--%s starts them in the background", bootFlag)
+			}
 			if *boot {
 				return a.startReturning(ctx)
 			}

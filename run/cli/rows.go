@@ -73,7 +73,7 @@ func machines(a *app) []*man.Command {
 			Examples: []man.Example{{Say: "Let one go on", Do: "croft resume web"}, {Say: "All that are paused", Do: "croft resume --filter state=paused"}}, See: []string{"pause"},
 		},
 		{
-			Name: "enable", Args: "[NAME...]", Instead: []string{filterFlag}, Peers: []string{"autostart"}, Short: "Start machines whenever the host starts", New: a.enabling("enable", true), Long: enableText,
+			Name: "enable", Args: "[NAME...]", Instead: []string{filterFlag}, Peers: []string{"autostart"}, Short: "Start machines whenever the host starts", New: a.enabling(true), Long: enableText,
 			Examples: []man.Example{
 				{Say: "Always, from the next start of the host on", Do: "croft enable web"},
 				{Say: "A database before those that need it", Do: "croft enable db web\ncroft set db boot.autostart.priority=10"},
@@ -81,7 +81,7 @@ func machines(a *app) []*man.Command {
 			}, See: []string{"disable", "set", "start", "units"},
 		},
 		{
-			Name: "disable", Args: "[NAME...]", Instead: []string{filterFlag}, Short: "Do not start machines when the host starts", New: a.enabling("disable", false),
+			Name: "disable", Args: "[NAME...]", Instead: []string{filterFlag}, Short: "Do not start machines when the host starts", New: a.enabling(false),
 			Long:     "Sets boot.autostart of each machine to false: it stays stopped when the host starts, also when it ran as the host went down. `croft unset NAME boot.autostart` leaves it to that. Without a name nothing comes back any more but machines that are enabled. A machine that runs is left running.",
 			Examples: []man.Example{{Say: "Leave it to whoever wants it", Do: "croft disable web"}}, See: []string{"enable", "stop"},
 		},
