@@ -178,7 +178,8 @@ func (e *Engine) Revalidate(ref string) error {
 	if err := behind.Start(); err != nil {
 		return err
 	}
-	return behind.Process.Release()
+	go behind.Wait() // if we are still there when it ends; a keeper that we become does not mind it
+	return nil
 }
 
 // Refreshed is a name that calls a newer image than before.
