@@ -133,7 +133,7 @@ func orRoot(path string) string {
 // TestResume goes on with what another process has left.
 func TestResume(t *testing.T) {
 	s := newSite(t)
-	before := s.write2(t, []byte("metadata"))
+	before := s.aside(t, []byte("metadata"))
 	sum := sha256.Sum256(append([]byte("metadata"), s.data...))
 	s.file.Before, s.file.Combined = before, hex.EncodeToString(sum[:])
 	for name, part := range map[string][]byte{
@@ -166,7 +166,7 @@ func TestResume(t *testing.T) {
 	s.check(t, to, state.ErrInvalid)
 }
 
-func (s *site) write2(t *testing.T, data []byte) string {
+func (s *site) aside(t *testing.T, data []byte) string {
 	t.Helper()
 	name := filepath.Join(t.TempDir(), "before")
 	if err := os.WriteFile(name, data, 0o600); err != nil {

@@ -17,7 +17,6 @@ import (
 // entry is one list of products that an index names.
 type entry struct {
 	DataType string   `json:"datatype"`
-	Format   string   `json:"format"`
 	Path     string   `json:"path"`
 	Products []string `json:"products"`
 }

@@ -67,7 +67,7 @@ func (a *app) listOffers(ctx context.Context, args []string, arch string, quiet 
 	remote, word, is := strings.Cut(args[0], ":")
 	words := args[1:]
 	if !is {
-		return man.Misused("%s is no remote: it has no colon", args[0])
+		return man.Misused("%s is no remote: it has no colon, as in croft image list images: %[1]s", args[0])
 	}
 	if word != "" { // images:debian is what comes to mind
 		words = append(words, word)
