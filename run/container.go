@@ -53,6 +53,11 @@ func newContainer(l *launch) (*container, error) {
 	if err != nil {
 		return nil, err
 	}
+	leave, err := l.stand() // only now: it wants to find the cgroup empty
+	if err != nil {
+		return nil, err
+	}
+	defer leave()
 	sockets, env, err := l.engine.activation()
 	if err != nil {
 		return nil, err

@@ -654,6 +654,8 @@ func keeperStop(k *ward) {
 func keeperStopTwice(k *ward) {
 	k.start()
 	k.tell("trap -1")
+	k.tell("notify READY=1") // else it would be asked until it is known to have heard
+	k.until("readiness", k.isReady)
 	c := k.connect()
 	try(k.T, c.Stop(100*time.Second))
 	k.until("the signal", func() bool { return k.tell("stops") == 1 })
@@ -703,7 +705,7 @@ func keeperStopEarly(k *ward) {
 	c := k.connect()
 	try(k.T, c.Stop(100*time.Second))
 	k.settled()
-	k.tell("trap 6")
+	k.order("trap 6") // which it may not live to answer
 	k.endsWith("undo web 1536 asked")
 }
 
