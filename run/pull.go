@@ -172,13 +172,19 @@ func (e *Engine) Revalidate(ref string) error {
 	if err != nil || e.Images.Checked(remote, staleAfter) {
 		return nil // of a remote that is gone there is nothing to be had
 	}
-	behind := exec.Command("/proc/self/exe", "image", "refresh", ref)
-	behind.Env = append(os.Environ(), "CROFT_ROOT="+e.Dir.Root, "CROFT_RUN="+e.Dir.Run)
-	behind.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
-	if err := behind.Start(); err != nil {
-		return err
+	return e.errand("image", "refresh", ref)
+}
+
+// errand has croft do something in a process that nobody waits for (errand.c).
+func (e *Engine) errand(args ...string) error {
+	cmd := exec.Command("/proc/self/exe", append([]string{"errand"}, args...)...)
+	cmd.Args[0] = "croft"
+	cmd.Env = append(os.Environ(), envRoot+"="+e.Dir.Root, envRun+"="+e.Dir.Run)
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	cmd.Dir = "/"
+	if err := onHost(cmd.Run); err != nil {
+		return fmt.Errorf("errand: %w", err)
 	}
-	go behind.Wait() // if we are still there when it ends; a keeper that we become does not mind it
 	return nil
 }
 
