@@ -42,6 +42,14 @@ func (v view[T]) write(w io.Writer, format string, rows []T) error {
 	return writeTemplate(w, format, rows)
 }
 
+// found prints the rows of what was asked for by name. Where nothing of it is there the error says so, and alone.
+func (v view[T]) found(w io.Writer, format string, rows []T) error {
+	if len(rows) == 0 {
+		return nil
+	}
+	return v.write(w, format, rows)
+}
+
 func (v view[T]) table(w io.Writer, rows []T) error {
 	v = slices.DeleteFunc(slices.Clone(v), func(c column[T]) bool { return c.Extra })
 	lines := make([][]string, len(rows)+1)

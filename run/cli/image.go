@@ -202,7 +202,7 @@ func (a *app) imageInfo() func(*pflag.FlagSet) man.Run {
 				}
 				return err
 			})
-			return errors.Join(pictureView().write(os.Stdout, string(format), pictures(e, found, all)), err)
+			return errors.Join(pictureView().found(os.Stdout, string(format), pictures(e, found, all)), err)
 		}
 	}
 }

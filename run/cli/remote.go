@@ -92,7 +92,7 @@ func (a *app) remoteInfo() func(*pflag.FlagSet) man.Run {
 				rows = append(rows, row)
 				return err
 			})
-			return errors.Join(siteView().write(os.Stdout, string(format), rows), err)
+			return errors.Join(siteView().found(os.Stdout, string(format), rows), err)
 		}
 	}
 }
