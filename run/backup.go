@@ -68,7 +68,9 @@ func (e *Engine) createImported(ctx context.Context, spec state.Spec, img Image,
 	}
 	// croft's own lies over that of the image, and an administrator may have written into it.
 	if hosts := e.Images.ReadIn(top, "etc/hosts"); len(hosts) > 0 {
-		return in, e.writeFile(ctx, in.Spec.Name, "hosts", hosts)
+		if err := e.writeFile(ctx, in.Spec.Name, "hosts", hosts); err != nil { // half of an import is none
+			return nil, errors.Join(err, e.Delete(context.WithoutCancel(ctx), in.Spec.Name, false))
+		}
 	}
 	return in, nil
 }
