@@ -24,7 +24,7 @@ static void guard(const char *machine)
 		return;
 	syscall(SYS_pidfd_send_signal, INIT, SIGKILL, NULL, 0);
 	poll(both, 1, -1);
-	execl("/proc/self/exe", "croft", "repair", machine, NULL);
+	execl("/proc/self/exe", "croft", "repair", machine, NULL); // else the next start or repair clears up
 }
 
 // glibc passes a constructor what main gets: croft guard NAME. Whoever starts it waits for the first process alone.
@@ -33,7 +33,8 @@ __attribute__((constructor)) static void before_main(int argc, char **argv)
 	if (argc != 3 || strcmp(argv[1], "guard") != 0)
 		return;
 	prctl(PR_SET_NAME, "croft");
-	if (fork() == 0)
+	pid_t pid = fork();
+	if (pid == 0)
 		guard(argv[2]);
-	_exit(0);
+	_exit(pid < 0); // without a guard nothing starts
 }
