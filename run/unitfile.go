@@ -131,7 +131,8 @@ func (u *unitText) set(key string, words ...string) {
 }
 
 // unitWord writes a word so that systemd reads it as it is (systemd.syntax(7), "Quoting"): no specifier, no escape, and
-// one word.
+// one word. A $ is one in all but the arguments of a command (systemd.service(5), "Command lines"): none of ours has any,
+// and in the path of the program it would be wrong to write it twice.
 func unitWord(w string) string {
 	w = strings.ReplaceAll(w, "%", "%%")
 	if !strings.ContainsAny(w, " \t\n\"'\\;#") {
