@@ -6,7 +6,6 @@
 #include <fcntl.h>
 #include <sched.h>
 #include <signal.h>
-#include <signal.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/mount.h>
@@ -48,16 +47,18 @@ static void own_program(char **argv)
 	close(from);
 }
 
-// The GNU C library passes a constructor what main gets. "run" and "start" may come to start the machine in
-// their own process, when it has threads.
+// glibc passes a constructor what main gets. "run" may come to start the machine in its own process, when it has threads.
 __attribute__((constructor)) static void before_main(int argc, char **argv)
 {
-	if (argc > 2 && strcmp(argv[1], "supervise") == 0) // what the undo before a restart ignores, the machine would as well
-		signal(SIGHUP, SIG_DFL), signal(SIGINT, SIG_DFL);
-	// Whoever waited for a restart has held signals back (hold.c), which are for us, and never for the machine's init.
-	if (argc > 2 && strcmp(argv[1], "supervise") == 0)
+	if (argc < 3)
+		return;
+	int starter = strcmp(argv[1], "supervise") == 0;
+	if (starter) {
+		signal(SIGHUP, SIG_DFL), signal(SIGINT, SIG_DFL); // what the undo before a restart ignores, the machine would as well
+		// Whoever waited for a restart has held signals back (hold.c), which are for us, and never for the machine's init.
 		sigprocmask(SIG_SETMASK, &(sigset_t){ 0 }, NULL);
-	if (argc > 2 && (strcmp(argv[1], "supervise") == 0 || strcmp(argv[1], "run") == 0)) {
+	}
+	if (starter || strcmp(argv[1], "run") == 0) {
 		own_program(argv);
 		own_mounts();
 	}
