@@ -149,6 +149,11 @@ func suggest(ref string, aliases map[string]string) string {
 	if near := nearest(ref, aliases, slips); near != "" {
 		return "use " + near
 	}
+	for alias := range aliases {
+		if tagged && strings.HasPrefix(alias, name+":") { // it is a remote's
+			return "croft image pull " + ref
+		}
+	}
 	if tagged && name != "docker" && name != "oci" {
 		return fmt.Sprintf("use docker:%s or %s/%s", ref, name, tag)
 	}

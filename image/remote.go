@@ -255,6 +255,9 @@ func (r *Remotes) Add(one Remote, keys []string) error {
 	if err := one.check(); err != nil {
 		return err
 	}
+	if _, err := one.client(); err != nil { // with its authorities
+		return fmt.Errorf("remote %s: %w", one.Name, err)
+	}
 	return r.change(func(c *remotesFile) error {
 		now := shipped()
 		maps.Copy(now, c.Remotes)

@@ -24,6 +24,8 @@ type PullOptions struct {
 	Remote       Remote
 	Name         string              // that the remote calls it by
 	Keys         *simplestreams.Keys // that it has to be signed by; nil when it need not be
+	Signed       bool                // it has to be, whatever counts for the remote otherwise; see Remote
+	Unsigned     bool                // it need not be
 	Architecture string              // as `uname -m` says it; "" is this host's
 	Aliases      []string
 	Reuse        bool // take aliases away from the images that have them
@@ -60,9 +62,14 @@ func (s *Store) Pull(ctx context.Context, o PullOptions) (Image, error) {
 // agent is what croft says that it is. linuxcontainers.org makes other lists for what says that it is LXD.
 const agent = "croft"
 
+// client gets the files of a remote.
+func (r Remote) client() (*fetch.Client, error) {
+	return fetch.New(fetch.Server{Name: r.Name, URL: r.URL, Mirrors: r.Mirrors, CA: r.CA, Agent: agent})
+}
+
 // server is the one that speaks simplestreams at a remote.
 func (s *Store) server(r Remote, keys *simplestreams.Keys) (*simplestreams.Server, error) {
-	files, err := fetch.New(fetch.Server{Name: r.Name, URL: r.URL, Mirrors: r.Mirrors, CA: r.CA, Agent: agent})
+	files, err := r.client()
 	if err != nil {
 		return nil, err
 	}
@@ -268,7 +275,7 @@ func (s *Store) here(p *pulled, o PullOptions) (img Image, err error) {
 		if img, err = s.load(p.build.Fingerprint); err != nil {
 			return state.ErrNotExist
 		}
-		if img.Origin == nil {
+		if img.Origin == nil || img.Origin.SignedBy == "" && p.signedBy != "" {
 			if err := s.trace(p, img); err != nil {
 				return err
 			}
@@ -284,7 +291,7 @@ func (s *Store) here(p *pulled, o PullOptions) (img Image, err error) {
 	return s.Get(img.Fingerprint)
 }
 
-// trace writes down where an image can be had that had been imported from a file.
+// trace writes down where an image can be had that had been imported from a file, or pulled from where nobody signs.
 func (s *Store) trace(p *pulled, img Image) error {
 	p.describe(&img)
 	return s.writeRecord(filepath.Join(s.Dir, img.Fingerprint), img)

@@ -39,7 +39,7 @@ func (e *Engine) Obtain(ctx context.Context, w Wanted) (string, error) {
 	if ref, is, err := e.registry(w.Ref); is {
 		return e.obtainOCI(ctx, ref, err, w)
 	}
-	_, here := e.Images.Get(w.Ref)
+	here := e.present(w.Ref, w)
 	ours := w.Pull != PullAlways || !strings.Contains(w.Ref, ":")
 	if here == nil && ours || here != nil && !errors.Is(here, state.ErrNotExist) {
 		return w.Ref, here
@@ -53,21 +53,51 @@ func (e *Engine) Obtain(ctx context.Context, w Wanted) (string, error) {
 	}
 	ref := remote.Name + ":" + name
 	if w.Pull != PullAlways {
-		if _, err := e.Images.Get(ref); err == nil || !errors.Is(err, state.ErrNotExist) {
+		if err := e.present(ref, w); err == nil || !errors.Is(err, state.ErrNotExist) {
 			return ref, err
 		}
 	}
 	if w.Pull == PullNever {
 		return ref, state.Hint(fmt.Errorf("image %s: is not here: %w", ref, state.ErrNotExist), "croft image pull "+ref)
 	}
-	_, err = e.pull(ctx, remote, name, w.PullOptions)
+	img, err := e.pull(ctx, remote, name, w.PullOptions)
 	switch {
-	case err == nil, ref == w.Ref:
+	case err == nil:
+		return called(img, ref), nil
+	case ref == w.Ref:
 		return ref, err
 	case errors.Is(err, state.ErrNotExist) && near(here): // this store has one that is called much like it
 		return ref, here
 	}
 	return ref, fmt.Errorf("image %s: is not here, and %w", w.Ref, err)
+}
+
+// present looks for an image in this store. One that a remote may have as it is wanted is missing where it is not so here.
+func (e *Engine) present(ref string, w Wanted) error {
+	img, err := e.Images.Get(ref)
+	switch {
+	case err != nil:
+		return err
+	case w.Architecture != "" && img.Architecture != "" && !image.SameArchitecture(w.Architecture, img.Architecture):
+		err = fmt.Errorf("image %s: it is here for %s, and not for %s", ref, img.Architecture, w.Architecture)
+	case w.Signed && (img.Origin == nil || img.Origin.SignedBy == ""):
+		err = fmt.Errorf("image %s: it came without a signature", ref)
+	}
+	if err != nil && strings.Contains(ref, ":") {
+		err = fmt.Errorf("%w: %w", err, state.ErrNotExist)
+	}
+	return err
+}
+
+// called is the name that an image was pulled by: the one that it was asked for by, or, for another architecture than this
+// host's, that and the architecture.
+func called(img Image, ref string) string {
+	for _, alias := range img.Aliases {
+		if alias == ref || strings.HasPrefix(alias, ref+"/") {
+			return alias
+		}
+	}
+	return img.Fingerprint
 }
 
 // obtainOCI is Obtain for an image of a registry or of a directory of this host; err is what is wrong with the reference.
@@ -85,8 +115,15 @@ func (e *Engine) obtainOCI(ctx context.Context, ref image.OCIReference, err erro
 	case w.Pull == PullNever, w.Pull != PullAlways && here == nil && !ref.Local() && w.fits(img):
 		return name, nil
 	}
-	_, err = e.Images.PullOCI(ctx, ref, w.PullOptions)
+	_, err = e.pullOCI(ctx, ref, w.PullOptions)
 	return name, err
+}
+
+func (e *Engine) pullOCI(ctx context.Context, ref image.OCIReference, o PullOptions) (Image, error) {
+	if o.Signed {
+		return Image{}, fmt.Errorf("pull %s: to ask for a signature of what is at a registry %w", ref, state.ErrUnsupported)
+	}
+	return e.Images.PullOCI(ctx, ref, o)
 }
 
 // fits says whether an image is of the architecture that is wanted.
@@ -234,7 +271,7 @@ func (e *Engine) Pull(ctx context.Context, ref string, o PullOptions) (Image, er
 		if err != nil {
 			return Image{}, err
 		}
-		return e.Images.PullOCI(ctx, oci, o)
+		return e.pullOCI(ctx, oci, o)
 	}
 	remote, name, err := e.locate(ref)
 	if err == nil && remote.Name == "" {
@@ -247,6 +284,9 @@ func (e *Engine) Pull(ctx context.Context, ref string, o PullOptions) (Image, er
 }
 
 func (e *Engine) pull(ctx context.Context, remote image.Remote, name string, o PullOptions) (Image, error) {
+	if o.Signed || o.Unsigned {
+		remote.Signed, remote.Unsigned = o.Signed, o.Unsigned
+	}
 	keys, err := (&image.Remotes{Dir: e.Settings}).Keys(remote)
 	if err != nil {
 		return Image{}, err

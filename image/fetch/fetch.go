@@ -83,9 +83,9 @@ func New(s Server) (*Client, error) {
 func CheckURL(text string) (*url.URL, error) {
 	u, err := url.Parse(text)
 	switch {
-	case err != nil || u.Host == "":
-		return nil, fmt.Errorf("URL %q %w", text, state.ErrMisnamed)
-	case u.Scheme != "https":
+	case err == nil && u.Scheme == "https" && u.Host == "":
+		return nil, fmt.Errorf("URL %q %w: it names no host", text, state.ErrMisnamed)
+	case err != nil || u.Scheme != "https":
 		return nil, fmt.Errorf("URL %q %w: it begins with https://", text, state.ErrMisnamed)
 	case u.User != nil, u.RawQuery != "", u.Fragment != "":
 		return nil, fmt.Errorf("URL %q %w: it has neither user, query nor fragment", text, state.ErrMisnamed)
@@ -100,7 +100,7 @@ func authorities(file string) (*x509.CertPool, error) {
 	}
 	roots := x509.NewCertPool()
 	if !roots.AppendCertsFromPEM(pem) {
-		return nil, fmt.Errorf("%s: no certificate in it: %w", file, state.ErrInvalid)
+		return nil, wrongly("%s: no certificate in it", file)
 	}
 	return roots, nil
 }
@@ -225,7 +225,7 @@ func (c *Client) explain(ctx context.Context, err error) error {
 	case errors.As(err, &redirect):
 		return redirect
 	case errors.As(err, &unknown):
-		return state.Hint(fmt.Errorf("its certificate is of an authority that nobody here knows: %w", err), "croft remote add --ca FILE names one")
+		return state.Hint(errors.New("its certificate is of an authority that nobody here knows"), "croft remote add --ca FILE names one")
 	case errors.As(err, &name), errors.As(err, &invalid), errors.As(err, &record):
 		if errors.As(err, &outer) {
 			err = outer.Err

@@ -67,7 +67,7 @@ func (a *app) listOffers(ctx context.Context, args []string, arch string, quiet 
 	remote, word, is := strings.Cut(args[0], ":")
 	words := args[1:]
 	if !is {
-		return man.Misused("%s is no remote: it has no colon, as in croft image list images: %[1]s", args[0])
+		return man.Misused("%s is no remote: it has no colon, as in croft image list images: %[1]s or croft image list %[1]s:", args[0])
 	}
 	if word != "" { // images:debian is what comes to mind
 		words = append(words, word)
@@ -122,9 +122,8 @@ func (a *app) imagePull() func(*pflag.FlagSet) man.Run {
 		var o run.PullOptions
 		fs.StringArrayVar(&o.Aliases, "alias", nil, "call this build of it `ALIAS` as well")
 		fs.BoolVar(&o.Reuse, "reuse", false, "take the alias away from the image that has it")
-		fs.StringVar(&o.Architecture, "arch", "", "take it for `ARCH`, as uname -m says it; default: this host's")
 		fs.Var((*sizeValue)(&o.MaxBytes), "max-size", "of a registry: refuse more than `SIZE` uncompressed; default: a hundred times what it has compressed")
-		bindTLSVerify(fs, &o.Insecure)
+		bindSource(fs, &o)
 		quiet := fs.BoolP("quiet", "q", false, "no progress")
 		a.forced(fs)
 		return func(ctx context.Context, refs []string) error {
@@ -134,6 +133,9 @@ func (a *app) imagePull() func(*pflag.FlagSet) man.Run {
 			}
 			if len(o.Aliases) > 0 && len(refs) > 1 {
 				return man.Misused("--alias is for one image, not for %d", len(refs))
+			}
+			if err := checkSource(o); err != nil {
+				return err
 			}
 			if err := e.Room(a.force); err != nil {
 				return err
@@ -197,10 +199,25 @@ func told(o run.PullOptions, ref string, quiet bool) (_ run.PullOptions, end fun
 
 // bindPull binds when the image of a new machine is looked for at its remote.
 func (s *specFlags) bindPull(fs *pflag.FlagSet) {
-	fs.Var(oneOf(&s.pull, run.PullMissing, run.PullAlways, run.PullNever), "pull", "get its image from its remote when it is missing here, always or never: `missing|always|never`; default: missing")
-	fs.StringVar(&s.arch, "arch", "", "pull it for `ARCH`, as uname -m says it; default: this host's")
-	bindTLSVerify(fs, &s.insecure)
-	man.Under(fs, "Image", "pull", "arch", "tls-verify")
+	fs.Var(oneOf(&s.wanted.Pull, run.PullMissing, run.PullAlways, run.PullNever), "pull", "get its image from its remote when it is missing here, always or never: `missing|always|never`; default: missing")
+	bindSource(fs, &s.wanted.PullOptions)
+	man.Under(fs, "Image", "pull", "arch", "require-signature", "unsigned", "tls-verify")
+}
+
+// bindSource binds which image is taken, and what a remote has to prove for that.
+func bindSource(fs *pflag.FlagSet, o *run.PullOptions) {
+	fs.StringVar(&o.Architecture, "arch", "", "take it for `ARCH`, as uname -m says it; default: this host's")
+	fs.BoolVar(&o.Signed, "require-signature", false, "take it only as a publisher has signed it whose key is known")
+	fs.BoolVar(&o.Unsigned, "unsigned", false, "take it unsigned, although a key of its remote is known")
+	bindTLSVerify(fs, &o.Insecure)
+}
+
+// checkSource says which of those flags contradict each other.
+func checkSource(o run.PullOptions) error {
+	if o.Signed && o.Unsigned {
+		return man.Misused("--require-signature and --unsigned exclude each other")
+	}
+	return nil
 }
 
 // bindTLSVerify binds the flag under which everybody knows it, which is on unless it is turned off.
@@ -226,10 +243,15 @@ func (n *negated) Set(s string) error {
 
 // obtain makes sure that the image of a new machine is here, and gives its name here.
 func (a *app) obtain(ctx context.Context, flags *specFlags, ref string) (string, error) {
-	o, end := told(run.PullOptions{Architecture: flags.arch, Insecure: flags.insecure}, ref, flags.quiet)
-	name, err := a.opened.Obtain(ctx, run.Wanted{Ref: ref, Pull: flags.pull, PullOptions: o})
+	if err := checkSource(flags.wanted.PullOptions); err != nil {
+		return "", err
+	}
+	wanted, end := flags.wanted, func(bool) {}
+	wanted.Ref = ref
+	wanted.PullOptions, end = told(wanted.PullOptions, ref, flags.quiet)
+	name, err := a.opened.Obtain(ctx, wanted)
 	end(err == nil)
-	if err == nil && flags.pull != run.PullNever {
+	if err == nil && wanted.Pull != run.PullNever {
 		_ = a.opened.Revalidate(name) // what is here is good enough
 	}
 	return name, err

@@ -122,9 +122,6 @@ func (a *app) remoteAdd() func(*pflag.FlagSet) man.Run {
 				if r.CA, err = filepath.Abs(r.CA); err != nil {
 					return err
 				}
-				if _, err := os.Stat(r.CA); err != nil {
-					return err
-				}
 			}
 			return remotes.Add(r, *keys)
 		}

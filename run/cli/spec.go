@@ -10,6 +10,7 @@ import (
 	"strings"
 
 	"croft/man"
+	"croft/run"
 	"croft/state"
 
 	"github.com/spf13/pflag"
@@ -25,8 +26,7 @@ type specFlags struct {
 	labels        []string
 	ioMax         []string
 	boot, noBoot  bool
-	pull, arch    string
-	insecure      bool
+	wanted        run.Wanted // how its image is got
 	quiet         bool
 }
 
