@@ -22,6 +22,7 @@ var hostedTests = []struct {
 }{
 	{"unit", "start of a machine that systemd holds", measureUnit},
 	{"unit", "memory of ten machines that systemd holds", measureMemory},
+	{"unit", "fifty machines that start with the host", measureAutostart},
 }
 
 // findings are what the host hands out.

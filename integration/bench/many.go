@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bytes"
 	"fmt"
 	"os"
 	"slices"
@@ -131,15 +130,29 @@ func available() int {
 }
 
 // processor is the time that all processors of the host have spent on anything, since it booted.
-func processor() time.Duration {
-	text, _ := os.ReadFile("/proc/stat")
-	line, _, _ := bytes.Cut(text, []byte("\n"))
-	var ticks int
-	for i, f := range strings.Fields(string(line)) { // cpu user nice system idle iowait irq softirq steal
-		if n, err := strconv.Atoi(f); err == nil && i != 4 && i != 5 && i < 8 {
-			ticks += n
-		}
+func processor() (all time.Duration) {
+	for _, one := range processors() {
+		all += one
 	}
-	const tick = 10 * time.Millisecond // USER_HZ
-	return time.Duration(ticks) * tick
+	return all
+}
+
+// processors are the times that each of them has.
+func processors() (each []time.Duration) {
+	text, _ := os.ReadFile("/proc/stat")
+	for line := range strings.Lines(string(text)) {
+		fields := strings.Fields(line) // cpuN user nice system idle iowait irq softirq steal
+		if name := fields[0]; name == "cpu" || !strings.HasPrefix(name, "cpu") {
+			continue
+		}
+		var ticks int
+		for i, f := range fields {
+			if n, err := strconv.Atoi(f); err == nil && i != 4 && i != 5 && i < 8 {
+				ticks += n
+			}
+		}
+		const tick = 10 * time.Millisecond // USER_HZ
+		each = append(each, time.Duration(ticks)*tick)
+	}
+	return each
 }

@@ -47,7 +47,7 @@ func (b *bench) compare(what string, ours samples, peer string, theirs samples, 
 	ratio := ours.median() / theirs.median()
 	r := row{What: what, Croft: ours.ms(), Peer: peer + ": " + theirs.ms(), Ratio: fmt.Sprintf("%.2fx", ratio)}
 	if bar > 0 {
-		r.Bar, r.Barred, r.Missed = fmt.Sprintf("<= %.1fx", bar), true, ratio > bar
+		r.Bar, r.Barred, r.Missed = fmt.Sprintf("<= %gx", bar), true, ratio > bar
 	}
 	b.rows = append(b.rows, r)
 }
