@@ -241,6 +241,7 @@ func (e *Engine) prepare(in *state.Instance, heir bool, report *report, client *
 		applied.Expires, applied.Bound = in.Applied.Expires, in.Applied.Bound
 	}
 	_, err = e.Dir.Edit(in.Spec.Name, func(now *state.Instance) error {
+		applied.Spec.Limits = now.Spec.Limits // who changed them since in was read takes them for applied (relimit)
 		now.Facts, now.Applied, now.Exit = applied.Facts, applied, nil
 		if !heir {
 			now.Restarts = 0
