@@ -29,8 +29,8 @@ const (
 // a name never means one machine today and another tomorrow.
 func machinedName(root, name string) string { return name + tag(root) }
 
-// meetMachined begins to connect to machined while the machine is being made. A machine is shown there when its unit is its own, since
-// `machinectl terminate` stops that: never a session, or a service with a machine somewhere in it.
+// meetMachined begins to connect to machined while the machine is being made. A machine is shown there when its unit is
+// its own, since `machinectl terminate` stops that: never a session, or a service with a machine somewhere in it.
 func (l *launch) meetMachined(ctx context.Context) {
 	if !l.Boot || !strings.HasSuffix(l.Unit, ".service") {
 		return
@@ -73,16 +73,22 @@ func register(ctx context.Context, l *launch) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, machinedLimit)
 	defer cancel()
+	var err error
 	select {
 	case bus := <-l.machined:
 		if bus == nil {
 			return nil
 		}
 		defer bus.Close()
-		if err := l.registerOn(ctx, bus); err != nil {
-			l.report.warn(fmt.Sprintf("machinectl does not show %s: %v", l.Instance.Spec.Name, err))
-		}
+		err = l.registerOn(ctx, bus)
 	case <-ctx.Done():
+		err = ctx.Err()
+	}
+	if errors.Is(err, context.DeadlineExceeded) {
+		err = fmt.Errorf("systemd-machined has not answered within %v", machinedLimit)
+	}
+	if err != nil && !errors.Is(err, context.Canceled) {
+		l.report.warn(fmt.Sprintf("machinectl does not show %s: %v", l.Instance.Spec.Name, err))
 	}
 	return nil
 }
