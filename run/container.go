@@ -58,6 +58,46 @@ func newContainer(l *launch) (*container, error) {
 		return nil, err
 	}
 	defer leave()
+	p, err := l.process()
+	if err != nil {
+		return nil, err
+	}
+	defer func() {
+		for _, f := range p.ExtraFiles {
+			f.Close()
+		}
+	}()
+	owner := int(l.Instance.Facts.Range.Base) + p.UID
+	done, err := l.loadCredentials(owner)
+	if err != nil {
+		return nil, err
+	}
+	defer done()
+	c := &container{Container: lc}
+	if l.Stdio {
+		err = c.startOnStdio(p, owner)
+	} else {
+		err = c.startOnConsole(p)
+	}
+	if err == nil && l.Boot {
+		err = freeTerminal(c.slave)
+	}
+	if err != nil {
+		return nil, tidy(err)
+	}
+	if c.pid, err = p.Pid(); err != nil {
+		return nil, err
+	}
+	fd, err := unix.PidfdOpen(c.pid, 0)
+	if err != nil {
+		return nil, fmt.Errorf("pidfd_open: %w", err)
+	}
+	c.pidfd = os.NewFile(uintptr(fd), "pidfd")
+	return c, nil
+}
+
+// process is the machine's PID 1, with what the unit that starts it has given us for it.
+func (l *launch) process() (*libcontainer.Process, error) {
 	sockets, env, err := l.engine.activation()
 	if err != nil {
 		return nil, err
@@ -74,35 +114,7 @@ func newContainer(l *launch) (*container, error) {
 	if l.Credentials != "" {
 		p.Env = append(p.Env, envCredentials+"="+guestCredentials)
 	}
-	done, err := l.loadCredentials(int(l.Instance.Facts.Range.Base) + p.UID)
-	if err != nil {
-		return nil, err
-	}
-	defer done()
-	c := &container{Container: lc}
-	if l.Stdio {
-		err = c.startOnStdio(p, int(l.Instance.Facts.Range.Base)+p.UID)
-	} else {
-		err = c.startOnConsole(p)
-	}
-	if err == nil && l.Boot {
-		err = freeTerminal(c.slave)
-	}
-	for _, f := range p.ExtraFiles {
-		f.Close()
-	}
-	if err != nil {
-		return nil, tidy(err)
-	}
-	if c.pid, err = p.Pid(); err != nil {
-		return nil, err
-	}
-	fd, err := unix.PidfdOpen(c.pid, 0)
-	if err != nil {
-		return nil, fmt.Errorf("pidfd_open: %w", err)
-	}
-	c.pidfd = os.NewFile(uintptr(fd), "pidfd")
-	return c, nil
+	return p, nil
 }
 
 // tidy takes off what libcontainer says before the fact; the step's name says as much.

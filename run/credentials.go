@@ -12,8 +12,8 @@ import (
 // guestCredentials is where the machine finds the credentials of its unit: nspawn's place, which systemd knows.
 const guestCredentials = "/run/host/credentials"
 
-// memory is where they are copied to for a start: it is mounted there in the starter's mount namespace alone.
-func (p *Plan) memory() string { return filepath.Join(p.RunDir, "credentials") }
+// credentialsMount is where they are copied to for a start: it is mounted there in the starter's mount namespace alone.
+func (p *Plan) credentialsMount() string { return filepath.Join(p.RunDir, "credentials") }
 
 // loadCredentials copies them into memory that nobody of the host sees, as files that owner alone can read. They are
 // secrets: no disk, no log and no record has them ever. The machine has a mount of its own of them once its init
@@ -22,7 +22,7 @@ func (l *launch) loadCredentials(owner int) (done func(), err error) {
 	if l.Credentials == "" {
 		return func() {}, nil
 	}
-	to := l.memory()
+	to := l.credentialsMount()
 	if err := os.MkdirAll(to, 0o700); err != nil {
 		return nil, err
 	}

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"os/exec"
 	"strings"
-	"time"
 
 	godbus "github.com/godbus/dbus/v5"
 )
@@ -26,7 +25,7 @@ func systemdUnits(*examination) (string, error) {
 	if !booted() {
 		return "no systemd as PID 1: machines are held by processes of their own", nil
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), answerLimit)
 	defer cancel()
 	bus, err := (&Engine{}).Bus(ctx)
 	if err != nil {
@@ -46,7 +45,7 @@ func underSystemd(ask func(ctx context.Context) (string, error)) func(*examinati
 		if !booted() {
 			return "not without systemd as PID 1", nil
 		}
-		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+		ctx, cancel := context.WithTimeout(context.Background(), answerLimit)
 		defer cancel()
 		return ask(ctx)
 	}

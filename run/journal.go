@@ -123,8 +123,8 @@ func journal(ctx context.Context, in *state.Instance, since, until time.Time, ta
 	cmd.Wait()
 }
 
-// journalArgs asks for the bytes of the messages as they came: of this machine, and of them what came by stdout, since systemd's own
-// words about the unit have its fields, too.
+// journalArgs asks for the bytes of the messages as they came: of this machine, and of them what came by stdout, since
+// systemd's own words about the unit have its fields, too.
 func journalArgs(in *state.Instance, since, until time.Time) []string {
 	args := []string{"--quiet", "--no-pager", "--output=cat", "--all"}
 	if !since.IsZero() {

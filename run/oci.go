@@ -96,7 +96,7 @@ func (p *Plan) asked() []specs.Mount {
 		}
 	}
 	if p.Credentials != "" {
-		m = append(m, specs.Mount{Destination: guestCredentials, Type: "bind", Source: p.memory(), Options: []string{"bind", "ro", "nosuid", "nodev", "noexec"}})
+		m = append(m, specs.Mount{Destination: guestCredentials, Type: "bind", Source: p.credentialsMount(), Options: []string{"bind", "ro", "nosuid", "nodev", "noexec"}})
 	}
 	slices.SortStableFunc(m, func(a, b specs.Mount) int {
 		return strings.Count(a.Destination, "/") - strings.Count(b.Destination, "/")

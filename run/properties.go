@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"math"
-	"time"
 
 	"croft/state"
 
@@ -24,7 +23,7 @@ func (e *Engine) relimitUnit(name string, before, after *state.Limits) error {
 	if l.CPUSet == "" && before.CPUSet != "" {
 		l.CPUSet = online() // systemd cannot empty the cpuset of a unit that runs
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), answerLimit)
 	defer cancel()
 	bus, err := e.Bus(ctx)
 	if err == nil {

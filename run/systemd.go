@@ -264,7 +264,7 @@ func (e *Engine) forget(name string) {
 	default:
 		return
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), answerLimit)
 	defer cancel()
 	if bus, err := e.Bus(ctx); err == nil {
 		bus.ResetFailedUnitContext(ctx, unit) // one that has not failed goes by itself
