@@ -57,13 +57,8 @@ func checkRootfs(root *os.File) error {
 		var st unix.Stat_t
 		return unix.Fstatat(int(root.Fd()), name, &st, unix.AT_SYMLINK_NOFOLLOW) == nil
 	}
-	switch {
-	case has("etc"), has("usr"), has("bin"):
+	if has("etc") || has("usr") || has("bin") {
 		return nil
-	case has("oci-layout"):
-		return fmt.Errorf("an OCI archive %w", state.ErrUnsupported)
-	case has("manifest.json"):
-		return fmt.Errorf("a docker archive %w", state.ErrUnsupported)
 	}
 	return &sentence{"holds no root filesystem", state.ErrInvalid}
 }

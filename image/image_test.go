@@ -237,8 +237,8 @@ func TestImportRefuses(t *testing.T) {
 		{"erofs", append(append(make([]byte, 1024), "\xe2\xe1\xf5\xe0"...), make([]byte, 5000)...), "erofs is damaged: it says that it has no bytes", state.ErrInvalid},
 		{"lying erofs", erofsHead(12, 2), "erofs is truncated: it says that it has 8192 bytes, and has 5000", state.ErrInvalid},
 		{"boundless erofs", erofsHead(255, 1), "erofs is truncated", state.ErrInvalid},
-		{"oci", tarOf(t, "oci-layout", "x", "index.json", "x"), "an OCI archive is not supported", state.ErrUnsupported},
-		{"docker", tarOf(t, "manifest.json", "x", "blobs/x", "x"), "a docker archive is not supported", state.ErrUnsupported},
+		{"oci", tarOf(t, "oci-layout", "x", "index.json", "x"), "import standard input: OCI layout is damaged: ", state.ErrInvalid},
+		{"docker", tarOf(t, "manifest.json", "x", "blobs/x", "x"), "import standard input: manifest.json is damaged: ", state.ErrInvalid},
 		{"trailing garbage", append(rootfsTar(t, ""), "garbage"...), "archive is corrupt: data after its end", state.ErrInvalid},
 	} {
 		t.Run(c.name, func(t *testing.T) {

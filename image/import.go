@@ -18,6 +18,7 @@ type ImportOptions struct {
 	Source  string    // a file, a directory, an https URL, or "-" for Stdin; what it holds is told by content, never by name
 	Rootfs  string    // the root filesystem, as Source may be, when Source is the metadata of an LXD or Incus image
 	Stdin   io.Reader // read for "-"
+	Tag     string    // of an OCI layout with several images: the one that is meant
 	Aliases []string
 	Reuse   bool // take aliases away from the images that have them
 
@@ -38,6 +39,10 @@ func (s *Store) Import(ctx context.Context, o ImportOptions) (Image, error) {
 	if err := s.checkAliases(o); err != nil { // before an hour's work, and again after it
 		return Image{}, importError(o.Source, err)
 	}
+	if o.Rootfs == "" && holdsOCI(o.Source) {
+		img, err := s.importOCI(ctx, o.Source, o)
+		return img, importError(o.Source, err)
+	}
 	work, err := s.newWork()
 	if err != nil {
 		return Image{}, importError(o.Source, err)
@@ -52,7 +57,12 @@ func (s *Store) Import(ctx context.Context, o ImportOptions) (Image, error) {
 	if err != nil {
 		return Image{}, err
 	}
-	img, err := s.keep(ctx, came, o)
+	var img Image
+	if came.oci != "" {
+		img, err = s.importOCI(ctx, came.oci, o)
+	} else {
+		img, err = s.keep(ctx, came, o)
+	}
 	return img, importError(o.Source, err)
 }
 
@@ -72,6 +82,7 @@ type arrival struct {
 	image    Image
 	layer    string // the tree or the file that becomes the image's layer
 	metadata string // the directory with LXD's metadata.yaml and templates; "" when there is none
+	oci      string // the directory with an OCI image, whose layers have yet to be taken out; "" for all else
 }
 
 func (s *Store) importOne(ctx context.Context, w *work, o ImportOptions) (*arrival, error) {
@@ -110,8 +121,8 @@ func (s *Store) fill(ctx context.Context, w *work, src *source, o ImportOptions)
 	} else {
 		came, err = s.fillTree(ctx, w, src, o)
 	}
-	if err != nil {
-		return nil, err
+	if err != nil || came.oci != "" {
+		return came, err
 	}
 	return came, w.complete(came)
 }
@@ -131,6 +142,9 @@ func (s *Store) fillTree(ctx context.Context, w *work, src *source, o ImportOpti
 	layer := Layer{Digest: "sha256:" + digest, Size: size}
 	if isLXD(w.tree) {
 		return w.unified(layer, src.fingerprint(digest))
+	}
+	if holdsOCI(w.tree) {
+		return &arrival{oci: w.tree}, checkParts(w.tree)
 	}
 	img, err := describe(w.tree)
 	if err != nil {

@@ -11,6 +11,7 @@ import (
 	"github.com/containers/image/v5/docker/reference"
 	"github.com/containers/image/v5/oci/layout"
 	"github.com/containers/image/v5/types"
+	"github.com/opencontainers/go-digest"
 
 	"croft/state"
 )
@@ -134,6 +135,14 @@ func (r Remote) Reference(name string) (OCIReference, error) {
 
 // dockerHub is the registry of names that name none.
 const dockerHub = "docker.io"
+
+// digest is the one that the reference asks for; "" when it has a tag.
+func (r OCIReference) digest() digest.Digest {
+	if named, is := r.ref.DockerReference().(reference.Canonical); is {
+		return named.Digest()
+	}
+	return ""
+}
 
 // origin is what the record of a pulled image says of where it came from.
 func (r OCIReference) origin() *Origin {

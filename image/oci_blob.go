@@ -85,7 +85,7 @@ func transient(err error) bool {
 // comes is kept in a file until all of it is verified, and what the file has from an earlier pull is not asked for again.
 type blob struct {
 	ctx      context.Context
-	src      types.ImageSource
+	src      ociSource
 	info     types.BlobInfo
 	patience patience
 
@@ -201,7 +201,7 @@ func (b *blob) rest(ctx context.Context) (io.ReadCloser, error) {
 
 // partOf gives the part of a blob from off on, or nothing where the transport has no parts. The docker transport has them
 // for its own callers: the method can be called, but the type of its last argument cannot be written down here.
-func partOf(ctx context.Context, src types.ImageSource, info types.BlobInfo, off int64) (io.ReadCloser, error) {
+func partOf(ctx context.Context, src ociSource, info types.BlobInfo, off int64) (io.ReadCloser, error) {
 	method := reflect.ValueOf(src).MethodByName("GetBlobAt")
 	supports, ok := src.(interface{ SupportsGetBlobAt() bool })
 	if !ok || !supports.SupportsGetBlobAt() || !method.IsValid() || method.Type().NumIn() != 3 {
@@ -276,6 +276,9 @@ func (s *Store) abandonedBlobs() (paths []string, err error) {
 
 // forget empties the file of a download whose bytes turned out to be wrong.
 func forget(f *os.File) error {
+	if f == nil {
+		return nil
+	}
 	if err := f.Truncate(0); err != nil {
 		return err
 	}

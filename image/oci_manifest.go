@@ -10,7 +10,6 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/containers/image/v5/docker/reference"
 	"github.com/containers/image/v5/manifest"
 	"github.com/containers/image/v5/pkg/blobinfocache/none"
 	"github.com/containers/image/v5/types"
@@ -49,29 +48,43 @@ type ociLayer struct {
 
 // ociImage is all that has to be known of an image before its layers come.
 type ociImage struct {
-	fingerprint string // of the manifest for one architecture
+	fingerprint string         // of the manifest for one architecture
+	manifest    []byte         // that manifest
+	instance    *digest.Digest // what it is called by in its index; nil when there is none
 	layers      []ociLayer
 	config      imgspec.Image
 }
 
+// ociSource is where the parts of an image come from: a transport of containers/image, or an archive.
+type ociSource interface {
+	// GetManifest gives the manifest of that digest, nil for the one that the image is called by, and its media type.
+	GetManifest(ctx context.Context, instance *digest.Digest) ([]byte, string, error)
+	// GetBlob opens a blob and gives its size, -1 where nobody knows.
+	GetBlob(ctx context.Context, info types.BlobInfo, cache types.BlobInfoCache) (io.ReadCloser, int64, error)
+	Close() error
+}
+
 // readOCI reads what src holds for the architecture that sys asks for. Everything in it is checked against its digest, from
-// the reference's own down to the list of layers.
-func readOCI(ctx context.Context, src types.ImageSource, sys *types.SystemContext) (ociImage, error) {
+// the one that was asked for, if any, down to the list of layers.
+func readOCI(ctx context.Context, src ociSource, asked digest.Digest, sys *types.SystemContext) (ociImage, error) {
 	blob, kind, err := src.GetManifest(ctx, nil)
 	if err != nil {
 		return ociImage{}, err
 	}
-	if named, is := src.Reference().DockerReference().(reference.Canonical); is {
-		if err := checkManifest(blob, named.Digest()); err != nil {
+	if asked != "" {
+		if err := checkManifest(blob, asked); err != nil {
 			return ociImage{}, err
 		}
 	}
+	var instance *digest.Digest
 	if manifest.MIMETypeIsMultiImage(manifest.NormalizedMIMEType(kind)) {
-		if blob, kind, err = chooseManifest(ctx, src, blob, kind, sys); err != nil {
+		if instance, blob, kind, err = chooseManifest(ctx, src, blob, kind, sys); err != nil {
 			return ociImage{}, err
 		}
 	}
-	return parseManifest(ctx, src, blob, kind)
+	img, err := parseManifest(ctx, src, blob, kind)
+	img.instance = instance
+	return img, err
 }
 
 func checkManifest(blob []byte, want digest.Digest) error {
@@ -83,26 +96,26 @@ func checkManifest(blob []byte, want digest.Digest) error {
 }
 
 // chooseManifest takes the manifest of one architecture out of an index.
-func chooseManifest(ctx context.Context, src types.ImageSource, index []byte, kind string, sys *types.SystemContext) ([]byte, string, error) {
+func chooseManifest(ctx context.Context, src ociSource, index []byte, kind string, sys *types.SystemContext) (*digest.Digest, []byte, string, error) {
 	list, err := manifest.ListFromBlob(index, kind)
 	if err != nil {
-		return nil, "", &sentence{"index is damaged: " + err.Error(), errors.Join(state.ErrInvalid, err)}
+		return nil, nil, "", &sentence{"index is damaged: " + err.Error(), errors.Join(state.ErrInvalid, err)}
 	}
 	chosen, err := list.ChooseInstance(sys)
 	if err != nil {
-		return nil, "", fmt.Errorf("no image for this architecture, only for %s: %w", platforms(list), state.ErrNotExist)
+		return nil, nil, "", fmt.Errorf("no image for this architecture, only for %s: %w", platforms(list), state.ErrNotExist)
 	}
 	blob, kind, err := src.GetManifest(ctx, &chosen)
 	if err != nil {
-		return nil, "", err
+		return nil, nil, "", err
 	}
 	if err := checkManifest(blob, chosen); err != nil {
-		return nil, "", err
+		return nil, nil, "", err
 	}
 	if manifest.MIMETypeIsMultiImage(manifest.NormalizedMIMEType(kind)) {
-		return nil, "", fmt.Errorf("manifest %s: an index within an index %w", chosen, state.ErrUnsupported)
+		return nil, nil, "", fmt.Errorf("manifest %s: an index within an index %w", chosen, state.ErrUnsupported)
 	}
-	return blob, kind, nil
+	return &chosen, blob, kind, nil
 }
 
 // platforms names what an index has images for.
@@ -126,7 +139,7 @@ func platforms(list manifest.List) string {
 }
 
 // parseManifest reads the manifest and the configuration that it names.
-func parseManifest(ctx context.Context, src types.ImageSource, blob []byte, kind string) (ociImage, error) {
+func parseManifest(ctx context.Context, src ociSource, blob []byte, kind string) (ociImage, error) {
 	bad := func(format string, a ...any) error {
 		return &sentence{"manifest " + fmt.Sprintf(format, a...), state.ErrInvalid}
 	}
@@ -141,7 +154,7 @@ func parseManifest(ctx context.Context, src types.ImageSource, blob []byte, kind
 	if t := info.MediaType; t != imgspec.MediaTypeImageConfig && t != manifest.DockerV2Schema2ConfigMediaType {
 		return ociImage{}, &sentence{fmt.Sprintf("is no image of a root filesystem, but %q", shown(t)), state.ErrUnsupported}
 	}
-	img := ociImage{fingerprint: digest.FromBytes(blob).Encoded()}
+	img := ociImage{fingerprint: digest.FromBytes(blob).Encoded(), manifest: blob}
 	data, err := smallBlob(ctx, src, info)
 	if err != nil {
 		return ociImage{}, fmt.Errorf("configuration %s: %w", info.Digest, err)
@@ -199,7 +212,7 @@ func (l ociLayer) check() error {
 }
 
 // smallBlob reads a blob into memory, checked.
-func smallBlob(ctx context.Context, src types.ImageSource, info types.BlobInfo) ([]byte, error) {
+func smallBlob(ctx context.Context, src ociSource, info types.BlobInfo) ([]byte, error) {
 	if err := info.Digest.Validate(); err != nil {
 		return nil, &sentence{"is no digest", state.ErrInvalid}
 	}

@@ -49,17 +49,25 @@ func (s *Store) pullOCI(ctx context.Context, ref OCIReference, o PullOptions) (I
 	if err := s.checkAliases(ImportOptions{Aliases: o.Aliases, Reuse: o.Reuse}); err != nil {
 		return Image{}, err
 	}
-	sys, err := o.system()
+	sys, done, err := o.system(ref)
+	defer done()
 	if err != nil {
 		return Image{}, err
 	}
-	var src types.ImageSource
+	requirements, err := policy(ref.ref.Transport().Name(), scopesOf(ref.ref))
+	if err == nil {
+		err = permitted(requirements)
+	}
+	if err != nil {
+		return Image{}, err
+	}
+	var src ociSource
 	var found ociImage
 	err = o.patience.retry(ctx, func() (err error) {
 		if src, err = ref.open(ctx, sys); err != nil {
 			return err
 		}
-		if found, err = readOCI(ctx, src, sys); err != nil {
+		if found, err = readOCI(ctx, src, ref.digest(), sys); err != nil {
 			src.Close()
 		}
 		return err
@@ -68,25 +76,41 @@ func (s *Store) pullOCI(ctx context.Context, ref OCIReference, o PullOptions) (I
 		return Image{}, err
 	}
 	defer src.Close()
-	return s.take(ctx, src, found, ref, o)
+	if err := checkPolicy(ctx, requirements, src, found, ref.ref.DockerReference()); err != nil {
+		return Image{}, err
+	}
+	return s.take(ctx, src, found, taking{name: ref.name, origin: ref.origin(), local: ref.Local(), PullOptions: o})
 }
 
-// system is what the transports want to know.
-func (o PullOptions) system() (*types.SystemContext, error) {
-	sys := &types.SystemContext{OSChoice: "linux", DockerRegistryUserAgent: "croft"}
-	if o.Insecure {
-		sys.DockerInsecureSkipTLSVerify = types.OptionalBoolTrue
+// system is what the transports want to know for this pull; done clears what it needed.
+func (o PullOptions) system(ref OCIReference) (sys *types.SystemContext, done func(), err error) {
+	sys, done = registryContext(o.Insecure), func() {}
+	if o.Architecture != "" { // else containers/image knows the variants that this processor runs
+		if sys.ArchitectureChoice, sys.VariantChoice, err = platformOCI(o.Architecture); err != nil {
+			return nil, done, err
+		}
 	}
-	if o.Architecture == "" {
-		return sys, nil // containers/image knows the variants that this processor runs
+	if ref.remote.CA == "" {
+		return sys, done, nil
 	}
-	var err error
-	sys.ArchitectureChoice, sys.VariantChoice, err = platformOCI(o.Architecture)
-	return sys, err
+	// The transport takes certificates by directories.
+	if sys.DockerCertPath, err = os.MkdirTemp("", "croft-ca-"); err != nil {
+		return nil, done, err
+	}
+	done = func() { os.RemoveAll(sys.DockerCertPath) }
+	return sys, done, os.Symlink(ref.remote.CA, filepath.Join(sys.DockerCertPath, "ca.crt"))
+}
+
+// taking is what take has to know besides the image.
+type taking struct {
+	name   string  // that calls the image from then on; "" for none
+	origin *Origin // nil for an image of this host
+	local  bool    // its blobs are files already, and not worth being kept
+	PullOptions
 }
 
 // take brings the layers of an image that has been read, and then its record.
-func (s *Store) take(ctx context.Context, src types.ImageSource, found ociImage, ref OCIReference, o PullOptions) (Image, error) {
+func (s *Store) take(ctx context.Context, src ociSource, found ociImage, o taking) (Image, error) {
 	work, err := s.newWork()
 	if err != nil {
 		return Image{}, err
@@ -105,7 +129,7 @@ func (s *Store) take(ctx context.Context, src types.ImageSource, found ociImage,
 	}
 	img := describeOCI(found.config)
 	img.Schema, img.Fingerprint, img.Layers = schema, found.fingerprint, p.layers
-	img.Origin = ref.origin()
+	img.Origin = o.origin
 	img.Imported = time.Now().UTC().Truncate(time.Second)
 	if err := s.describeLayers(&img); err != nil {
 		return Image{}, err
@@ -120,7 +144,10 @@ func (s *Store) take(ctx context.Context, src types.ImageSource, found ociImage,
 		if err := s.addAliases(img.Fingerprint, o.Aliases, o.Reuse); err != nil {
 			return err
 		}
-		return s.call(ref.name, img.Fingerprint)
+		if o.name == "" {
+			return nil
+		}
+		return s.call(o.name, img.Fingerprint)
 	})
 	if err != nil {
 		return Image{}, err
@@ -156,9 +183,9 @@ func (s *Store) describeLayers(img *Image) error {
 // pulling is one pull while its layers come.
 type pulling struct {
 	store      *Store
-	src        types.ImageSource
+	src        ociSource
 	work       *work
-	options    PullOptions
+	options    taking
 	layers     []Layer // as they are in the store
 	compressed int64   // bytes of all layers as they come
 
@@ -212,7 +239,11 @@ func (p *pulling) layer(ctx context.Context, i int, l ociLayer) error {
 		return done(claim)
 	}
 	tree := filepath.Join(p.work.dir, l.diff.Encoded())
-	if want.Size, err = p.bring(ctx, i, l, claim.File(), tree); err != nil {
+	kept := claim.File()
+	if p.options.local {
+		kept = nil
+	}
+	if want.Size, err = p.bring(ctx, i, l, kept, tree); err != nil {
 		return err
 	}
 	if err := state.SyncFilesystem(tree); err != nil {
@@ -250,11 +281,15 @@ func (p *pulling) has(i int, l Layer) bool {
 // bring downloads one layer and unpacks it into tree while it comes. Bytes that an earlier pull has left may be damaged: a layer
 // that is not what it should be is then brought once more, from its beginning.
 func (p *pulling) bring(ctx context.Context, i int, l ociLayer, kept *os.File, tree string) (size int64, err error) {
-	info, err := kept.Stat()
-	if err != nil {
-		return 0, err
+	var have int64
+	if kept != nil {
+		info, err := kept.Stat()
+		if err != nil {
+			return 0, err
+		}
+		have = min(info.Size(), l.blob.Size)
 	}
-	for have := min(info.Size(), l.blob.Size); ; have = 0 {
+	for ; ; have = 0 {
 		if err := os.Mkdir(tree, 0o755); err != nil {
 			return 0, err
 		}
@@ -278,8 +313,10 @@ func (p *pulling) bring(ctx context.Context, i int, l ociLayer, kept *os.File, t
 func (p *pulling) unpack(ctx context.Context, i int, l ociLayer, kept *os.File, have int64, tree string) (int64, error) {
 	b := &blob{ctx: ctx, src: p.src, info: l.blob, patience: p.options.patience, kept: kept, have: have}
 	defer b.disconnect()
-	if _, err := kept.Seek(have, io.SeekStart); err != nil {
-		return 0, err
+	if kept != nil {
+		if _, err := kept.Seek(have, io.SeekStart); err != nil {
+			return 0, err
+		}
 	}
 	src := &source{ctx: ctx, r: b, total: l.blob.Size, progress: func(done, _ int64) {
 		p.tell(i, func(at *layerProgress) { at.done = done })

@@ -93,9 +93,6 @@ func (s *Store) open(ctx context.Context, o ImportOptions, name string) (*source
 }
 
 func (s *Store) openDir(src *source, dir string) error {
-	if exists(filepath.Join(dir, "oci-layout")) {
-		return fmt.Errorf("an OCI layout %w", state.ErrUnsupported)
-	}
 	if err := s.checkOutside(dir); err != nil {
 		return err
 	}

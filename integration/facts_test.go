@@ -29,6 +29,7 @@ var facts = map[string]func() error{
 	"keyctl":    func() error { return try("keyctl", "session", "-", "keyctl", "show", "@s") },
 	"strace":    func() error { return try("strace", "-f", "-o", "/dev/null", "true") },
 	"nobody":    func() error { return try("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "true") },
+	"gpg":       func() error { return try("gpg", "--version") },
 	"registry": func() error {
 		return try("sh", "-c", "command -v docker-registry && skopeo --version && umoci --version")
 	},

@@ -33,8 +33,8 @@ var house = []struct {
 	{"croft/image/simplestreams", "croft/state croft/image/fetch", "github.com/ProtonMail/go-crypto"},
 	{"croft/image", "croft/state croft/image/template croft/image/fetch croft/image/simplestreams",
 		"golang.org/x/sys github.com/klauspost/compress github.com/ulikunitz/xz github.com/containers/image/v5 go.yaml.in/yaml/v3 " +
-			// The types in which containers/image speaks.
-			"github.com/opencontainers/go-digest github.com/opencontainers/image-spec"},
+			// The types in which containers/image speaks; the signatures that its policy.json asks for.
+			"github.com/opencontainers/go-digest github.com/opencontainers/image-spec github.com/ProtonMail/go-crypto"},
 	{"croft/rootfs", "croft/state croft/idmap", "golang.org/x/sys github.com/cyphar/filepath-securejoin"},
 	{"croft/netsetup", "croft/state", "golang.org/x/sys github.com/vishvananda/netlink github.com/google/nftables"},
 	{"croft/run", "croft/state croft/idmap croft/image/template croft/image/simplestreams croft/image croft/rootfs croft/netsetup",

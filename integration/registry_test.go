@@ -13,6 +13,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
@@ -38,7 +39,7 @@ func cmdRegistry(ts *testscript.TestScript, neg bool, args []string) {
 		"storage: {filesystem: {rootdirectory: %s/blobs}}\nhttp:\n  addr: %s\n", dir, addr)
 	if slices.Contains(args, "-tls") {
 		ts.Check(writeCertificates(dir))
-		config += fmt.Sprintf("  tls: {certificate: %s/server.crt, key: %[1]s/server.key}\n", dir)
+		config += fmt.Sprintf("  tls: {certificate: %s/server/crt, key: %[1]s/server/key}\n", dir)
 	}
 	if slices.Contains(args, "-auth") {
 		ts.Check(os.WriteFile(filepath.Join(dir, "htpasswd"), []byte(registryEntry), 0o600))
@@ -48,6 +49,8 @@ func cmdRegistry(ts *testscript.TestScript, neg bool, args []string) {
 	log, err := os.Create(filepath.Join(dir, "log"))
 	ts.Check(err)
 	cmd := command(ts, "docker-registry", "serve", filepath.Join(dir, "config.yml"))
+	// It takes variables for settings, and that which names its clients' passwords for one.
+	cmd.Env = slices.DeleteFunc(cmd.Env, func(kv string) bool { return strings.HasPrefix(kv, "REGISTRY_") })
 	cmd.Stdout, cmd.Stderr = log, log
 	ts.Check(free.Close())
 	ts.Check(cmd.Start())
@@ -101,10 +104,13 @@ func writeCertificates(dir string) error {
 	if err != nil {
 		return err
 	}
+	if err := os.MkdirAll(filepath.Join(dir, "server"), 0o755); err != nil { // dir itself can be a client's directory of certificates
+		return err
+	}
 	for _, file := range []struct {
 		name, kind string
 		data       []byte
-	}{{"ca.crt", "CERTIFICATE", ca}, {"server.crt", "CERTIFICATE", cert}, {"server.key", "PRIVATE KEY", key}} {
+	}{{"ca.crt", "CERTIFICATE", ca}, {"server/crt", "CERTIFICATE", cert}, {"server/key", "PRIVATE KEY", key}} {
 		text := pem.EncodeToMemory(&pem.Block{Type: file.kind, Bytes: file.data})
 		if err := os.WriteFile(filepath.Join(dir, file.name), text, 0o600); err != nil {
 			return err

@@ -115,7 +115,10 @@ func (e *Engine) decide(in *state.Instance, img image.Image) (err error) {
 	}
 	defer view.Close()
 	if img.Config != nil {
-		return decideOCI(in, img.Config, view.Dirs)
+		if err := decideOCI(in, img.Config, view.Dirs); err != nil {
+			return err
+		}
+		return needsCommand(in)
 	}
 	return decideInit(in, view.Dirs)
 }
@@ -145,7 +148,7 @@ func decideOCI(in *state.Instance, c *image.Config, layers []string) (err error)
 		return decideInit(in, layers)
 	}
 	f.Init, f.StopSignal = payloadOf(c, asked, system), signal
-	return needsCommand(in)
+	return nil
 }
 
 // needsCommand refuses a machine that boots nothing and has nothing to run.

@@ -6,6 +6,7 @@
 package run
 
 import (
+	"context"
 	"fmt"
 	"os"
 
@@ -77,6 +78,13 @@ const (
 	ProtocolStreams = image.ProtocolStreams
 	ProtocolOCI     = image.ProtocolOCI
 )
+
+// Login keeps the password of a registry that takes it; Logout forgets it, that of all registries for "".
+func Login(ctx context.Context, registry, user, password string, insecure bool) error {
+	return image.Login(ctx, registry, user, password, insecure)
+}
+
+func Logout(registry string) error { return image.Logout(registry) }
 
 func images(dir *state.Dir) *image.Store {
 	return &image.Store{Dir: dir.Images(), Unpack: unpack, Pack: rootfs.Pack, Mount: rootfs.MountFile, Merge: rootfs.Merge}

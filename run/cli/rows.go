@@ -229,6 +229,15 @@ func images(a *app) []*man.Command {
 				Examples: []man.Example{{Say: "What there is", Do: "croft image list"}, {Say: "What Debians there are at linuxcontainers.org", Do: "croft image list images: debian"}},
 			},
 			{Name: "info", Aliases: []string{"inspect", "show"}, Args: "IMAGE...", Short: "Describe images", New: a.imageInfo(), Long: "Prints all that is known of each image.", Examples: []man.Example{{Say: "Who uses it", Do: "croft image info debian/13"}}},
+			{
+				Name: "login", Args: "REGISTRY", Short: "Keep the password of a registry", New: a.imageLogin(), See: []string{"images", "environment"},
+				Long:     "Asks the registry whether it takes the name and password, and keeps them where podman, skopeo and buildah keep and look for them: in the file that REGISTRY_AUTH_FILE names, or else in /run/containers/0/auth.json until the host is booted again. What docker has in ~/.docker/config.json is found as well, credential helpers included.",
+				Examples: []man.Example{{Say: "Asked for on the terminal", Do: "croft image login registry.example:5000"}, {Say: "In a script", Do: "croft image login -u robot --password-stdin docker.io <token"}},
+			},
+			{
+				Name: "logout", Args: "[REGISTRY]", Short: "Forget the password of a registry", New: a.imageLogout(), See: []string{"images"},
+				Long: "Forgets what login kept.", Examples: []man.Example{{Say: "One", Do: "croft image logout registry.example:5000"}, {Say: "All", Do: "croft image logout --all"}},
+			},
 			{Name: "rm", Aliases: []string{"delete", "remove"}, Args: "IMAGE...", Short: "Remove images", New: a.imageRemove(),
 				Long: "Removes an image, or only the alias when it has others. An image that machines are made of stays.", Examples: []man.Example{{Say: "Remove one", Do: "croft image rm debian/13"}}},
 			{Name: "alias", Args: "ALIAS [IMAGE]", Short: "Give an image one more name", New: a.imageAlias(),
