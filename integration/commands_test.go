@@ -43,7 +43,8 @@ import (
 //	owns N [VAR]                      N processes run from this script's croft binary (within 5s); their pids are in $VAR
 //	tree DIR FILE                     DIR is an image server's directory with the images that FILE describes (imageserver.Image, JSON)
 //	sign DIR KEY [around|expired]     sign its lists beside them, or around copies; the key is made when it is first named: KEY.asc
-//	serve NAME DIR                    serve DIR over https; $NAME is its URL, $NAME_CA its authority's certificate
+//	serve NAME DIR|URL                serve DIR, or what http://... answers, over https; $NAME is its URL, $NAME_HOST its HOST:PORT,
+//	                                  $NAME_CA its authority's certificate
 //	fault NAME KIND [PATH [TIMES [VALUE]]]  do something to requests with PATH in them (imageserver.Fault); mend ends all of it
 //	asked NAME                        what was asked of the server since the last time is stdout: PATH [RANGE] STATUS
 var commands = map[string]func(ts *testscript.TestScript, neg bool, args []string){

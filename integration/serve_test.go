@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"strings"
 
 	"github.com/ProtonMail/go-crypto/openpgp"
 	"github.com/rogpeppe/go-internal/testscript"
@@ -69,13 +70,18 @@ func cmdSign(ts *testscript.TestScript, neg bool, args []string) {
 }
 
 func cmdServe(ts *testscript.TestScript, neg bool, args []string) {
-	usage(ts, !neg && len(args) == 2, "serve NAME DIR")
-	s, err := imageserver.Start(ts.MkAbs(args[1]))
+	usage(ts, !neg && len(args) == 2, "serve NAME DIR|URL")
+	what := args[1]
+	if !strings.HasPrefix(what, "http://") {
+		what = ts.MkAbs(what)
+	}
+	s, err := imageserver.Start(what)
 	ts.Check(err)
 	ts.Value(serversKey{}).(servers)[args[0]] = s
 	ca := filepath.Join(ts.Getenv("WORK"), args[0]+".pem")
 	ts.Check(os.WriteFile(ca, s.CA, 0o644))
 	ts.Setenv(args[0], s.URL)
+	ts.Setenv(args[0]+"_HOST", strings.TrimPrefix(s.URL, "https://"))
 	ts.Setenv(args[0]+"_CA", ca)
 }
 

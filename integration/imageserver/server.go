@@ -1,5 +1,5 @@
-// Package imageserver is an image server for the tests: a directory served over https, with a certificate authority of its
-// own, that does to what it sends whatever a network or a publisher might.
+// Package imageserver is an image server for the tests: a directory, or another server's answers, served over https, with a
+// certificate authority of its own, that does to what it sends whatever a network or a publisher might.
 package imageserver
 
 import (
@@ -17,6 +17,9 @@ import (
 	"math/big"
 	"net"
 	"net/http"
+	"net/http/httptest"
+	"net/http/httputil"
+	"net/url"
 	"os"
 	"path/filepath"
 	"strings"
@@ -29,7 +32,8 @@ type Server struct {
 	URL string
 	CA  []byte // the certificate of its authority, PEM
 
-	dir    string
+	dir    string                 // what it serves, or
+	behind *httputil.ReverseProxy // who answers in its place
 	server *http.Server
 	quit   chan struct{}
 
@@ -40,15 +44,15 @@ type Server struct {
 
 // Fault is what happens to requests of which the path has Path in it.
 type Fault struct {
-	Kind  string // cut, truncate, corrupt, grow, stall, slow, redirect, or an HTTP status
+	Kind  string // cut, truncate, corrupt, grow, stall, endless, redirect, or an HTTP status
 	Path  string
-	Value string // of redirect: where to; of cut, truncate and stall: after how many bytes
+	Value string // of redirect: where to; of cut, truncate and stall: after how many bytes; of a status: its Retry-After
 	Times int    // 0 is always
 	done  int
 }
 
-// Start begins to serve dir.
-func Start(dir string) (*Server, error) {
+// Start begins to serve what is a directory, or the URL of a server.
+func Start(what string) (*Server, error) {
 	authority, certificate, err := certificates()
 	if err != nil {
 		return nil, err
@@ -57,7 +61,11 @@ func Start(dir string) (*Server, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Server{URL: "https://" + listener.Addr().String(), CA: authority, dir: dir, quit: make(chan struct{})}
+	s := &Server{URL: "https://" + listener.Addr().String(), CA: authority, dir: what, quit: make(chan struct{})}
+	if at, err := url.Parse(what); err == nil && at.Host != "" {
+		s.behind = httputil.NewSingleHostReverseProxy(at)
+		s.behind.ErrorLog = log.New(io.Discard, "", 0)
+	}
 	s.server = &http.Server{
 		Handler:   http.HandlerFunc(s.answer),
 		TLSConfig: &tls.Config{Certificates: []tls.Certificate{certificate}},
@@ -140,19 +148,38 @@ func (s *Server) answer(w http.ResponseWriter, r *http.Request) {
 		recorded.Header().Set("ETag", fmt.Sprintf(`"%x-%x"`, info.ModTime().UnixNano(), info.Size()))
 	}
 	f := s.fault(r.URL.Path)
-	if f == nil {
+	switch {
+	case f != nil:
+		s.misbehave(recorded, r, name, f)
+	case s.behind != nil:
+		s.behind.ServeHTTP(recorded, r)
+	default:
 		http.ServeFile(recorded, r, name)
-		return
 	}
-	s.misbehave(recorded, r, name, f)
+}
+
+// whole is all that would be sent in answer to a request, whatever part of it was asked for.
+func (s *Server) whole(w *status, r *http.Request, name string) ([]byte, error) {
+	if s.behind == nil {
+		return os.ReadFile(name)
+	}
+	r = r.Clone(r.Context())
+	r.Header.Del("Range")
+	answer := httptest.NewRecorder()
+	s.behind.ServeHTTP(answer, r)
+	if answer.Code != http.StatusOK {
+		return nil, fmt.Errorf("it would be answered by %d", answer.Code)
+	}
+	w.Header().Set("Content-Type", answer.Header().Get("Content-Type"))
+	return answer.Body.Bytes(), nil
 }
 
 func (s *Server) misbehave(w *status, r *http.Request, name string, f *Fault) {
 	after := 1000
 	fmt.Sscan(f.Value, &after)
-	data, err := os.ReadFile(name)
+	data, err := s.whole(w, r, name)
 	if err != nil {
-		http.ServeFile(w, r, name)
+		http.Error(w, err.Error(), http.StatusNotFound)
 		return
 	}
 	var code int
@@ -176,6 +203,9 @@ func (s *Server) misbehave(w *status, r *http.Request, name string, f *Fault) {
 		http.ServeContent(&short{w, after, s.quit, f.Kind == "stall", r}, r, name, time.Time{}, bytes.NewReader(data))
 	default:
 		fmt.Sscan(f.Kind, &code)
+		if f.Value != "" {
+			w.Header().Set("Retry-After", f.Value)
+		}
 		http.Error(w, http.StatusText(code), code)
 	}
 }
