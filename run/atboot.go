@@ -136,16 +136,24 @@ func (e *Engine) enable(name string) (changed bool, err error) {
 	if !in.Spec.Boot.Always() {
 		return removed(filepath.Join(atBoot, e.BootUnit(name)))
 	}
+	program, err := Program()
+	if err != nil {
+		return false, err
+	}
 	return several(
-		func() (bool, error) { return e.install(e.BootUnit(""), e.template(thisCroft())) },
+		func() (bool, error) { return e.install(e.BootUnit(""), e.template(program)) },
 		func() (bool, error) { return link(unitPath(e.BootUnit("")), filepath.Join(atBoot, e.BootUnit(name))) },
 		e.enableReturn,
 	)
 }
 
 func (e *Engine) enableReturn() (changed bool, err error) {
+	program, err := Program()
+	if err != nil {
+		return false, err
+	}
 	return several(
-		func() (bool, error) { return e.install(e.returnUnit(), e.returning(thisCroft())) },
+		func() (bool, error) { return e.install(e.returnUnit(), e.returning(program)) },
 		func() (bool, error) { return link(unitPath(e.returnUnit()), filepath.Join(atBoot, e.returnUnit())) },
 	)
 }
@@ -355,12 +363,3 @@ func (e *Engine) order(u *unitText) {
 
 // beforeMachines are units of the host that machines, or what is done at their end, may need.
 var beforeMachines = [...]string{"network.target", "remote-fs.target", "dbus.service", "systemd-machined.service"}
-
-// thisCroft is where this croft is. Replaced since it was started it is what is there now that a unit shall run.
-func thisCroft() string {
-	exe, err := os.Executable()
-	if err != nil {
-		return "croft" // which systemd looks for in its own path
-	}
-	return strings.TrimSuffix(exe, " (deleted)")
-}

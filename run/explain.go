@@ -79,7 +79,11 @@ func (e *Engine) Explain(in *state.Instance) (Explanation, error) {
 		x.Cgroups, x.Unit = in.Applied.Cgroups, in.Applied.Unit // in the foreground it lies elsewhere
 	}
 	if x.Unit == e.Unit(as.Spec.Name) {
-		for _, p := range e.properties(&as, thisCroft()) {
+		program, err := Program()
+		if err != nil {
+			return Explanation{}, err
+		}
+		for _, p := range e.properties(&as, program) {
 			if text := propertyText(p.Value.Value()); text != "" {
 				x.Properties = append(x.Properties, p.Name+"="+text)
 			}

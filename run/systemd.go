@@ -143,7 +143,7 @@ func resultOf(ctx context.Context, bus *dbus.Conn, unit string) string {
 // waited for. errUnheard when there is no answer.
 func (e *Engine) transient(ctx context.Context, bus *dbus.Conn, in *state.Instance, stdin *os.File) error {
 	unit := e.Unit(in.Spec.Name)
-	exe, err := os.Executable()
+	exe, err := Program()
 	if err != nil {
 		return err
 	}

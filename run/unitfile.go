@@ -3,6 +3,8 @@ package run
 import (
 	"fmt"
 	"net/netip"
+	"os"
+	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -10,6 +12,19 @@ import (
 
 	"croft/state"
 )
+
+// Program is the path of this croft for the units that execute it: of what is there by now, should it have been replaced
+// since it was started. One that has executed itself out of memory (mounts.c) is where it was called.
+func Program() (string, error) {
+	path, err := os.Executable()
+	if err == nil && !strings.HasPrefix(path, "/memfd:") {
+		return path, nil
+	}
+	if path, err = exec.LookPath(os.Args[0]); err != nil {
+		return "", err
+	}
+	return filepath.Abs(path)
+}
 
 // UnitFile writes a service unit of the host's administrator that holds in, with program as croft: systemd.service(5).
 // It is pure, but for the engine's places.

@@ -3,7 +3,6 @@ package cli
 import (
 	"context"
 	"fmt"
-	"os"
 
 	"croft/man"
 	"croft/run"
@@ -33,7 +32,7 @@ func (a *app) generateUnit() func(*pflag.FlagSet) man.Run {
 				fmt.Print(text)
 				return nil
 			}
-			program, err := os.Executable()
+			program, err := run.Program()
 			if err != nil {
 				return err
 			}
