@@ -165,6 +165,9 @@ func (e *Engine) transient(ctx context.Context, bus *dbus.Conn, in *state.Instan
 			case "failed":
 				bus.ResetFailedUnitContext(ctx, unit) // gone is as good
 			case "active", "reloading":
+				if now, err := e.Dir.Get(in.Spec.Name); err == nil && now.Applied != nil && now.Applied.Unit == unit {
+					return state.ErrRunning // another start was faster
+				}
 				if time.Since(began) > time.Second { // not one of ours that is about to end
 					return state.Hint(fmt.Errorf("there is one already, and this machine is not in it: %w", state.ErrBusy), "systemctl status "+unit)
 				}
