@@ -74,13 +74,33 @@ func (e *Engine) DisableReturn(ctx context.Context) error {
 			func() (bool, error) { return removed(filepath.Join(atBoot, e.returnUnit())) },
 			func() (bool, error) { return removed(filepath.Join(hostUnits, e.returnUnit())) },
 			func() (bool, error) {
-				if len(e.enabledNames()) > 0 {
-					return false, nil
+				if used, err := e.templateUsed(ctx); used || err != nil {
+					return false, err
 				}
 				return removed(filepath.Join(hostUnits, e.BootUnit("")))
 			},
 		)
 	})
+}
+
+// templateUsed says whether a machine is enabled, runs in an instance of the template or has failed in one: without its file
+// a unit would not know how it is stopped.
+func (e *Engine) templateUsed(ctx context.Context) (bool, error) {
+	if len(e.enabledNames()) > 0 {
+		return true, nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, busLimit)
+	defer cancel()
+	bus, err := e.Bus(ctx)
+	if errors.Is(err, state.ErrUnsupported) {
+		return false, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	defer bus.Close()
+	units, err := bus.ListUnitsByPatternsContext(ctx, []string{"active", "activating", "deactivating", "failed"}, []string{e.BootUnit("*")})
+	return len(units) > 0, err
 }
 
 // arrange does something to the unit files while nobody else of this root does.

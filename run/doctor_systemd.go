@@ -4,8 +4,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os/exec"
+	"path/filepath"
+	"slices"
 	"strings"
+
+	"croft/state"
 
 	godbus "github.com/godbus/dbus/v5"
 )
@@ -17,6 +22,7 @@ func systemdProbes() []probe {
 		{"host.machined", false, true, underSystemd(machinedHere), "machinectl, systemctl -M and journalctl -M do not find machines", "apt-get install systemd-container; systemctl unmask systemd-machined"},
 		{"host.journal", false, true, underSystemd(journalHere), "what machines printed is lost with the host's next reboot, but for their last megabyte or two",
 			"mkdir -p /var/log/journal && systemctl restart systemd-journald"},
+		{"host.boot", false, true, comesBack, "what ran stays stopped after a reboot of the host", "croft enable"},
 	}
 }
 
@@ -49,6 +55,28 @@ func underSystemd(ask func(ctx context.Context) (string, error)) func(*examinati
 		defer cancel()
 		return ask(ctx)
 	}
+}
+
+// comesBack looks for the unit that brings back what ran, where there is a machine that needs it.
+func comesBack(x *examination) (string, error) {
+	if !booted() {
+		return "not without systemd as PID 1", nil
+	}
+	e := &Engine{Dir: &state.Dir{Root: x.rootDir, Run: x.runDir}}
+	if exists(filepath.Join(atBoot, e.returnUnit())) {
+		return e.returnUnit() + " brings back what ran", nil
+	}
+	all, _, err := e.Dir.List()
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return "", err
+	}
+	if slices.ContainsFunc(all, func(in *state.Instance) bool {
+		on := in.Spec.Boot.Autostart
+		return !in.Spec.Remove && (on == nil || *on && !e.enabled(in.Spec.Name))
+	}) {
+		return "", errors.New("there are machines, and nothing starts them with the host")
+	}
+	return "no machine needs more to start with the host", nil
 }
 
 // machinedHere asks it, which wakes it where it sleeps.
