@@ -18,7 +18,6 @@ type ImportOptions struct {
 	Source  string    // a file, a directory, an https URL, or "-" for Stdin; what it holds is told by content, never by name
 	Rootfs  string    // the root filesystem, as Source may be, when Source is the metadata of an LXD or Incus image
 	Stdin   io.Reader // read for "-"
-	Tag     string    // of an OCI layout with several images: the one that is meant
 	Aliases []string
 	Reuse   bool // take aliases away from the images that have them
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/containers/image/v5/directory"
@@ -19,10 +20,13 @@ import (
 // KindOCI is an image of a registry or of an OCI layout: one or more layers, and what to run in them.
 const KindOCI = "oci"
 
-// OCIReference names an image in a registry or in a directory of this host.
+// OCIReference names an image in a registry, or in a directory or an archive of this host.
 type OCIReference struct {
-	name string               // as the user would write it, with its tag; the alias of what is pulled
-	ref  types.ImageReference // of containers/image
+	name      string               // as the user would write it, with its tag; the alias of what is pulled
+	transport string               // as containers/image and its policies call it
+	path      string               // of the directory or archive; "" at a registry
+	tag       string               // that calls the image in there; "" for the only one
+	ref       types.ImageReference // of containers/image; nil for an archive, which has to be unpacked first
 
 	remote Remote // that it was asked for at; the zero Remote when it names a registry itself
 }
@@ -31,7 +35,7 @@ type OCIReference struct {
 func (r OCIReference) String() string { return r.name }
 
 // Local says that the image lies on this host: to look at it again costs next to nothing.
-func (r OCIReference) Local() bool { return r.ref.Transport().Name() != docker.Transport.Name() }
+func (r OCIReference) Local() bool { return r.path != "" }
 
 // ParseOCI reads a reference to an OCI image:
 //
@@ -39,6 +43,8 @@ func (r OCIReference) Local() bool { return r.ref.Transport().Name() != docker.T
 //	HOST[:PORT]/NAME[:TAG][@DIGEST] in that registry; HOST has a dot, or a port, or is localhost
 //	oci:DIR[:TAG]                   in an OCI layout
 //	dir:DIR                         in a directory written by skopeo
+//	oci-archive:FILE[:TAG]          in a tar of an OCI layout
+//	docker-archive:FILE[:NAME:TAG]  in a tar written by docker save
 //
 // ok is false, with no error, for what has none of these forms: it may be an alias, or name another remote.
 func ParseOCI(text string) (r OCIReference, ok bool, err error) {
@@ -46,7 +52,7 @@ func ParseOCI(text string) (r OCIReference, ok bool, err error) {
 	switch {
 	case transport == "docker":
 		r, err = registryReference(strings.TrimPrefix(rest, "//"))
-	case transport == "oci" || transport == "dir":
+	case slices.Contains(localTransports[:], transport):
 		r, err = localReference(transport, rest)
 	case hasHost(text):
 		r, err = registryReference(text)
@@ -89,31 +95,41 @@ func registryReference(text string) (OCIReference, error) {
 	if reference.Domain(named) == dockerHub {
 		name = "docker:" + name
 	}
-	return OCIReference{name: name, ref: ref}, nil
+	return OCIReference{name: name, transport: docker.Transport.Name(), ref: ref}, nil
 }
 
-func localReference(transport, text string) (OCIReference, error) {
-	dir, tag, tagged := text, "", false
-	if transport == "oci" {
-		dir, tag, tagged = strings.Cut(text, ":")
+// The transports of containers/image for what lies on this host.
+const (
+	transportLayout = "oci"
+	transportDir    = "dir"
+	transportTar    = "oci-archive"
+	transportSaved  = "docker-archive"
+)
+
+var localTransports = [...]string{transportLayout, transportDir, transportTar, transportSaved}
+
+func localReference(transport, text string) (r OCIReference, err error) {
+	r.transport, r.path = transport, text
+	if transport != transportDir {
+		r.path, r.tag, _ = strings.Cut(text, ":")
 	}
-	if dir == "" {
-		return OCIReference{}, fmt.Errorf("names no directory")
+	if r.path == "" {
+		return OCIReference{}, fmt.Errorf("names neither a file nor a directory")
 	}
-	dir, err := filepath.Abs(dir)
-	if err != nil {
+	if r.path, err = filepath.Abs(r.path); err != nil {
 		return OCIReference{}, err
 	}
-	name := transport + ":" + dir
-	if transport == "dir" {
-		ref, err := directory.NewReference(dir)
-		return OCIReference{name: name, ref: ref}, err
+	r.name = transport + ":" + r.path
+	if r.tag != "" {
+		r.name += ":" + r.tag
 	}
-	if tagged {
-		name += ":" + tag
+	switch transport {
+	case transportDir:
+		r.ref, err = directory.NewReference(r.path)
+	case transportLayout:
+		r.ref, err = layout.NewReference(r.path, r.tag)
 	}
-	ref, err := layout.NewReference(dir, tag)
-	return OCIReference{name: name, ref: ref}, err
+	return r, err
 }
 
 // Reference is what a remote that speaks to a registry calls name: its URL names the registry and, below that, where all it has is.
@@ -138,7 +154,7 @@ const dockerHub = "docker.io"
 
 // digest is the one that the reference asks for; "" when it has a tag.
 func (r OCIReference) digest() digest.Digest {
-	if named, is := r.ref.DockerReference().(reference.Canonical); is {
+	if named, is := r.named().(reference.Canonical); is {
 		return named.Digest()
 	}
 	return ""
@@ -152,14 +168,36 @@ func (r OCIReference) origin() *Origin {
 	return &Origin{Remote: r.remote.Name, URL: "https://" + hostOf(r), Name: r.name}
 }
 
-// open begins to read the image: of a registry its manifest has come when this returns.
-func (r OCIReference) open(ctx context.Context, sys *types.SystemContext) (types.ImageSource, error) {
+// named is what a registry calls the image; nil for one of this host.
+func (r OCIReference) named() reference.Named {
+	if r.ref == nil {
+		return nil
+	}
+	return r.ref.DockerReference()
+}
+
+// archive says that the image lies in a file.
+func (r OCIReference) archive() bool { return r.ref == nil }
+
+// scopes are the names that a policy may have for the image.
+func (r OCIReference) scopes() []string {
+	if r.archive() {
+		return pathScopes(r.path)
+	}
+	return append([]string{r.ref.PolicyConfigurationIdentity()}, r.ref.PolicyConfigurationNamespaces()...)
+}
+
+// open begins to read the image: of a registry its manifest has come when this returns. tree is where an archive has been unpacked.
+func (r OCIReference) open(ctx context.Context, sys *types.SystemContext, tree string) (ociSource, error) {
+	if r.archive() {
+		return openUnpacked(ctx, r.transport, tree, r.tag)
+	}
 	return r.ref.NewImageSource(ctx, sys)
 }
 
 // hostOf is the registry of ref, as certificates and credentials are kept by.
 func hostOf(ref OCIReference) string {
-	if named := ref.ref.DockerReference(); named != nil {
+	if named := ref.named(); named != nil {
 		return reference.Domain(named)
 	}
 	return ""

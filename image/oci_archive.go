@@ -13,6 +13,7 @@ import (
 	"strings"
 
 	"github.com/containers/image/v5/directory"
+	"github.com/containers/image/v5/docker/reference"
 	"github.com/containers/image/v5/oci/layout"
 	"github.com/containers/image/v5/types"
 	"github.com/opencontainers/go-digest"
@@ -49,7 +50,11 @@ func (s *Store) importOCI(ctx context.Context, dir string, o ImportOptions) (Ima
 	if err != nil {
 		return Image{}, err
 	}
-	src, err := openOCI(ctx, dir, o.Tag)
+	src, err := openOCI(ctx, dir, "")
+	if errors.Is(err, layout.ErrMoreThanOneImage) {
+		transport, _ := formOf(dir, o.Source)
+		err = state.Hint(several(err), "croft image pull "+transport+":"+o.Source+":TAG")
+	}
 	if err != nil {
 		return Image{}, err
 	}
@@ -83,10 +88,53 @@ func formOf(dir, source string) (transport string, scopes []string) {
 	if err != nil || source == "-" {
 		return transport, nil
 	}
+	return transport, pathScopes(path)
+}
+
+// pathScopes are the names that a policy may have for what lies at an absolute path: that, and the directories above it.
+func pathScopes(path string) (scopes []string) {
 	for ; path != "/"; path = filepath.Dir(path) {
 		scopes = append(scopes, path)
 	}
-	return transport, scopes
+	return scopes
+}
+
+// unpackArchive unpacks a file with an OCI image in it.
+func (s *Store) unpackArchive(ctx context.Context, file, tree string, maxBytes int64) error {
+	if info, err := os.Stat(file); err == nil && info.IsDir() {
+		return &sentence{"is a directory, and no archive", state.ErrInvalid}
+	}
+	src, err := s.open(ctx, ImportOptions{}, file)
+	if err != nil {
+		return err
+	}
+	defer src.Close()
+	if _, _, err := s.unpackSource(ctx, src, tree, ImportOptions{MaxBytes: maxBytes}); err != nil {
+		return err
+	}
+	if !holdsOCI(tree) {
+		return &sentence{"holds no OCI image", state.ErrInvalid}
+	}
+	return checkParts(tree)
+}
+
+// openUnpacked opens the image in an unpacked archive, which holds one of either kind. What docker saves nowadays is both kinds of archive in one, with tags of
+// its own for each.
+func openUnpacked(ctx context.Context, transport, tree, tag string) (ociSource, error) {
+	switch isLayout := exists(filepath.Join(tree, layoutMark)); {
+	case transport == transportTar && isLayout:
+		return openOCI(ctx, tree, tag)
+	case transport == transportSaved && exists(filepath.Join(tree, dockerManifest)):
+		return openSaved(tree, tag)
+	case isLayout:
+		return nil, state.Hint(&sentence{"is no archive of docker save", state.ErrInvalid}, "croft image pull "+transportTar+":FILE")
+	}
+	return nil, state.Hint(&sentence{"is no archive of an OCI layout", state.ErrInvalid}, "croft image pull "+transportSaved+":FILE")
+}
+
+// several is the error of an image that is not named where there is more than one.
+func several(err error) error {
+	return &sentence{"holds more than one image", errors.Join(state.ErrInvalid, err)}
 }
 
 // openOCI opens the image in a directory.
@@ -105,11 +153,11 @@ func openOCI(ctx context.Context, dir, tag string) (ociSource, error) {
 		return nil, err
 	}
 	src, err := ref.NewImageSource(ctx, registryContext(false))
-	if errors.Is(err, layout.ErrMoreThanOneImage) {
-		err := &sentence{"holds more than one image", errors.Join(state.ErrInvalid, err)}
-		return nil, state.Hint(err, "croft image pull oci:DIR:TAG")
+	var untagged layout.ImageNotFoundError
+	if errors.As(err, &untagged) {
+		return nil, &sentence{fmt.Sprintf("holds no image called %q", tag), errors.Join(state.ErrNotExist, err)}
 	}
-	if err != nil && ctx.Err() == nil {
+	if err != nil && ctx.Err() == nil && !errors.Is(err, layout.ErrMoreThanOneImage) {
 		err = &sentence{"OCI layout is damaged: " + shown(err.Error()), errors.Join(state.ErrInvalid, err)}
 	}
 	return src, err
@@ -151,6 +199,18 @@ type savedImage struct {
 	RepoTags, Layers []string
 }
 
+// isCalled compares names as docker does, for which nginx is docker.io/library/nginx:latest.
+func (s savedImage) isCalled(tag string) bool {
+	whole := func(name string) string {
+		named, err := reference.ParseNormalizedNamed(name)
+		if err != nil {
+			return name
+		}
+		return reference.TagNameOnly(named).String()
+	}
+	return slices.ContainsFunc(s.RepoTags, func(has string) bool { return has == tag || whole(has) == whole(tag) })
+}
+
 // openSaved makes a manifest of the archive's own, which has neither digests nor sizes: the configuration has digests of
 // the layers, and the files have sizes.
 func openSaved(dir, tag string) (*dockerArchive, error) {
@@ -175,10 +235,15 @@ func (s *dockerArchive) read(tag string) error {
 		return damaged(dockerManifest, err)
 	}
 	if tag != "" {
-		all = slices.DeleteFunc(all, func(one savedImage) bool { return !slices.Contains(one.RepoTags, tag) })
+		all = slices.DeleteFunc(all, func(one savedImage) bool { return !one.isCalled(tag) })
 	}
-	if len(all) != 1 {
-		return &sentence{fmt.Sprintf("holds %d images, not one", len(all)), state.ErrInvalid}
+	switch {
+	case len(all) == 0 && tag != "":
+		return &sentence{fmt.Sprintf("holds no image called %q", tag), state.ErrNotExist}
+	case len(all) == 0:
+		return &sentence{"holds no image", state.ErrInvalid}
+	case len(all) > 1:
+		return layout.ErrMoreThanOneImage
 	}
 	text := head(s.root, all[0].Config, maxOCIConfig)
 	var config imgspec.Image

@@ -13,7 +13,6 @@ import (
 	"strings"
 
 	"github.com/containers/image/v5/docker/reference"
-	"github.com/containers/image/v5/types"
 	"github.com/opencontainers/go-digest"
 
 	"croft/state"
@@ -229,9 +228,4 @@ func (i *identity) remapped(ref reference.Named) (reference.Named, error) {
 		return ref, nil // it goes on with a port
 	}
 	return reference.ParseNamed(i.SignedPrefix + rest)
-}
-
-// scopesOf are the names that a policy may have for the image of ref.
-func scopesOf(ref types.ImageReference) []string {
-	return append([]string{ref.PolicyConfigurationIdentity()}, ref.PolicyConfigurationNamespaces()...)
 }

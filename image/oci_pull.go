@@ -54,17 +54,29 @@ func (s *Store) pullOCI(ctx context.Context, ref OCIReference, o PullOptions) (I
 	if err != nil {
 		return Image{}, err
 	}
-	requirements, err := policy(ref.ref.Transport().Name(), scopesOf(ref.ref))
+	requirements, err := policy(ref.transport, ref.scopes())
 	if err == nil {
 		err = permitted(requirements)
 	}
 	if err != nil {
 		return Image{}, err
 	}
+	var tree string
+	if ref.archive() {
+		work, err := s.newWork()
+		if err != nil {
+			return Image{}, err
+		}
+		defer work.remove()
+		if err := s.unpackArchive(ctx, ref.path, work.tree, o.MaxBytes); err != nil {
+			return Image{}, err
+		}
+		tree = work.tree
+	}
 	var src ociSource
 	var found ociImage
 	err = o.patience.retry(ctx, func() (err error) {
-		if src, err = ref.open(ctx, sys); err != nil {
+		if src, err = ref.open(ctx, sys, tree); err != nil {
 			return err
 		}
 		if found, err = readOCI(ctx, src, ref.digest(), sys); err != nil {
@@ -76,7 +88,7 @@ func (s *Store) pullOCI(ctx context.Context, ref OCIReference, o PullOptions) (I
 		return Image{}, err
 	}
 	defer src.Close()
-	if err := checkPolicy(ctx, requirements, src, found, ref.ref.DockerReference()); err != nil {
+	if err := checkPolicy(ctx, requirements, src, found, ref.named()); err != nil {
 		return Image{}, err
 	}
 	return s.take(ctx, src, found, taking{name: ref.name, origin: ref.origin(), local: ref.Local(), PullOptions: o})
@@ -462,8 +474,8 @@ func (s *Store) usedByPulls() ([]string, error) {
 	return all, nil
 }
 
-// explained gives an error of a registry the sentinel that it lacks and the remedy that there may be. The transport's own types
-// say less than its texts.
+// explained gives an error of a transport the sentinel that it lacks and the remedy that there may be. The transports' own types
+// say less than their texts. A file that is missing is not the image: it may be a part of it, or a key.
 func explained(ref OCIReference, err error) error {
 	text := err.Error()
 	has := func(all ...string) bool {
@@ -471,8 +483,12 @@ func explained(ref OCIReference, err error) error {
 	}
 	var untagged layout.ImageNotFoundError
 	switch host := hostOf(ref); {
-	case has("manifest unknown", "name unknown", "repository name not known"), errors.As(err, &untagged), errors.Is(err, fs.ErrNotExist):
+	case has("manifest unknown", "name unknown", "repository name not known"), errors.As(err, &untagged):
 		return &sentence{text, errors.Join(state.ErrNotExist, err)}
+	case ref.Local() && !exists(ref.path):
+		return &sentence{"no such file or directory", errors.Join(state.ErrNotExist, err)}
+	case errors.Is(err, layout.ErrMoreThanOneImage):
+		return state.Hint(several(err), "croft image pull "+ref.name+":TAG")
 	case has("server gave HTTP response to HTTPS client"):
 		return state.Hint(err, "--tls-verify=false asks neither for TLS nor for a certificate")
 	case has("certificate signed by unknown authority", "certificate is not trusted"):

@@ -2,6 +2,7 @@ package image
 
 import (
 	"errors"
+	"io/fs"
 	"testing"
 
 	"croft/state"
@@ -10,32 +11,36 @@ import (
 func TestParseOCI(t *testing.T) {
 	const digest = "sha256:7dd342b916322eea91ebfe69a8c9c022a48d23a41ad16becfbe484e8d734cf38"
 	for text, want := range map[string]string{
-		"docker:nginx":                      "docker:nginx:latest",
-		"docker:debian:12":                  "docker:debian:12",
-		"docker://library/debian:12":        "docker:debian:12",
-		"docker:docker.io/bitnami/redis":    "docker:bitnami/redis:latest",
-		"docker:quay.io/team/app:2":         "quay.io/team/app:2",
-		"docker.io/library/debian":          "docker:debian:latest",
-		"registry.example:5000/app:tag":     "registry.example:5000/app:tag",
-		"registry.example/app":              "registry.example/app:latest",
-		"localhost/app":                     "localhost/app:latest",
-		"localhost:5000/a/b":                "localhost:5000/a/b:latest",
-		"[::1]:5000/app":                    "",
-		"quay.io/team/app@" + digest:        "quay.io/team/app@" + digest,
-		"docker:debian:12@" + digest:        "docker:debian@" + digest,
-		"oci:/srv/layout":                   "oci:/srv/layout",
-		"oci:/srv/layout:v1":                "oci:/srv/layout:v1",
-		"oci:/srv/../layout/:v1":            "oci:/layout:v1",
-		"dir:/srv/image":                    "dir:/srv/image",
-		"debian/13":                         "",
-		"images:debian/13":                  "",
-		"ubuntu:24.04":                      "",
-		"ubuntu:24.04/arm64":                "",
-		"f00dfeed":                          "",
-		"example.org":                       "", // no image is named
-		":5000/app":                         "",
-		"registry.example:port/app":         "",
-		"https://example.org/rootfs.tar.xz": "",
+		"docker:nginx":                       "docker:nginx:latest",
+		"docker:debian:12":                   "docker:debian:12",
+		"docker://library/debian:12":         "docker:debian:12",
+		"docker:docker.io/bitnami/redis":     "docker:bitnami/redis:latest",
+		"docker:quay.io/team/app:2":          "quay.io/team/app:2",
+		"docker.io/library/debian":           "docker:debian:latest",
+		"registry.example:5000/app:tag":      "registry.example:5000/app:tag",
+		"registry.example/app":               "registry.example/app:latest",
+		"localhost/app":                      "localhost/app:latest",
+		"localhost:5000/a/b":                 "localhost:5000/a/b:latest",
+		"[::1]:5000/app":                     "",
+		"quay.io/team/app@" + digest:         "quay.io/team/app@" + digest,
+		"docker:debian:12@" + digest:         "docker:debian@" + digest,
+		"oci:/srv/layout":                    "oci:/srv/layout",
+		"oci:/srv/layout:v1":                 "oci:/srv/layout:v1",
+		"oci:/srv/../layout/:v1":             "oci:/layout:v1",
+		"dir:/srv/image":                     "dir:/srv/image",
+		"dir:/srv/image:1":                   "dir:/srv/image:1",
+		"oci-archive:/srv/a.tar":             "oci-archive:/srv/a.tar",
+		"oci-archive:/srv//a.tar:v1":         "oci-archive:/srv/a.tar:v1",
+		"docker-archive:/srv/a.tar:team/x:1": "docker-archive:/srv/a.tar:team/x:1",
+		"debian/13":                          "",
+		"images:debian/13":                   "",
+		"ubuntu:24.04":                       "",
+		"ubuntu:24.04/arm64":                 "",
+		"f00dfeed":                           "",
+		"example.org":                        "", // no image is named
+		":5000/app":                          "",
+		"registry.example:port/app":          "",
+		"https://example.org/rootfs.tar.xz":  "",
 	} {
 		ref, ok, err := ParseOCI(text)
 		if ok != (want != "") || err != nil || ref.String() != want {
@@ -44,7 +49,7 @@ func TestParseOCI(t *testing.T) {
 	}
 	for _, text := range []string{
 		"docker:", "docker:Debian", "docker:debian:", "docker:debian@sha256:f00", "docker:debian@md5:d41d8cd98f00b204e9800998ecf8427e",
-		"registry.example/", "registry.example/../../etc", "docker:a//b", "oci:", "dir:", "docker:7dd342b916322eea91ebfe69a8c9c022a48d23a41ad16becfbe484e8d734cf38",
+		"registry.example/", "registry.example/../../etc", "docker:a//b", "oci:", "dir:", "oci-archive:", "docker-archive::1", "docker:7dd342b916322eea91ebfe69a8c9c022a48d23a41ad16becfbe484e8d734cf38",
 	} {
 		if ref, ok, err := ParseOCI(text); !ok || !errors.Is(err, state.ErrInvalid) {
 			t.Errorf("%q is %q, %v, %v; want a refusal", text, ref, ok, err)
@@ -66,6 +71,25 @@ func TestRemoteReference(t *testing.T) {
 	}
 	if _, err := (Remote{Name: "corp", URL: "https://registry.example"}).Reference("App"); !errors.Is(err, state.ErrInvalid) {
 		t.Errorf("a capital letter: %v", err)
+	}
+}
+
+// TestExplained: only an image that is missing is a thing that does not exist; a part of one, a key or a socket is not.
+func TestExplained(t *testing.T) {
+	dir := t.TempDir()
+	missing := &fs.PathError{Op: "open", Path: dir + "/blobs/x", Err: fs.ErrNotExist}
+	for text, want := range map[string]bool{"oci:" + dir: false, "docker:app": false, "oci:" + dir + "/none": true, "oci-archive:" + dir + "/none": true} {
+		ref, _, err := ParseOCI(text)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := explained(ref, missing); errors.Is(err, state.ErrNotExist) != want {
+			t.Errorf("%s: %v; want ErrNotExist: %v", text, err, want)
+		}
+	}
+	ref, _, _ := ParseOCI("docker:app")
+	if err := explained(ref, errors.New("reading manifest latest: manifest unknown")); !errors.Is(err, state.ErrNotExist) {
+		t.Errorf("a tag that the registry has not: %v", err)
 	}
 }
 

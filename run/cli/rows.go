@@ -215,7 +215,7 @@ func images(a *app) []*man.Command {
 			},
 			{
 				Name: "pull", Args: "[REMOTE:]NAME...", Peers: []string{"copy", "fetch"}, Short: "Get an image from a remote", New: a.imagePull(),
-				Long:     "Downloads what the remote has under NAME, checks it, and prints the fingerprint. REMOTE:NAME calls it here from then on, until the remote has a newer one and that is pulled. A download that was broken off goes on where it was; what is here already is not downloaded again.\n\n`docker:NAME[:TAG]` is at Docker Hub, `HOST[:PORT]/NAME[:TAG]` in that registry, `oci:DIR[:TAG]` in an OCI layout, `dir:DIR` in a directory that skopeo has written. Instead of a tag there may be a digest, `@sha256:...`. Layers are shared by all images that have them.",
+				Long:     "Downloads what the remote has under NAME, checks it, and prints the fingerprint. REMOTE:NAME calls it here from then on, until the remote has a newer one and that is pulled. A download that was broken off goes on where it was; what is here already is not downloaded again.\n\n`docker:NAME[:TAG]` is at Docker Hub, `HOST[:PORT]/NAME[:TAG]` in that registry, `oci:DIR[:TAG]` in an OCI layout, `dir:DIR` in a directory that skopeo has written, `oci-archive:FILE[:TAG]` and `docker-archive:FILE[:NAME:TAG]` in a file of skopeo's, podman's or docker's. Instead of a tag there may be a digest, `@sha256:...`. Layers are shared by all images that have them.",
 				Examples: []man.Example{{Say: "Debian, from linuxcontainers.org", Do: "croft image pull images:debian/13"}, {Say: "Ubuntu, and a name for this very build", Do: "croft image pull --alias noble ubuntu:24.04"}, {Say: "From Docker Hub, and from a registry of one's own", Do: "croft image pull docker:debian:12 registry.example:5000/team/app:2.1"}},
 			},
 			{

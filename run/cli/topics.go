@@ -108,6 +108,7 @@ Whoever can write to croft's directories or run croft as root owns every machine
 const environmentText = `## Read by croft
 - ` + "`CROFT_ROOT`" + ` and ` + "`CROFT_RUN`" + ` are the directories that --root and --run name; the flags win, and both win over /etc/croft/croft.toml.
 - ` + "`CROFT_CONFIG`" + ` names a file to read in place of /etc/croft/croft.toml; see ` + "`croft help config`" + `.
+- ` + "`REGISTRY_AUTH_FILE`" + ` is where passwords for registries are kept, as podman and skopeo have it; without it /run/containers/0/auth.json.
 - ` + "`NO_COLOR`" + `, when not empty, keeps help from being bold.
 - ` + "`COLUMNS`" + ` is the width of help where that is not a terminal.
 - ` + "`CROFT_OVERLAY=path`" + ` mounts root filesystems in the way of kernels before 6.15: for tests.
