@@ -78,10 +78,14 @@ func (e *Engine) restart(name string, pause time.Duration, claim *state.Claim, s
 	if err == nil && !asked {
 		err = e.startAgain(name, claim, signals)
 	}
+	down := false
+	if in, err := e.Dir.Get(name); asked && err == nil { // systemd may take its time: not while the record is locked
+		down = e.goesDown(in, CauseAsked)
+	}
 	_, editErr := e.Dir.Edit(name, func(in *state.Instance) error {
 		in.Restarts = 0
-		if asked && in.Exit != nil {
-			in.Exit.HostDown = e.goesDown(in, CauseAsked)
+		if in.Exit != nil && down {
+			in.Exit.HostDown = true
 		}
 		return nil
 	})
