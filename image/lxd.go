@@ -142,6 +142,9 @@ func (a *arrival) addMetadata(dir, fingerprint string) error {
 	for name, value := range meta.Properties {
 		img.Properties[shown(name)] = shown(value)
 	}
+	if err := needs(img.requirements()); err != nil {
+		return err
+	}
 	if img.OS == "" {
 		img.OS = img.Properties["os"]
 	}

@@ -145,6 +145,7 @@ func TestImportLXDRefuses(t *testing.T) {
 		"not yaml":            {meta("\x00\x01"), root, "metadata.yaml: "},
 		"a list":              {meta("- a\n- b\n"), root, "metadata.yaml: line 1: cannot unmarshal"},
 		"a giant":             {meta("# " + strings.Repeat("x", maxMetadataFile)), root, "has more than 1048576 bytes"},
+		"a need for v1":       {meta("properties: {requirements.cgroup: v1}\n"), root, "its init needs cgroup v1"},
 		"giant metadata":      {meta(strings.Repeat("x", maxMetadataArchive)), root, "an image of more than 67108864 bytes"},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -183,6 +183,20 @@ func notOffered(c *simplestreams.Catalog, r Remote, name, arch string) error {
 	return state.Hint(state.ErrNotExist, hint)
 }
 
+// requirementPrefix begins the name of a property that says what a machine has to be like, as LXD writes it down.
+const requirementPrefix = "requirements."
+
+// requirements are those of its properties, without the word before their names.
+func (i Image) requirements() map[string]string {
+	all := map[string]string{}
+	for name, value := range i.Properties {
+		if key, is := strings.CutPrefix(name, requirementPrefix); is {
+			all[key] = value
+		}
+	}
+	return all
+}
+
 // needs says what of an image's requirements machines of croft do not meet.
 func needs(requirements map[string]string) error {
 	switch {
@@ -220,7 +234,7 @@ func (p *pulled) describe(img *Image) {
 		if img.Properties == nil {
 			img.Properties = map[string]string{}
 		}
-		img.Properties["requirements."+key] = value
+		img.Properties[requirementPrefix+key] = value
 	}
 }
 

@@ -63,12 +63,7 @@ func treeImage(img Image, aliases []string) simplestreams.TreeImage {
 	t := simplestreams.TreeImage{
 		OS: orElse(img.Properties["os"], img.OS), Release: orElse(img.Properties["release"], img.Release),
 		Variant: orElse(img.Properties["variant"], "default"), Arch: debianArchitecture(img.Architecture),
-		Serial: img.Created.Format("20060102_15:04"), Aliases: aliases, Requirements: map[string]string{},
-	}
-	for name, value := range img.Properties {
-		if need, ok := strings.CutPrefix(name, "requirements."); ok {
-			t.Requirements[need] = value
-		}
+		Serial: img.Created.Format("20060102_15:04"), Aliases: aliases, Requirements: img.requirements(),
 	}
 	if len(aliases) == 0 {
 		t.Aliases = ownAliases(img)

@@ -186,7 +186,9 @@ func (e *Engine) locate(ref string) (image.Remote, string, error) {
 	}
 	remote, err := remotes.Get(prefix)
 	if has && errors.Is(err, state.ErrNotExist) && !near(err) {
-		_, err = e.Images.Get(ref) // no remote was meant: debian:13 as docker has it
+		if _, missing := e.Images.Get(ref); missing != nil {
+			err = missing // no remote was meant: debian:13 as docker has it
+		}
 	}
 	return remote, name, err
 }

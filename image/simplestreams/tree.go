@@ -87,7 +87,8 @@ type (
 )
 
 // Add puts a build into the tree: the two files, which are moved, with what image says of them but for files, size and
-// fingerprint. An alias that calls another product of the same architecture is taken away from it.
+// fingerprint. An alias that calls another product of the same architecture is taken away from it. A build that is there
+// already is given the aliases and nothing else.
 func (t Tree) Add(image TreeImage, metadata, root string) (TreeImage, error) {
 	err := t.locked(func() error {
 		list, err := t.read()
@@ -114,26 +115,36 @@ func (t Tree) add(list *writtenList, image TreeImage, metadata, root string) (Tr
 		p = &writtenProduct{Arch: image.Arch, Variant: image.Variant, Versions: map[string]*writtenBuild{}}
 		list.Products[key] = p
 	}
-	if old := p.Versions[image.Serial]; old != nil {
-		return image, fmt.Errorf("%s of %s: %w in the tree", image.Serial, key, state.ErrExist)
-	}
-	p.OS, p.Release, p.Title, p.Requirements = image.OS, image.Release, image.Release, image.Requirements
-	list.call(key, image.Aliases)
-	image.Aliases = aliasesOf(p.Aliases)
-	combined := sha256.New()
-	meta, err := t.place(metadata, path.Join(dir, "incus.tar.xz"), combined)
-	if err != nil {
-		return image, err
-	}
 	name, ftype := "rootfs.tar.xz", "root.tar.xz"
 	if image.Type == Squashfs {
 		name, ftype = "rootfs.squashfs", "squashfs"
 	}
-	fs, err := t.place(root, path.Join(dir, name), combined)
+	combined := sha256.New()
+	meta, err := describe(metadata, path.Join(dir, "incus.tar.xz"), combined)
+	if err != nil {
+		return image, err
+	}
+	fs, err := describe(root, path.Join(dir, name), combined)
 	if err != nil {
 		return image, err
 	}
 	image.Fingerprint, image.Size, image.Files = hexOf(combined), meta.Size+fs.Size, []string{meta.Path, fs.Path}
+	for serial, b := range p.Versions {
+		if old := b.images(p, serial)[0]; old.Fingerprint == image.Fingerprint {
+			list.call(key, image.Aliases)
+			old.Aliases = aliasesOf(p.Aliases)
+			return old, nil
+		}
+	}
+	if p.Versions[image.Serial] != nil {
+		return image, fmt.Errorf("%s of %s: %w in the tree", image.Serial, key, state.ErrExist)
+	}
+	if err := errors.Join(t.place(metadata, meta), t.place(root, fs)); err != nil {
+		return image, err
+	}
+	p.OS, p.Release, p.Title, p.Requirements = image.OS, image.Release, image.Release, image.Requirements
+	list.call(key, image.Aliases)
+	image.Aliases = aliasesOf(p.Aliases)
 	fs.Type = ftype
 	if image.Type == Squashfs {
 		meta.CombinedSquashfs = image.Fingerprint
@@ -182,17 +193,19 @@ func slug(name string) string {
 	return name
 }
 
-// place moves a file into the tree and describes it.
-func (t Tree) place(from, name string, combined hash.Hash) (*writtenItem, error) {
-	to := filepath.Join(t.Dir, name)
-	if err := os.MkdirAll(filepath.Dir(to), 0o755); err != nil {
-		return nil, err
-	}
-	if err := os.Rename(from, to); err != nil {
-		return nil, err
-	}
-	sum, size, err := sumOf(to, combined)
+// describe says of a file that will be called name in the tree what the list says.
+func describe(file, name string, combined hash.Hash) (*writtenItem, error) {
+	sum, size, err := sumOf(file, combined)
 	return &writtenItem{Path: name, Size: size, SHA256: sum}, err
+}
+
+// place moves a file to where the list says that it is.
+func (t Tree) place(from string, item *writtenItem) error {
+	to := filepath.Join(t.Dir, item.Path)
+	if err := os.MkdirAll(filepath.Dir(to), 0o755); err != nil {
+		return err
+	}
+	return os.Rename(from, to)
 }
 
 // sumOf reads a regular file, for its own digest and for one of several.

@@ -20,6 +20,36 @@ func addBuild(t *testing.T, tree Tree, image TreeImage, content string) (TreeIma
 	return tree.Add(image, filepath.Join(dir, "metadata"), filepath.Join(dir, "root"))
 }
 
+// A build that is in the tree is not there twice, whatever its date: it gets another name.
+func TestTreeHasABuildOnce(t *testing.T) {
+	tree := Tree{t.TempDir()}
+	image := TreeImage{OS: "Debian", Release: "13", Variant: "default", Arch: "amd64", Serial: "20260102_03:04", Type: Squashfs, Aliases: []string{"debian/13"}}
+	first, err := addBuild(t, tree, image, "one")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, image.Serial = range []string{"20260102_03:04", "20260203_04:05"} {
+		image.Aliases = []string{"debian/trixie"}
+		again, err := addBuild(t, tree, image, "one")
+		if err != nil || again.Serial != first.Serial || again.Fingerprint != first.Fingerprint || len(again.Aliases) != 2 {
+			t.Errorf("%+v: %v", again, err)
+		}
+	}
+	if _, err := addBuild(t, tree, image, "two"); err != nil {
+		t.Error(err)
+	}
+	image.Serial = first.Serial
+	if _, err := addBuild(t, tree, image, "three"); !errors.Is(err, state.ErrExist) {
+		t.Errorf("another build of the same minute: %v", err)
+	}
+	if all, err := tree.List(); err != nil || len(all) != 2 {
+		t.Errorf("%+v: %v", all, err)
+	}
+	if wrong, err := tree.Verify(); err != nil || len(wrong) > 0 {
+		t.Error(wrong, err)
+	}
+}
+
 // A client of croft's reads of a tree what was put into it, in both types.
 func TestTreeIsRead(t *testing.T) {
 	tree := Tree{t.TempDir()}

@@ -42,6 +42,9 @@ type Server struct {
 	asked  []string
 }
 
+// ProxiedName is another name of the host in the URL, which only a proxy knows: those of loopback are never asked of one.
+const ProxiedName = "images.invalid"
+
 // Fault is what happens to requests of which the path has Path in it.
 type Fault struct {
 	Kind  string // cut, truncate, corrupt, grow, stall, endless, redirect, or an HTTP status
@@ -252,7 +255,7 @@ func certificates() (authority []byte, server tls.Certificate, err error) {
 	}
 	leaf := &x509.Certificate{
 		SerialNumber: big.NewInt(2), Subject: pkix.Name{CommonName: "127.0.0.1"}, NotBefore: ca.NotBefore, NotAfter: ca.NotAfter,
-		IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)}, DNSNames: []string{"localhost"}, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
+		IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)}, DNSNames: []string{"localhost", ProxiedName}, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
 	}
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
