@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"os"
 	"path"
@@ -12,6 +13,8 @@ import (
 	"strings"
 	"testing"
 	"unicode"
+
+	"github.com/opencontainers/go-digest"
 )
 
 // An import of any bytes in any compression is refused and leaves nothing, or is an image that can be read again.
@@ -173,3 +176,68 @@ func FuzzBackup(f *testing.F) {
 		}
 	})
 }
+
+// A reference of any kind is none, is refused in a line, or is shown in a way that names the same image.
+func FuzzReference(f *testing.F) {
+	for _, text := range []string{
+		"docker:nginx", "docker://library/debian:12", "quay.io/team/app@sha256:" + strings.Repeat("0", 64), "localhost:5000/a/b:c@sha256:f00",
+		"oci:/srv/layout:v1", "oci::", "dir:../x", "a.b/../../etc", "docker:\x1b[31m", "[::1]:5000/app", "docker:" + strings.Repeat("a/", 200),
+	} {
+		f.Add(text)
+	}
+	f.Fuzz(func(t *testing.T, text string) {
+		ref, is, err := ParseOCI(text)
+		switch {
+		case !is && err == nil:
+		case err != nil:
+			presentable(t, err.Error())
+		default:
+			again, is, err := ParseOCI(ref.String())
+			if !is || err != nil || again.String() != ref.String() || again.digest() != ref.digest() {
+				t.Errorf("%q is shown as %q, which is %q: %v, %v", text, ref, again, is, err)
+			}
+		}
+	})
+}
+
+// A manifest and a configuration of any bytes are refused in a line, or give layers that can be names of files. %CONFIG% and %SIZE% of
+// the manifest are what is right for the configuration.
+func FuzzManifest(f *testing.F) {
+	const layer = `{"mediaType":"application/vnd.oci.image.layer.v1.tar","digest":"sha256:` + zeros + `","size":7}`
+	const oci = `{"schemaVersion":2,"mediaType":"application/vnd.oci.image.manifest.v1+json","config":{"mediaType":"application/vnd.oci.image.config.v1+json","digest":"%CONFIG%","size":%SIZE%},"layers":[` + layer + `]}`
+	const config = `{"architecture":"amd64","os":"linux","config":{"Env":["A=b"],"User":"1:2","Volumes":{"/v":{}},"Labels":{"org.opencontainers.image.title":"t"}},"rootfs":{"type":"layers","diff_ids":["sha256:` + zeros + `"]}}`
+	f.Add([]byte(oci), []byte(config))
+	f.Add([]byte(strings.ReplaceAll(strings.ReplaceAll(oci, "oci.image.manifest.v1", "docker.distribution.manifest.v2"), "oci.image.config.v1", "docker.container.image.v1")), []byte(config))
+	f.Add([]byte(strings.Replace(oci, "sha256:"+zeros, "sha256:../../x", 1)), []byte(config))
+	f.Add([]byte(strings.Replace(oci, layer, layer+","+layer, 1)), []byte(config))
+	f.Add([]byte(strings.Replace(oci, "%SIZE%", "1", 1)), []byte("{"))
+	f.Add([]byte(`{"schemaVersion":2,"mediaType":"application/vnd.oci.image.index.v1+json","manifests":[{"digest":"sha256:`+zeros+`","platform":{"architecture":"amd64\u001b","os":"linux"}}]}`), []byte("null"))
+	f.Fuzz(func(t *testing.T, manifest, config []byte) {
+		dir, sum := t.TempDir(), digest.FromBytes(config)
+		manifest = bytes.ReplaceAll(manifest, []byte("%CONFIG%"), []byte(sum))
+		manifest = bytes.ReplaceAll(manifest, []byte("%SIZE%"), fmt.Append(nil, len(config)))
+		for name, data := range map[string][]byte{skopeoVersion: []byte("Directory Transport Version: 1.1\n"), "manifest.json": manifest, sum.Encoded(): config} {
+			if err := os.WriteFile(filepath.Join(dir, name), data, 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+		src, err := openOCI(context.Background(), dir, "")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer src.Close()
+		found, err := readOCI(context.Background(), src, "", registryContext(false))
+		if err != nil {
+			presentable(t, err.Error())
+			return
+		}
+		for _, l := range found.layers {
+			if !isDigest(l.blob.Digest.Encoded()) || !isDigest(l.diff.Encoded()) || l.blob.Size < 0 {
+				t.Errorf("layer %+v", l)
+			}
+		}
+		presentable(t, describeOCI(found.config).Description)
+	})
+}
+
+const zeros = "0000000000000000000000000000000000000000000000000000000000000000"

@@ -60,7 +60,7 @@ func ParseOCI(text string) (r OCIReference, ok bool, err error) {
 		return OCIReference{}, false, nil
 	}
 	if err != nil {
-		return OCIReference{}, true, fmt.Errorf("image %q: %w", text, &sentence{err.Error(), state.ErrMisnamed})
+		return OCIReference{}, true, fmt.Errorf("image %q: %w", text, &sentence{shown(err.Error()), state.ErrMisnamed})
 	}
 	return r, true, nil
 }
@@ -140,7 +140,7 @@ func (r Remote) Reference(name string) (OCIReference, error) {
 	}
 	ref, err := registryReference(strings.TrimPrefix(name, "//"))
 	if err != nil {
-		return OCIReference{}, fmt.Errorf("image %s:%s: %w", r.Name, name, &sentence{err.Error(), state.ErrMisnamed})
+		return OCIReference{}, fmt.Errorf("image %s:%s: %w", r.Name, shown(name), &sentence{shown(err.Error()), state.ErrMisnamed})
 	}
 	if rest, is := strings.CutPrefix(ref.name, place+"/"); is {
 		ref.name = r.Name + ":" + rest

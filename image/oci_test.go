@@ -107,3 +107,18 @@ func TestPlatformsBothWays(t *testing.T) {
 		t.Errorf("vax: %v", err)
 	}
 }
+
+// An image may unpack to a hundred times what it has compressed, and to 1 GiB in any case; or to what the user allows.
+func TestBombs(t *testing.T) {
+	for _, x := range []struct{ compressed, allowed, limit int64 }{
+		{1000, 0, 1 << 30}, {20 << 20, 0, 2000 << 20}, {1000, 5000, 5000}, {1 << 40, 5000, 5000},
+	} {
+		p := &pulling{compressed: x.compressed, options: taking{PullOptions: PullOptions{MaxBytes: x.allowed}}}
+		if err := errors.Join(p.spend(x.limit-1), p.spend(1)); err != nil {
+			t.Errorf("%d of %d: %v", x.limit, x.compressed, err)
+		}
+		if err := p.spend(1); !errors.Is(err, state.ErrUnsupported) {
+			t.Errorf("more than %d of %d: %v", x.limit, x.compressed, err)
+		}
+	}
+}
