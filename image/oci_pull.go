@@ -405,15 +405,20 @@ const (
 	bombFloor = 1 << 30
 )
 
+// mostBytes is how many bytes may be unpacked from so many.
+func (o PullOptions) mostBytes(compressed int64) int64 {
+	if o.MaxBytes > 0 {
+		return o.MaxBytes
+	}
+	return max(bombFloor, compressed*bombRatio)
+}
+
 // spend counts n more bytes of all layers uncompressed.
 func (p *pulling) spend(n int64) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.unpacked += n
-	limit := p.options.MaxBytes
-	if limit == 0 {
-		limit = max(bombFloor, p.compressed*bombRatio)
-	}
+	limit := p.options.mostBytes(p.compressed)
 	if p.unpacked <= limit {
 		return nil
 	}

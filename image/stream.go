@@ -28,11 +28,10 @@ type PullOptions struct {
 	Unsigned     bool                // it need not be
 	Architecture string              // as `uname -m` says it; "" is this host's
 	Aliases      []string
-	Reuse        bool // take aliases away from the images that have them
+	Reuse        bool  // take aliases away from the images that have them
+	MaxBytes     int64 // most bytes of its archives uncompressed; 0 is a bound that follows from what they have compressed
 
-	// Of an OCI image.
-	Insecure bool  // neither TLS nor a certificate that is known is asked of the registry
-	MaxBytes int64 // most bytes of all layers uncompressed; 0 is a bound that follows from what they have compressed
+	Insecure bool // of an OCI image: neither TLS nor a certificate that is known is asked of the registry
 
 	Progress func(done, total int64) // is told how many bytes of it are here; may be nil
 	Note     func(text string)       // is told what a person may want to know meanwhile; may be nil
@@ -380,7 +379,7 @@ func download(ctx context.Context, c *fetch.Client, b simplestreams.Build, dir s
 
 // importBuild makes an image of the files of a build, which lie in dir and are verified.
 func (s *Store) importBuild(ctx context.Context, p *pulled, dir string, o PullOptions) (Image, error) {
-	i := ImportOptions{Source: place(dir, p.build, 0), Aliases: o.Aliases, Reuse: o.Reuse, pulled: p}
+	i := ImportOptions{Source: place(dir, p.build, 0), Aliases: o.Aliases, Reuse: o.Reuse, MaxBytes: o.mostBytes(p.build.Size()), pulled: p}
 	if p.build.Type != simplestreams.Unified {
 		i.Rootfs = place(dir, p.build, 1)
 	}

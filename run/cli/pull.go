@@ -122,7 +122,7 @@ func (a *app) imagePull() func(*pflag.FlagSet) man.Run {
 		var o run.PullOptions
 		fs.StringArrayVar(&o.Aliases, "alias", nil, "call this build of it `ALIAS` as well")
 		fs.BoolVar(&o.Reuse, "reuse", false, "take the alias away from the image that has it")
-		fs.Var((*sizeValue)(&o.MaxBytes), "max-size", "of a registry: refuse more than `SIZE` uncompressed; default: a hundred times what it has compressed")
+		fs.Var((*sizeValue)(&o.MaxBytes), "max-size", "refuse more than `SIZE` uncompressed; default: a hundred times what it has compressed")
 		bindSource(fs, &o)
 		quiet := fs.BoolP("quiet", "q", false, "no progress")
 		a.forced(fs)
