@@ -49,6 +49,7 @@ type launch struct {
 	container *container
 	listener  *os.File          // the keeper's socket
 	client    *os.File          // a connection to it of whoever asked for the start; nil when there is none
+	host      *os.File          // where the host's systemd hears of it; nil when it is in no unit that wants to
 	notify    *os.File          // the guest's notify socket; nil when its init does not speak that
 	machined  chan *godbus.Conn // gets one connection to machined, or nil where there is none; nil when the machine is not for it
 }

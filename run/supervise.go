@@ -220,6 +220,10 @@ func (e *Engine) settle(in *state.Instance) error {
 // prepare writes down what is about to be done, before any of it is. An heir goes on where the run before it ended.
 func (e *Engine) prepare(in *state.Instance, heir bool, report *report, client *os.File) (*launch, error) {
 	began := time.Now()
+	host, err := hostNotify()
+	if err != nil {
+		return nil, err
+	}
 	layers, err := e.layers(in)
 	if err != nil {
 		return nil, err
@@ -253,7 +257,7 @@ func (e *Engine) prepare(in *state.Instance, heir bool, report *report, client *
 		return nil, err
 	}
 	report.timing("record", time.Since(began))
-	return &launch{Plan: plan, engine: e, report: report, client: client}, nil
+	return &launch{Plan: plan, engine: e, report: report, client: client, host: host}, nil
 }
 
 // failed undoes a start that did not come about and remembers why. One that was a reboot or a restart may be tried
@@ -302,10 +306,6 @@ func (l *launch) become(claim *state.Claim, hostns int, asked chan os.Signal) er
 	if err != nil {
 		return err
 	}
-	host, err := hostNotify()
-	if err != nil {
-		return err
-	}
 	grace := -1
 	switch {
 	case !l.Boot:
@@ -315,7 +315,7 @@ func (l *launch) become(claim *state.Claim, hostns int, asked chan os.Signal) er
 	}
 	fields := []int{
 		l.container.pid, passOn(l.container.pidfd), passOn(l.container.pty), passOn(l.container.slave),
-		passOn(l.listener), passOn(l.client), passOn(l.notify), passOn(host), passOn(logs), passOn(run), passOn(l.report.file), hostns,
+		passOn(l.listener), passOn(l.client), passOn(l.notify), passOn(l.host), passOn(logs), passOn(run), passOn(l.report.file), hostns,
 		l.Instance.Facts.StopSignal, int(l.stopAfter() / time.Second), l.life(), grace,
 		flag(l.Echo), flag(len(asked) > 0),
 	}
