@@ -81,7 +81,7 @@ func cmdServe(ts *testscript.TestScript, neg bool, args []string) {
 	ca := filepath.Join(ts.Getenv("WORK"), args[0]+".pem")
 	ts.Check(os.WriteFile(ca, s.CA, 0o644))
 	ts.Setenv(args[0], s.URL)
-	ts.Setenv(args[0]+"_HOST", strings.TrimPrefix(s.URL, "https://"))
+	ts.Setenv(args[0]+"_HOST", s.Host())
 	ts.Setenv(args[0]+"_CA", ca)
 }
 

@@ -31,7 +31,7 @@ const (
 
 // prepare makes what takes long and outlives a run: packages, runc of our version, guests, the peers' trees.
 func prepare(o options) error {
-	if _, err := tool("integration/install-deps", "runc", "systemd-container", "lxc", "squashfs-tools", "erofs-utils", "jq"); err != nil {
+	if _, err := tool("integration/install-deps", "runc", "systemd-container", "lxc", "squashfs-tools", "erofs-utils", "jq", "docker-registry", "skopeo", "umoci"); err != nil {
 		return err
 	}
 	if err := buildRunc(); err != nil {
@@ -47,6 +47,11 @@ func prepare(o options) error {
 	}
 	if o.wants("cache") {
 		if err := makeFiles(); err != nil {
+			return err
+		}
+	}
+	if o.wants("registry") {
+		if err := makeLayout(); err != nil {
 			return err
 		}
 	}

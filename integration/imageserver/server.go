@@ -40,6 +40,7 @@ type Server struct {
 	mu     sync.Mutex
 	faults []*Fault
 	asked  []string
+	sent   int64
 }
 
 // ProxiedName is another name of the host in the URL, which only a proxy knows: those of loopback are never asked of one.
@@ -107,6 +108,16 @@ func (s *Server) Asked() []string {
 	return asked
 }
 
+// Host is where it listens, HOST:PORT.
+func (s *Server) Host() string { return strings.TrimPrefix(s.URL, "https://") }
+
+// Sent is how many bytes have been sent since it began, headers not counted.
+func (s *Server) Sent() int64 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.sent
+}
+
 // fault is the one that happens to a request, nil for none.
 func (s *Server) fault(path string) *Fault {
 	s.mu.Lock()
@@ -120,17 +131,25 @@ func (s *Server) fault(path string) *Fault {
 	return nil
 }
 
-func (s *Server) note(r *http.Request, status int) {
+func (s *Server) note(r *http.Request, w *status) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	line := fmt.Sprintf("%s %s %d", r.URL.Path, r.Header.Get("Range"), status)
+	s.sent += w.sent
+	line := fmt.Sprintf("%s %s %d", r.URL.Path, r.Header.Get("Range"), w.code)
 	s.asked = append(s.asked, strings.Join(strings.Fields(line), " "))
 }
 
-// status remembers what the file server has answered.
+// status remembers what has been answered.
 type status struct {
 	http.ResponseWriter
 	code int
+	sent int64
+}
+
+func (w *status) Write(p []byte) (int, error) {
+	n, err := w.ResponseWriter.Write(p)
+	w.sent += int64(n)
+	return n, err
 }
 
 func (w *status) WriteHeader(code int) {
@@ -139,9 +158,9 @@ func (w *status) WriteHeader(code int) {
 }
 
 func (s *Server) answer(w http.ResponseWriter, r *http.Request) {
-	recorded := &status{w, http.StatusOK}
+	recorded := &status{ResponseWriter: w, code: http.StatusOK}
 	defer func() {
-		s.note(r, recorded.code)
+		s.note(r, recorded)
 		if failed := recover(); failed != nil {
 			panic(failed) // http.ErrAbortHandler: the connection is cut
 		}
