@@ -51,6 +51,7 @@ var tests = []struct {
 	{"cache", "page cache of ten machines on one image that is a file", measureCache},
 	{"list", "list of many stopped machines", measureList},
 	{"offers", "list of what an image server has", measureOffers},
+	{"arrival", "launch of an image that has just been downloaded", measureArrival},
 	{"registry", "pull of an image of a registry, and of one that shares its layers", measureRegistry},
 	{"delete", "delete of a stopped machine", measureDelete},
 	{"many", "many Debians at once, on the host's sysctls as they are", measureMany},

@@ -55,8 +55,13 @@ func prepare(o options) error {
 			return err
 		}
 	}
-	if o.wants("image") {
-		return makeArchives()
+	if o.wants("image") || o.wants("arrival") {
+		if err := makeArchives(); err != nil {
+			return err
+		}
+	}
+	if o.wants("arrival") {
+		return makeSquashed()
 	}
 	return nil
 }
