@@ -38,7 +38,7 @@ var facts = map[string]func() error{
 // guests are the root filesystems that `need guest:NAME` finds and `guest NAME` imports, with the alias they get.
 var guests = map[string]string{
 	"busybox": "busybox", "trixie": "debian/13", "bookworm": "debian/12", "builder": "debian/13-build",
-	"incus-client": "incus-client", "sysvinit": "sysvinit", "openrc": "openrc", "openrc-init": "openrc-init", "runit": "runit",
+	"incus-client": "incus-client", "apps": "apps", "sysvinit": "sysvinit", "openrc": "openrc", "openrc-init": "openrc-init", "runit": "runit",
 }
 
 var known sync.Map // fact -> error or nil, so that each is probed once

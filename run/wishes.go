@@ -63,6 +63,14 @@ func payloadOf(c *image.Config, asked state.Init, isInit bool) state.Init {
 	return init
 }
 
+// BareShell says whether all that a machine runs is a shell, as images do that are a base for others. Without a terminal and
+// without anything to read it ends at once.
+func BareShell(in *state.Instance) bool {
+	init := in.Facts.Init
+	shells := []string{"sh", "ash", "bash", "dash", "fish", "ksh", "zsh"}
+	return init.Mode == state.InitPayload && len(init.Args) == 1 && slices.Contains(shells, path.Base(init.Args[0]))
+}
+
 // checkWishes refuses what cannot be handed to a program.
 func checkWishes(c *image.Config) error {
 	for _, text := range slices.Concat(c.Entrypoint, c.Cmd, []string{c.User, c.Dir}) {

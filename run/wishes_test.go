@@ -55,6 +55,20 @@ func TestPayloadOf(t *testing.T) {
 	}
 }
 
+func TestBareShell(t *testing.T) {
+	for text, want := range map[string]bool{
+		"bash": true, "/bin/sh": true, "/usr/bin/fish": true, "sh -c true": false, "/bin/sh /entry": false, "nginx": false, "": false,
+	} {
+		in := &state.Instance{Facts: state.Facts{Init: state.Init{Mode: state.InitPayload, Args: strings.Fields(text)}}}
+		if got := BareShell(in); got != want {
+			t.Errorf("%q: %v", text, got)
+		}
+		if in.Facts.Init.Mode = state.InitBoot; BareShell(in) {
+			t.Errorf("%q: an init is no bare shell", text)
+		}
+	}
+}
+
 // TestRunsInit tells systems from the many images that have busybox's init because they have busybox.
 func TestRunsInit(t *testing.T) {
 	below, top := t.TempDir(), t.TempDir()

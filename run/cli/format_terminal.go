@@ -4,6 +4,7 @@ import (
 	"os"
 	"strconv"
 
+	"golang.org/x/sys/unix"
 	"golang.org/x/term"
 
 	"croft/man"
@@ -11,6 +12,12 @@ import (
 
 // isTerminal tells whether a person may be at the other end of f.
 func isTerminal(f *os.File) bool { return term.IsTerminal(int(f.Fd())) }
+
+// isNull says whether f is /dev/null.
+func isNull(f *os.File) bool {
+	var st unix.Stat_t
+	return unix.Fstat(int(f.Fd()), &st) == nil && st.Mode&unix.S_IFMT == unix.S_IFCHR && st.Rdev == unix.Mkdev(1, 3)
+}
 
 // terminalWidth is the number of columns of the terminal f, 0 when it is none.
 func terminalWidth(f *os.File) int {

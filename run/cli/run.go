@@ -92,6 +92,11 @@ func (a *app) runMachine(ctx context.Context, o *runOptions, image string, cmd [
 		if o.timings {
 			os.Setenv(run.EnvTimings, "1")
 		}
+		if run.BareShell(in) && isNull(os.Stdin) { // said before, for this process becomes the machine's
+			o.note("croft: %s has nothing to do and ends at once: %s is all that it runs, without a terminal and with nothing to read\n"+
+				"hint: croft run %s sleep infinity, or --boot for the image's init, or -it on a terminal, or -d to keep the shell on its console\n",
+				in.Spec.Name, in.Facts.Init.Args[0], image)
+		}
 		err = e.Foreground(ctx, in)
 	}
 	if o.exists == existsStart && errors.Is(err, state.ErrRunning) { // somebody else was faster
