@@ -3,10 +3,8 @@ package run
 import (
 	"bytes"
 	"context"
-	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"os"
 	"path"
 	"path/filepath"
@@ -31,10 +29,7 @@ func (e *Engine) Await(ctx context.Context, name string) error {
 	began, quiet := time.Now(), time.Time{}
 	for !keeper.gone(pause(began)) {
 		s, err := keeper.look(in.Applied.Facts.InitKind)
-		if err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, unix.ESRCH) { // else keeper.gone will say so
-			return err
-		}
-		if s == booting {
+		if err != nil || s == booting { // what cannot be looked at while it boots may be the next time
 			quiet = time.Time{}
 			continue
 		}
@@ -63,7 +58,7 @@ func (k *Keeper) look(kind string) (stage, error) {
 	}
 	defer root.Close()
 	if init.terminal {
-		if err := freeConsole(root); err != nil {
+		if err := k.freeConsole(root); err != nil {
 			return booting, err
 		}
 	}

@@ -19,11 +19,16 @@ func freeTerminal(console *os.File) error {
 
 // freeConsole does so for an init that has opened its console in a way that gives a leader of a session its terminal.
 // The kernel's console does not do that, a pty does, and sysvinit was made for the former.
-func freeConsole(root *os.File) error {
+func (k *Keeper) freeConsole(root *os.File) error {
 	console, err := openIn(root, "dev/console", unix.O_RDWR)
 	if err != nil {
 		return err
 	}
 	defer console.Close()
+	// A getty that was started since may be in command of it by now, and would lose it.
+	init, err := processOf(k.PID)
+	if err != nil || !init.terminal {
+		return err
+	}
 	return freeTerminal(console)
 }
