@@ -388,7 +388,7 @@ func (p *exprParser) named(text string) (expr, error) {
 		case p.take("."):
 			t, err := p.token()
 			if err != nil || t.kind != word && t.kind != number {
-				return nil, fmt.Errorf("a name is expected behind %s.", text)
+				return nil, fmt.Errorf("a name is expected behind the dot of %s", text)
 			}
 			e, text = member{e, constant{t.text}}, text+"."+t.text
 		case p.take("["):

@@ -81,7 +81,7 @@ func TestRefused(t *testing.T) {
 		{"{% %}", "line 1: an empty tag"},
 		{"{{ }}", "line 1: a value is expected"},
 		{"{{ a b }}", "line 1: b is not expected here"},
-		{"{{ a. }}", "line 1: a name is expected behind a."},
+		{"{{ a. }}", "line 1: a name is expected behind the dot of a"},
 		{"{{ a[1 }}", "line 1: ] is missing"},
 		{"{{ (a }}", "line 1: ) is missing"},
 		{"{{ f(a }}", "line 1: ) is missing"},

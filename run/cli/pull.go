@@ -246,9 +246,10 @@ func (a *app) obtain(ctx context.Context, flags *specFlags, ref string) (string,
 	if err := checkSource(flags.wanted.PullOptions); err != nil {
 		return "", err
 	}
-	wanted, end := flags.wanted, func(bool) {}
+	wanted := flags.wanted
 	wanted.Ref = ref
-	wanted.PullOptions, end = told(wanted.PullOptions, ref, flags.quiet)
+	options, end := told(wanted.PullOptions, ref, flags.quiet)
+	wanted.PullOptions = options
 	name, err := a.opened.Obtain(ctx, wanted)
 	end(err == nil)
 	if err == nil && wanted.Pull != run.PullNever {
