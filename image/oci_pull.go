@@ -25,10 +25,10 @@ import (
 	"croft/state"
 )
 
-// layerProgress is how far one layer is.
-type layerProgress struct {
-	done, total int64 // bytes as they come
-	here        bool  // the store had it
+// LayerProgress is how far one layer is.
+type LayerProgress struct {
+	Done, Total int64 // bytes as they come
+	Here        bool  // the store had it
 }
 
 // PullOCI takes an OCI image into the store and gives it. Layers that the store has are neither downloaded nor written; the others
@@ -133,7 +133,7 @@ func (s *Store) take(ctx context.Context, src ociSource, found ociImage, o takin
 	}
 	p := &pulling{store: s, src: src, work: work, options: o, layers: make([]Layer, len(found.layers))}
 	for _, l := range found.layers {
-		p.progress = append(p.progress, layerProgress{total: l.blob.Size})
+		p.progress = append(p.progress, LayerProgress{Total: l.blob.Size})
 		p.compressed += l.blob.Size
 	}
 	if err := p.all(ctx, found.layers); err != nil {
@@ -202,7 +202,7 @@ type pulling struct {
 	compressed int64   // bytes of all layers as they come
 
 	mu       sync.Mutex
-	progress []layerProgress
+	progress []LayerProgress
 	unpacked int64 // bytes of what is being unpacked and has been, uncompressed
 }
 
@@ -286,7 +286,7 @@ func (p *pulling) has(i int, l Layer) bool {
 		l = known
 	}
 	p.layers[i] = l
-	p.tell(i, func(at *layerProgress) { at.done, at.here = at.total, true })
+	p.tell(i, func(at *LayerProgress) { at.Done, at.Here = at.Total, true })
 	return true
 }
 
@@ -331,7 +331,7 @@ func (p *pulling) unpack(ctx context.Context, i int, l ociLayer, kept *os.File, 
 		}
 	}
 	src := &source{ctx: ctx, r: b, total: l.blob.Size, progress: func(done, _ int64) {
-		p.tell(i, func(at *layerProgress) { at.done = done })
+		p.tell(i, func(at *LayerProgress) { at.Done = done })
 	}}
 	src.raw = bufio.NewReaderSize(src, 256<<10)
 	in, sum, err := src.layer(ctx, func(n int64) error { return p.spend(n) })
@@ -426,7 +426,7 @@ func (p *pulling) spend(n int64) error {
 	return state.Hint(err, "--max-size allows more")
 }
 
-func (p *pulling) tell(i int, change func(*layerProgress)) {
+func (p *pulling) tell(i int, change func(*LayerProgress)) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	change(&p.progress[i])
@@ -435,9 +435,12 @@ func (p *pulling) tell(i int, change func(*layerProgress)) {
 	}
 	var done, total int64
 	for _, l := range p.progress {
-		if !l.here {
-			done, total = done+l.done, total+l.total
+		if !l.Here {
+			done, total = done+l.Done, total+l.Total
 		}
+	}
+	if p.options.Layers != nil {
+		p.options.Layers(p.progress)
 	}
 	p.options.Progress(done, total)
 }

@@ -34,6 +34,7 @@ type PullOptions struct {
 	Insecure bool // of an OCI image: neither TLS nor a certificate that is known is asked of the registry
 
 	Progress func(done, total int64) // is told how many bytes of it are here; may be nil
+	Layers   func([]LayerProgress)   // is told before that how far each layer of an OCI image is, to be read at once; may be nil
 	Note     func(text string)       // is told what a person may want to know meanwhile; may be nil
 
 	patience patience // with a registry

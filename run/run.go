@@ -58,6 +58,7 @@ type (
 	ImportOptions = image.ImportOptions
 	ExportOptions = image.ExportOptions
 	PullOptions   = image.PullOptions
+	LayerProgress = image.LayerProgress
 	Remote        = image.Remote
 	Remotes       = image.Remotes
 	Offer         = image.Offer

@@ -3,8 +3,11 @@ package cli
 import (
 	"fmt"
 	"io"
+	"strings"
 	"sync"
 	"time"
+
+	"croft/run"
 )
 
 // progress tells on stderr how far a long piece of work is: on a terminal as
@@ -20,6 +23,7 @@ type progress struct {
 	what    string    // the work on show, "" for none
 	done    int64     // bytes
 	total   int64     // bytes; 0 or less when unknown
+	parts   string    // how far the parts of it are, "" for one that has none
 	started time.Time // of this work
 	told    time.Time // when the last line was written
 	line    string    // what stands on the terminal's line
@@ -48,6 +52,34 @@ func (p *progress) report(what string, done, total int64) {
 	}
 }
 
+// layers says how far each layer is of the work that is reported next: a few by themselves, many by their number.
+func (p *progress) layers(all []run.LayerProgress) {
+	const few = 8
+	var each []string
+	come := 0
+	for _, l := range all {
+		switch {
+		case l.Here:
+			continue
+		case l.Done >= l.Total:
+			come++
+			each = append(each, "done")
+		default:
+			each = append(each, fmt.Sprintf("%d%%", l.Done*100/l.Total))
+		}
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	switch {
+	case len(each) < 2:
+		p.parts = ""
+	case len(each) > few:
+		p.parts = fmt.Sprintf("; %d of %d layers", come, len(each))
+	default:
+		p.parts = "; layers " + strings.Join(each, " ")
+	}
+}
+
 // end says that the work on show is done, in a last line that stays, or clears the line when it failed.
 func (p *progress) end(done bool) {
 	p.mu.Lock()
@@ -57,7 +89,7 @@ func (p *progress) end(done bool) {
 	} else if p.line != "" {
 		_, _ = fmt.Fprint(p.out, "\r\x1b[K")
 	}
-	p.what, p.line = "", ""
+	p.what, p.line, p.parts = "", "", ""
 }
 
 // Write lets other notes through without mixing them into the line.
@@ -104,7 +136,7 @@ func (p *progress) tell(text string) {
 	}
 }
 
-// state is "pull debian/13: 12MiB of 96MiB, 12%, 4MiB/s, 21s left".
+// state is "pull debian/13: 12MiB of 96MiB, 12%, 4MiB/s, 21s left", and behind that what is said of its parts.
 func (p *progress) state() string {
 	text := p.what + ": " + sizeText(p.done)
 	if p.total > 0 {
@@ -112,7 +144,7 @@ func (p *progress) state() string {
 	}
 	took := p.now().Sub(p.started).Seconds()
 	if took < 1 || p.done == 0 {
-		return text
+		return text + p.parts
 	}
 	rate := float64(p.done) / took
 	text += ", " + sizeText(int64(rate)) + "/s"
@@ -120,7 +152,7 @@ func (p *progress) state() string {
 		left := time.Duration(float64(p.total-p.done) / rate * float64(time.Second))
 		text += ", " + durationText(left.Round(time.Second)) + " left"
 	}
-	return text
+	return text + p.parts
 }
 
 // clipLine cuts text to so many columns: a longer line would scroll at each update.

@@ -4,9 +4,12 @@ import (
 	"bytes"
 	"fmt"
 	"io"
+	"strings"
 	"sync"
 	"testing"
 	"time"
+
+	"croft/run"
 )
 
 // testClock is a time that a test moves.
@@ -89,4 +92,28 @@ func TestProgressTogether(t *testing.T) {
 	}
 	all.Wait()
 	p.end(true)
+}
+
+// Of a few layers each is told, of many how many have come; what was here already is no news.
+func TestProgressLayers(t *testing.T) {
+	var out bytes.Buffer
+	p, c := testProgress(&out, 120, false)
+	few := []run.LayerProgress{{Done: 10, Total: 10, Here: true}, {Done: 5, Total: 10}, {Done: 20, Total: 20}, {Total: 1 << 20}}
+	p.layers(few)
+	p.report("pull app", 25, 1<<20)
+	c.after(time.Second)
+	p.layers(append(few, make([]run.LayerProgress, 9)...))
+	p.report("pull app", 1<<20, 1<<21)
+	c.after(time.Second)
+	p.layers(few[:2])
+	p.report("pull app", 1<<20, 1<<21)
+	for _, want := range []string{"; layers 50% done 0%", "; 10 of 12 layers", "1s left"} {
+		if !strings.Contains(out.String(), want) {
+			t.Errorf("%q is not in %q", want, out.String())
+		}
+	}
+	lines := strings.Split(out.String(), "\r")
+	if last := lines[len(lines)-1]; strings.Contains(last, "layer") {
+		t.Errorf("one layer is told by itself: %q", last)
+	}
 }

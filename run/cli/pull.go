@@ -189,6 +189,7 @@ func (a *app) imageRefresh() func(*pflag.FlagSet) man.Run {
 func told(o run.PullOptions, ref string, quiet bool) (_ run.PullOptions, end func(done bool)) {
 	bar := stderrProgress(quiet)
 	o.Progress = func(done, total int64) { bar.report("pull "+ref, done, total) }
+	o.Layers = bar.layers
 	o.Note = func(text string) {
 		if !quiet {
 			fmt.Fprintln(bar, "croft: "+text)
