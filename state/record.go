@@ -39,6 +39,7 @@ type Facts struct {
 	Range       Range    `json:"range"`                // ids on the host
 	ProjectID   uint32   `json:"project_id,omitempty"` // for quota; 0: none
 	Links       []Link   `json:"links,omitempty"`
+	Ports       []Port   `json:"ports,omitempty"`     // as asked for, and each with its port on the host
 	Env         []string `json:"env,omitempty"`       // the image's own, below Spec.Env
 	Init        Init     `json:"init"`                // as decided: never InitAuto
 	InitKind    string   `json:"init_kind,omitempty"` // "": not known, or nothing boots
@@ -60,12 +61,6 @@ func (r Range) End() uint64 { return uint64(r.Base) + uint64(r.Size) }
 // Overlaps says whether two ranges share an id.
 func (r Range) Overlaps(o Range) bool {
 	return uint64(r.Base) < o.End() && uint64(o.Base) < r.End()
-}
-
-// Link is one network interface as decided.
-type Link struct {
-	Name    string `json:"name"`
-	Network string `json:"network"`
 }
 
 // Rename is a change of the name that is written into both records, the one under the old name and the one under the
@@ -154,12 +149,15 @@ func parse(data []byte) (*Instance, error) {
 }
 
 // marshal writes the record, with whatever the record as read held that this build has no field for.
-func (in *Instance) marshal() ([]byte, error) {
-	now, err := json.Marshal(in)
+func (in *Instance) marshal() ([]byte, error) { return encode(in.raw, in, reflect.TypeFor[Instance]()) }
+
+// encode writes v, of type t, with what raw, the record as read, has beyond the fields of t; nil is a new one.
+func encode(raw []byte, v any, t reflect.Type) ([]byte, error) {
+	now, err := json.Marshal(v)
 	if err != nil {
 		return nil, err
 	}
-	merged, err := keepUnknown(in.raw, now, reflect.TypeFor[Instance]())
+	merged, err := keepUnknown(raw, now, t)
 	if err != nil {
 		return nil, err
 	}

@@ -31,7 +31,7 @@ func make1(t testing.TB, d *Dir, name string) *Instance {
 	err := d.Create(in, func(in *Instance) error {
 		in.Facts = Facts{
 			Fingerprint: "f00", Layers: []string{"sha256:a", "sha256:b"}, Driver: "overlay", Range: Range{1 << 20, 1 << 16},
-			ProjectID: 7, Links: []Link{{"eth0", "croft0"}}, Init: Init{Mode: InitBoot, Args: []string{"/sbin/init"}},
+			ProjectID: 7, Links: []Link{{Name: "eth0", Network: "croft0"}}, Init: Init{Mode: InitBoot, Args: []string{"/sbin/init"}},
 			StopSignal: 38, Notify: true,
 		}
 		in.Applied = &Applied{

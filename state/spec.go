@@ -17,7 +17,10 @@ type Spec struct {
 	Init     Init              `json:"init"`
 	Env      []string          `json:"env,omitempty"` // KEY=VALUE, for PID 1 and everything exec'd
 	Root     Root              `json:"root"`
-	NICs     []NIC             `json:"nics,omitempty"` // none: loopback only
+	NICs     []NIC             `json:"nics,omitempty"`  // none: loopback only
+	Ports    []Port            `json:"ports,omitempty"` // published on the host
+	DNS      []string          `json:"dns,omitempty"`   // addresses of servers; none: its networks'
+	AddHosts []HostName        `json:"add_hosts,omitempty"`
 	Mounts   []Mount           `json:"mounts,omitempty"`
 	Tmpfs    []Tmpfs           `json:"tmpfs,omitempty"`
 	Labels   map[string]string `json:"labels,omitempty"`
@@ -56,17 +59,6 @@ type Root struct {
 	Driver    string `json:"driver,omitempty"`    // "" picks: overlay, else dir
 	ReadOnly  bool   `json:"read_only,omitempty"` // but for /run, /tmp and /var/tmp, which are in memory
 	Ephemeral bool   `json:"ephemeral,omitempty"` // begins anew at every start
-}
-
-// The networks that need no network.
-const (
-	NetworkNone = "none" // loopback only
-	NetworkHost = "host" // the host's own stack
-)
-
-// NIC is one attachment to a network.
-type NIC struct {
-	Network string `json:"network"`
 }
 
 // Mount binds a directory or file of the host into the machine.
@@ -157,16 +149,6 @@ func seconds(n int, otherwise time.Duration) time.Duration {
 	return time.Duration(n) * time.Second
 }
 
-// HostNetwork says whether the machine uses the host's network stack.
-func (s *Spec) HostNetwork() bool {
-	for _, n := range s.NICs {
-		if n.Network == NetworkHost {
-			return true
-		}
-	}
-	return false
-}
-
 // Host is the machine's host name: its own name unless another was asked for.
 func (s *Spec) Host() string {
 	if s.Hostname != "" {
@@ -251,17 +233,6 @@ func (s *Spec) checkInit(say func(field, format string, a ...any)) {
 		if strings.ContainsRune(a, 0) {
 			say("init.args", "an argument holds a NUL byte")
 		}
-	}
-}
-
-func (s *Spec) checkNICs(say func(field, format string, a ...any)) {
-	for _, n := range s.NICs {
-		if n.Network != NetworkNone && n.Network != NetworkHost {
-			say("nics", "network %q: only %s and %s are supported by this version", n.Network, NetworkNone, NetworkHost)
-		}
-	}
-	if len(s.NICs) > 1 {
-		say("nics", "%s and %s stand alone", NetworkNone, NetworkHost)
 	}
 }
 

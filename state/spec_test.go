@@ -33,7 +33,7 @@ func right() Spec {
 		Name: "web", Image: "debian/13", Hostname: "web.example.org",
 		Init: Init{Mode: InitPayload, Args: []string{"/bin/true"}, User: "www-data:33", Dir: "/srv"},
 		Env:  []string{"A=1", "B=", "C=x=y"},
-		Root: Root{Driver: "overlay"}, NICs: []NIC{{NetworkHost}},
+		Root: Root{Driver: "overlay"}, NICs: []NIC{{Network: NetworkHost}},
 		Mounts:   []Mount{{"/srv", "/data", true}, {"/srv", "/run/x", false}},
 		Tmpfs:    []Tmpfs{{"/tmp", 1 << 20, "1777"}, {"/dev/shm", 0, ""}},
 		Labels:   map[string]string{"team": "a b", "org.example/x": ""},
@@ -71,8 +71,8 @@ func TestSpecCheckNamesTheField(t *testing.T) {
 		{"env", func(s *Spec) { s.Env = []string{"=1"} }},
 		{"env", func(s *Spec) { s.Env = []string{"A=\x00"} }},
 		{"root.driver", func(s *Spec) { s.Root.Driver = "btrfs" }},
-		{"nics", func(s *Spec) { s.NICs = []NIC{{"croft0"}} }},
-		{"nics", func(s *Spec) { s.NICs = []NIC{{NetworkNone}, {NetworkHost}} }},
+		{"nics", func(s *Spec) { s.NICs = []NIC{{Network: "croft 0"}} }},
+		{"nics", func(s *Spec) { s.NICs = []NIC{{Network: NetworkNone}, {Network: NetworkHost}} }},
 		{"mounts", func(s *Spec) { s.Mounts[0].Source = "srv" }},
 		{"mounts", func(s *Spec) { s.Mounts[0].Target = "data" }},
 		{"mounts", func(s *Spec) { s.Mounts[0].Target = "/" }},
@@ -135,7 +135,7 @@ func TestSpecCheckNamesTheField(t *testing.T) {
 
 func TestSpecCheckTellsAllAtOnce(t *testing.T) {
 	s := Spec{
-		Name: "1", Hostname: "-", Init: Init{Mode: "x", Dir: "x"}, Env: []string{"x"}, Root: Root{Driver: "x"}, NICs: []NIC{{"x"}},
+		Name: "1", Hostname: "-", Init: Init{Mode: "x", Dir: "x"}, Env: []string{"x"}, Root: Root{Driver: "x"}, NICs: []NIC{{Network: "1"}},
 		Mounts: []Mount{{"x", "x", false}}, Labels: map[string]string{"": ""}, Timeouts: Timeouts{Stop: -1},
 		Tmpfs: []Tmpfs{{Target: "x"}}, Restart: Restart{Policy: "x"}, Limits: Limits{-1, -1, "x", -1, -2, []IOMax{{}}, -1},
 	}
