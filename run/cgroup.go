@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -27,27 +28,38 @@ func hierarchies() (roots, own []string, err error) {
 	if isUnified(unified) {
 		mounted = map[string]hierarchy{"": {unified, mounted[""].top}} // whatever lies hidden below it: libcontainer looks here, too
 	}
-	data, err := os.ReadFile("/proc/self/cgroup")
+	in, err := ownCgroups()
 	if err != nil {
 		return nil, nil, err
 	}
-	lines := strings.Split(strings.TrimSpace(string(data)), "\n")
-	for i := len(lines) - 1; i >= 0; i-- { // the unified one stands last
-		fields := strings.SplitN(lines[i], ":", 3) // cgroups(7): number:controllers:path
-		if len(fields) != 3 {
-			continue
+	for _, c := range in {
+		if h, ok := mounted[c.hierarchy]; ok {
+			roots = append(roots, h.at)
+			own = append(own, h.directory(c.path))
 		}
-		h, ok := mounted[fields[1]]
-		if !ok {
-			continue
-		}
-		roots = append(roots, h.at)
-		own = append(own, h.directory(fields[2]))
 	}
 	if len(roots) == 0 {
 		return nil, nil, fmt.Errorf("cgroup: no hierarchy is mounted: %w", state.ErrUnsupported)
 	}
 	return roots, own, nil
+}
+
+// membership is the cgroup that a process is in of one hierarchy, whose name is its controllers': "" for v2.
+type membership struct{ hierarchy, path string }
+
+// ownCgroups are those of this process (cgroups(7)), the unified hierarchy's first.
+func ownCgroups() (in []membership, err error) {
+	data, err := os.ReadFile("/proc/self/cgroup")
+	if err != nil {
+		return nil, err
+	}
+	for line := range strings.Lines(string(data)) {
+		if f := strings.SplitN(strings.TrimSuffix(line, "\n"), ":", 3); len(f) == 3 { // number:controllers:path
+			in = append(in, membership{f[1], f[2]})
+		}
+	}
+	slices.Reverse(in) // the unified one stands last
+	return in, nil
 }
 
 // isUnified says whether dir is on the v2 hierarchy.
@@ -67,7 +79,7 @@ func (h hierarchy) directory(path string) string {
 	return h.at
 }
 
-// cgroupMounts finds each hierarchy by the name it has in /proc/self/cgroup: "" for v2.
+// cgroupMounts finds each hierarchy by its name, as memberships have it.
 func cgroupMounts() (map[string]hierarchy, error) {
 	f, err := os.Open("/proc/self/mountinfo")
 	if err != nil {

@@ -216,7 +216,7 @@ func look(in *state.Instance, layers []string) (host, error) {
 	login, err := loginFiles(in.Facts.InitKind, layers)
 	return host{
 		resolv: string(resolv), cgroups: roots, own: own, hybrid: len(roots) > 1 && isUnified(roots[0]),
-		divided: delegated(own[0]), unit: ownUnit(), owners: owners, login: login, credentials: os.Getenv(envCredentials),
+		divided: delegated(own[0]), unit: unitAround(own[0]), owners: owners, login: login, credentials: os.Getenv(envCredentials),
 	}, err
 }
 

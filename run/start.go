@@ -79,7 +79,8 @@ func (e *Engine) StartBound(ctx context.Context, in *state.Instance, console boo
 // start hands client, the keeper's end of a connection, to the starter; nil is none.
 func (e *Engine) start(ctx context.Context, in *state.Instance, client *os.File) (*Started, error) {
 	name := in.Spec.Name
-	bus, err := e.supervisor(ctx, in, client != nil)
+	job := client != nil && inJob() // that it is bound to
+	bus, err := e.supervisor(ctx, in, job)
 	if err != nil {
 		return nil, fmt.Errorf("start %s: %w", name, err)
 	}
@@ -87,7 +88,7 @@ func (e *Engine) start(ctx context.Context, in *state.Instance, client *os.File)
 	if bus != nil {
 		s, err = e.startUnit(ctx, bus, in, client)
 	} else {
-		s, err = e.startApart(in, client)
+		s, err = e.startApart(in, client, job)
 	}
 	if err != nil {
 		return nil, err
@@ -102,7 +103,7 @@ func (e *Engine) start(ctx context.Context, in *state.Instance, client *os.File)
 }
 
 // startApart starts the machine by a process of a session of its own.
-func (e *Engine) startApart(in *state.Instance, client *os.File) (*Started, error) {
+func (e *Engine) startApart(in *state.Instance, client *os.File, job bool) (*Started, error) {
 	name := in.Spec.Name
 	r, w, err := os.Pipe()
 	if err != nil {
@@ -113,7 +114,7 @@ func (e *Engine) startApart(in *state.Instance, client *os.File) (*Started, erro
 	cmd.Args[0] = "croft"
 	cmd.Env = append(e.environ(), envReport+"=3")
 	cmd.ExtraFiles = []*os.File{w}
-	if client != nil && inJob() {
+	if job {
 		cmd.Env = append(cmd.Env, envHold+"="+string(HeldByJob))
 	}
 	if client != nil {

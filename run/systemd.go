@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -49,8 +50,8 @@ const answerLimit = 5 * time.Second
 
 // supervisor connects to the systemd that shall hold in; nil when it is to be held by a process alone: because that was
 // asked for, because there is no systemd that answers and none was asked for, or because it is bound to a job.
-func (e *Engine) supervisor(ctx context.Context, in *state.Instance, bound bool) (*dbus.Conn, error) {
-	if in.Spec.Supervisor == state.SupervisorNone || in.Spec.Supervisor == "" && bound && inJob() {
+func (e *Engine) supervisor(ctx context.Context, in *state.Instance, job bool) (*dbus.Conn, error) {
+	if in.Spec.Supervisor == state.SupervisorNone || in.Spec.Supervisor == "" && job {
 		return nil, nil
 	}
 	bus, err := e.Bus(ctx)
@@ -290,24 +291,14 @@ func (e *Engine) unitEnded(ctx context.Context, in *state.Instance) error {
 	return nil
 }
 
-// ownUnit names the unit of systemd that this process is in; "" when there is none.
-func ownUnit() string {
+// unitAround names the unit of systemd that the cgroup of that directory is of; "" when there is none.
+func unitAround(dir string) string {
 	if !booted() {
 		return ""
 	}
-	data, err := os.ReadFile("/proc/self/cgroup")
-	if err != nil {
-		return ""
-	}
-	for _, line := range strings.Split(string(data), "\n") {
-		path, ok := strings.CutPrefix(line, "0::")
-		if !ok {
-			continue
-		}
-		for ; path != "/" && path != "."; path = filepath.Dir(path) {
-			if base := filepath.Base(path); strings.HasSuffix(base, ".service") || strings.HasSuffix(base, ".scope") {
-				return base
-			}
+	for ; dir != "/"; dir = filepath.Dir(dir) {
+		if base := filepath.Base(dir); strings.HasSuffix(base, ".service") || strings.HasSuffix(base, ".scope") {
+			return base
 		}
 	}
 	return ""
@@ -316,20 +307,13 @@ func ownUnit() string {
 // inJob says whether somebody has put this process into a cgroup for what it does: a unit's, a batch system's, and not
 // that of a login. What is bound to it stays there, under the job's limits and in its account.
 func inJob() bool {
-	data, err := os.ReadFile("/proc/self/cgroup")
-	if err != nil {
-		return false
-	}
-	for _, line := range strings.Split(strings.TrimSpace(string(data)), "\n") {
-		fields := strings.SplitN(line, ":", 3) // cgroups(7): number:controllers:path
-		if len(fields) < 3 || booted() && fields[0] != "0" {
-			continue
+	in, err := ownCgroups()
+	return err == nil && slices.ContainsFunc(in, func(c membership) bool {
+		if booted() && c.hierarchy != "" {
+			return false // systemd tracks by the unified one
 		}
-		if path := fields[2]; path != "/" && path != "/init.scope" && !strings.HasPrefix(path, "/user.slice/") {
-			return true
-		}
-	}
-	return false
+		return c.path != "/" && c.path != "/init.scope" && !strings.HasPrefix(c.path, "/user.slice/")
+	})
 }
 
 // delegated finds the cgroup around own that systemd has handed over to be divided (Delegate=, systemd.exec(5)); "" when
