@@ -74,10 +74,8 @@ func (e *Engine) reach(ctx context.Context, in *state.Instance) (*Keeper, error)
 		if time.Since(began) > connectLimit {
 			return nil, fmt.Errorf("%s: its keeper does not answer: %w", name, state.ErrBusy)
 		}
-		select {
-		case <-ctx.Done():
-			return nil, ctx.Err()
-		case <-time.After(2 * time.Millisecond):
+		if err := Sleep(ctx, 2*time.Millisecond); err != nil {
+			return nil, err
 		}
 	}
 }
@@ -96,10 +94,8 @@ func (e *Engine) Runs(ctx context.Context, name string) (in *state.Instance, run
 		if time.Since(began) > connectLimit {
 			return nil, false, fmt.Errorf("%s: somebody else is changing it: %w", name, state.ErrBusy)
 		}
-		select {
-		case <-ctx.Done():
-			return nil, false, ctx.Err()
-		case <-time.After(2 * time.Millisecond):
+		if err := Sleep(ctx, 2*time.Millisecond); err != nil {
+			return nil, false, err
 		}
 	}
 }
@@ -107,6 +103,16 @@ func (e *Engine) Runs(ctx context.Context, name string) (in *state.Instance, run
 // connectLimit is how long a machine that somebody holds may be without a keeper that answers: it starts, ends,
 // reboots, or has as many clients as it takes.
 const connectLimit = 30 * time.Second
+
+// Sleep returns after d, or with ctx's error when that ends before.
+func Sleep(ctx context.Context, d time.Duration) error {
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-time.After(d):
+		return nil
+	}
+}
 
 func (e *Engine) notRunning(in *state.Instance) error {
 	name := in.Spec.Name

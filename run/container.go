@@ -183,7 +183,7 @@ func (c *container) startOnStdio(p *libcontainer.Process, uid int) error {
 // startOnConsole gives the init a pseudo terminal as its console. One slave stays open here and later in the
 // keeper: PID 1 closes its own while it boots, and with the last one the terminal would hang up for good.
 func (c *container) startOnConsole(p *libcontainer.Process) error {
-	ours, theirs, err := socketpair()
+	ours, theirs, err := socketpair(unix.SOCK_STREAM)
 	if err != nil {
 		return err
 	}
@@ -211,14 +211,6 @@ func peer(pty *os.File) (*os.File, error) {
 		return nil, fmt.Errorf("ioctl(TIOCGPTPEER): %w", e)
 	}
 	return os.NewFile(fd, "tty"), nil
-}
-
-func socketpair() (a, b *os.File, err error) {
-	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
-	if err != nil {
-		return nil, nil, fmt.Errorf("socketpair: %w", err)
-	}
-	return os.NewFile(uintptr(fds[0]), "socket"), os.NewFile(uintptr(fds[1]), "socket"), nil
 }
 
 // configure turns the plan's OCI spec into libcontainer's configuration and adds the user namespace to it,

@@ -298,10 +298,8 @@ func (e *Engine) waitClaim(ctx context.Context, name string) (*state.Claim, erro
 		if !errors.Is(err, state.ErrRunning) {
 			return claim, err
 		}
-		select {
-		case <-ctx.Done():
-			return nil, ctx.Err()
-		case <-time.After(2 * time.Millisecond):
+		if err := Sleep(ctx, 2*time.Millisecond); err != nil {
+			return nil, err
 		}
 	}
 }

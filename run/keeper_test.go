@@ -132,7 +132,7 @@ func (k *ward) start() {
 	try(k.T, err)
 	report, theirs, err := os.Pipe()
 	try(k.T, err)
-	hears, tells, err := seqpacket() // a message is a message
+	hears, tells, err := socketpair(unix.SOCK_SEQPACKET) // a message is a message
 	try(k.T, err)
 	k.host = hears
 	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)

@@ -21,15 +21,13 @@ func (e *Engine) Pause(ctx context.Context, in *state.Instance) error {
 	limited, cancel := context.WithTimeout(ctx, freezeLimit)
 	defer cancel()
 	for !events.Frozen() {
-		select {
-		case <-limited.Done():
+		if Sleep(limited, time.Millisecond) != nil {
 			why := fmt.Errorf("%s: a process that waits for the kernel does not freeze: %w", in.Spec.Name, state.ErrBusy)
 			if ctx.Err() != nil {
 				why = fmt.Errorf("%s: interrupted, and not paused", in.Spec.Name)
 			}
 			_, thawErr := e.freezer(context.Background(), in, "0")
 			return errors.Join(why, thawErr)
-		case <-time.After(time.Millisecond):
 		}
 		if !events.Populated() {
 			return e.notRunning(in)

@@ -65,6 +65,15 @@ func short(dir *os.File, name string) string {
 	return fmt.Sprintf("/proc/self/fd/%d/%s", dir.Fd(), name)
 }
 
+// socketpair makes two sockets that are connected to each other.
+func socketpair(kind int) (a, b *os.File, err error) {
+	fds, err := unix.Socketpair(unix.AF_UNIX, kind|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return nil, nil, fmt.Errorf("socketpair: %w", err)
+	}
+	return os.NewFile(uintptr(fds[0]), "socket"), os.NewFile(uintptr(fds[1]), "socket"), nil
+}
+
 // receive reads one packet and the descriptor that came with it, nil if none did.
 func receive(f *os.File, buf []byte) (int, *os.File, error) {
 	oob := make([]byte, unix.CmsgSpace(4))

@@ -49,7 +49,7 @@ func (e *Engine) Start(ctx context.Context, in *state.Instance) (*Started, error
 // is made before the machine: with console, which the caller then must read, nothing that it prints is missed, and one
 // that ends at once has been heard.
 func (e *Engine) StartBound(ctx context.Context, in *state.Instance, console bool) (*Started, *Keeper, error) {
-	ours, theirs, err := seqpacket()
+	ours, theirs, err := socketpair(unix.SOCK_SEQPACKET)
 	if err != nil {
 		return nil, nil, err
 	}

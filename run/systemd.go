@@ -39,7 +39,7 @@ func (e *Engine) Bus(ctx context.Context) (*dbus.Conn, error) {
 		if time.Since(began) > answerLimit {
 			return nil, fmt.Errorf("systemd does not answer: %w", err)
 		}
-		if err := pauseFor(ctx, 10*time.Millisecond); err != nil {
+		if err := Sleep(ctx, 10*time.Millisecond); err != nil {
 			return nil, err
 		}
 	}
@@ -83,7 +83,7 @@ var errUnheard = errors.New("systemd has closed the connection")
 // its stdin: client, which may be nil, goes there, and the pipe of its report comes back.
 func (e *Engine) tryUnit(ctx context.Context, bus *dbus.Conn, in *state.Instance, client *os.File) (*Started, error) {
 	name, unit := in.Spec.Name, e.Unit(in.Spec.Name)
-	ours, theirs, err := seqpacket()
+	ours, theirs, err := socketpair(unix.SOCK_SEQPACKET)
 	if err != nil {
 		return nil, err
 	}
@@ -176,7 +176,7 @@ func (e *Engine) transient(ctx context.Context, bus *dbus.Conn, in *state.Instan
 			if time.Since(began) > connectLimit {
 				return fmt.Errorf("there is one already and it does not end: %w", state.ErrBusy)
 			}
-			if err := pauseFor(ctx, 5*time.Millisecond); err != nil {
+			if err := Sleep(ctx, 5*time.Millisecond); err != nil {
 				return err
 			}
 			continue
@@ -184,15 +184,6 @@ func (e *Engine) transient(ctx context.Context, bus *dbus.Conn, in *state.Instan
 			return fmt.Errorf("%w: %w", errUnheard, err)
 		}
 		return err
-	}
-}
-
-func pauseFor(ctx context.Context, d time.Duration) error {
-	select {
-	case <-ctx.Done():
-		return ctx.Err()
-	case <-time.After(d):
-		return nil
 	}
 }
 
@@ -284,7 +275,7 @@ func (e *Engine) unitEnded(ctx context.Context, in *state.Instance) error {
 	}
 	dir := filepath.Dir(in.Applied.Cgroups[0])
 	for began := time.Now(); exists(dir) && time.Since(began) < 5*time.Second; {
-		if err := pauseFor(ctx, 2*time.Millisecond); err != nil {
+		if err := Sleep(ctx, 2*time.Millisecond); err != nil {
 			return err
 		}
 	}
@@ -328,12 +319,4 @@ func delegated(own string) string {
 		}
 	}
 	return ""
-}
-
-func seqpacket() (a, b *os.File, err error) {
-	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
-	if err != nil {
-		return nil, nil, fmt.Errorf("socketpair: %w", err)
-	}
-	return os.NewFile(uintptr(fds[0]), "socket"), os.NewFile(uintptr(fds[1]), "socket"), nil
 }

@@ -495,10 +495,8 @@ func (a *app) waitOne(ctx context.Context, name, what string) error {
 				return err
 			}
 		}
-		select {
-		case <-ctx.Done():
+		if run.Sleep(ctx, 20*time.Millisecond) != nil {
 			return said{a.say(fmt.Errorf("wait %s: %s in time", name, missing(what))), run.StatusTimeout}
-		case <-time.After(20 * time.Millisecond):
 		}
 	}
 }
