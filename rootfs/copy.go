@@ -220,11 +220,11 @@ func overwrite(guest, dst, was string) error {
 }
 
 func overwriteOne(root *os.Root, name, from, was string) error {
-	content, err := os.ReadFile(from)
+	now, err := readGenerated(from)
 	if err != nil {
 		return err
 	}
-	last, err := os.ReadFile(was)
+	last, err := readGenerated(was)
 	if err == nil && !unchanged(root, name, last) {
 		return nil // the machine has its own by now
 	}
@@ -234,16 +234,33 @@ func overwriteOne(root *os.Root, name, from, was string) error {
 	if err := root.Remove(name); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
-	return root.WriteFile(name, content, modeOf(string(content)))
+	if now.Link != "" {
+		return root.Symlink(now.Link, name)
+	}
+	return root.WriteFile(name, []byte(now.Text), modeOf(now.Text))
 }
 
-// unchanged says whether name still holds what was put there last. The machine may have made anything of it, a
+// readGenerated reads a file as WriteGuest made it.
+func readGenerated(path string) (File, error) {
+	to, err := os.Readlink(path)
+	if err == nil {
+		return File{Link: to}, nil
+	}
+	text, err := os.ReadFile(path)
+	return File{Text: string(text)}, err
+}
+
+// unchanged says whether name still is what was put there last. The machine may have made anything of it, a
 // pipe that nobody writes to or a file larger than all memory: it is not opened before it looks right.
-func unchanged(root *os.Root, name string, last []byte) bool {
+func unchanged(root *os.Root, name string, last File) bool {
+	if last.Link != "" {
+		to, err := root.Readlink(name)
+		return err == nil && to == last.Link
+	}
 	info, err := root.Lstat(name)
-	if err != nil || !info.Mode().IsRegular() || info.Size() != int64(len(last)) {
+	if err != nil || !info.Mode().IsRegular() || info.Size() != int64(len(last.Text)) {
 		return false
 	}
 	now, err := root.ReadFile(name)
-	return err == nil && bytes.Equal(now, last)
+	return err == nil && string(now) == last.Text
 }

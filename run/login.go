@@ -45,7 +45,7 @@ func inittabFiles(kind string, layers []string) (rootfs.Files, error) {
 	const name = "/etc/inittab"
 	text, err := rootfs.ReadFile(layers, name)
 	if errors.Is(err, fs.ErrNotExist) && kind == "busybox" {
-		return rootfs.Files{name: ownInittab}, nil
+		return rootfs.Files{name: {Text: ownInittab}}, nil
 	}
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
@@ -57,7 +57,7 @@ func inittabFiles(kind string, layers []string) (rootfs.Files, error) {
 	if moved == string(text) {
 		return nil, nil
 	}
-	return rootfs.Files{name: moved}, nil
+	return rootfs.Files{name: {Text: moved}}, nil
 }
 
 // onConsole gives an inittab whose first entry for a terminal is on the console, unless another is there already,
@@ -157,7 +157,7 @@ func runitFiles(layers []string) (rootfs.Files, error) {
 		for _, name := range []string{"getty-" + tty, "agetty-" + tty} {
 			dir, _, err := rootfs.Lookup(layers, services+name)
 			if err == nil {
-				f[dir+"/down"] = "" // runsv then waits for "sv up"
+				f[dir+"/down"] = rootfs.File{} // runsv then waits for "sv up"
 			}
 		}
 	}
@@ -166,7 +166,7 @@ func runitFiles(layers []string) (rootfs.Files, error) {
 	}
 	getty, err := firstProgram(layers, "/sbin/getty", "/sbin/agetty")
 	if getty != "" {
-		f[services+"getty-console/run"] = "#!/bin/sh\nexec chpst -P " + getty + " 38400 console linux\n"
+		f[services+"getty-console/run"] = rootfs.File{Text: "#!/bin/sh\nexec chpst -P " + getty + " 38400 console linux\n"}
 	}
 	return f, err
 }
@@ -179,13 +179,13 @@ func openrcFiles(layers []string) (rootfs.Files, error) {
 	f := rootfs.Files{}
 	for _, tty := range terminals {
 		if _, _, err := rootfs.Lookup(layers, level+"agetty."+tty); err == nil {
-			f[services+"agetty."+tty] = "#!/sbin/openrc-run\ndepend() { keyword -lxc; }\n"
+			f[services+"agetty."+tty] = rootfs.File{Text: "#!/sbin/openrc-run\ndepend() { keyword -lxc; }\n"}
 		}
 	}
 	// For a service of a runlevel OpenRC asks for the name alone, there and in init.d. Without a baud rate agetty takes
 	// the console for a line on which keys do not make signals.
-	f[services+"agetty.console"] = "#!/sbin/openrc-run\n: ${baud:=38400}\n. /etc/init.d/agetty\n"
-	f[level+"agetty.console"] = ""
+	f[services+"agetty.console"] = rootfs.File{Text: "#!/sbin/openrc-run\n: ${baud:=38400}\n. /etc/init.d/agetty\n"}
+	f[level+"agetty.console"] = rootfs.File{}
 	return f, nil
 }
 

@@ -106,13 +106,13 @@ func guestFiles(in *state.Instance, h host) rootfs.Files {
 		names += " " + short
 	}
 	f := rootfs.Files{
-		"/etc/hostname":   host + "\n",
-		"/etc/machine-id": in.UUID + "\n",
-		"/etc/hosts": "127.0.0.1 localhost\n127.0.1.1 " + names + "\n" +
-			"::1 localhost ip6-localhost ip6-loopback\n",
+		"/etc/hostname":   {Text: host + "\n"},
+		"/etc/machine-id": {Text: in.UUID + "\n"},
+		"/etc/hosts": {Text: "127.0.0.1 localhost\n127.0.1.1 " + names + "\n" +
+			"::1 localhost ip6-localhost ip6-loopback\n"},
 	}
 	if in.Spec.HostNetwork() && h.resolv != "" {
-		f["/etc/resolv.conf"] = h.resolv
+		f["/etc/resolv.conf"] = rootfs.File{Text: h.resolv}
 	}
 	maps.Copy(f, h.login)
 	return f
