@@ -155,10 +155,11 @@ func (x setting) node(s *state.Spec) *yaml.Node {
 		n.SetString(v)
 		list.Content = append(list.Content, n)
 	}
+	one := x.entry == nil && !x.many
 	switch {
-	case x.entry == nil && len(list.Content) == 1:
+	case one && len(list.Content) == 1:
 		return list.Content[0]
-	case x.entry == nil:
+	case one:
 		return &yaml.Node{Kind: yaml.ScalarNode, Tag: "!!null"}
 	case len(list.Content) == 0:
 		list.Style = yaml.FlowStyle

@@ -21,6 +21,8 @@ func FuzzValues(f *testing.F) {
 		"/a:/b:ro,idmap", "::", "a:b:c:d", "SIGRTMIN+30", "RTMIN+-1", "64", "65", "{{.Name}}", "{{range .}}", "{{join .Names \",\"}}", "name=web", "=",
 		"label=a=b", "env.A", "volume./x", "user.a.b",
 		"/tmp:size=1g,mode=700", "/x:size=0", "on-failure:3", "always:-1", "no:", "65536-131071", "4294967294-4294967295", "web:/etc/*", ":x", "./a:b",
+		"8080:80", "80", "127.0.0.1:8080:80/udp", "[::1]:8000-8010:80-90", "127.0.0.1::80", "::1:80:80", "[::1]:80", "65535-65536:1-2", "localhost:80:80",
+		"lan,name=eth1,ip=10.9.0.5,ip6=fd00::5,mac=02:00:00:00:00:01", "ns:/run/netns/x", "bridge:br0,ip=192.0.2.7/24,gateway=192.0.2.1", "none,", ",ip=1", "lan,ip=,",
 	} {
 		f.Add(text)
 	}
@@ -59,6 +61,21 @@ func FuzzValues(f *testing.F) {
 		}
 		if p := placeOf(text); p.Machine == "" && p.Path != text || p.Machine != "" && p.Machine+":"+p.Path != text {
 			t.Errorf("place %q is %v", text, p)
+		}
+		if p, err := published(text); err == nil {
+			again, err := published(p.String())
+			if err != nil || again != p || p.Guest == 0 || int(p.Guest)+p.Len() > 1<<16 || int(p.Host)+p.Len() > 1<<16 {
+				t.Errorf("published %q is %v, and read again %v, %v", text, p, again, err)
+			}
+		} else if near := hintOf(err); near != "" {
+			if _, err := published(near); err != nil && hintOf(err) == near {
+				t.Errorf("published %q: the hint %q is no better: %v", text, near, err)
+			}
+		}
+		if n, err := attachment(text); err == nil {
+			if again, err := attachment(attachmentText(n, false)); err != nil || again != n {
+				t.Errorf("attachment %q is %v, and read again %v, %v", text, n, again, err)
+			}
 		}
 		parseTemplate(text)
 		filtered([]machine{{Name: "web", Labels: map[string]string{"a": "b"}}}, []string{text})

@@ -24,8 +24,9 @@ type setting struct {
 	live  bool                      // holds at once for a machine that runs, and not from its next start
 	says  string                    // what it means, where no flag of run tells that: LXD's keys that are none
 	fixed string                    // not to be changed once the machine is made; the hint says what helps
-	entry func(value string) string // of a list: what an entry is called. nil: there is one value, or all change together
+	entry func(value string) string // of a list: what an entry is called
 	pairs bool                      // the entries are NAME=VALUE
+	many  bool                      // a list without names for its entries: all of it changes together
 	field
 }
 
@@ -72,16 +73,50 @@ func settings() []setting {
 		}},
 		{name: "read-only", field: yes(func(s *state.Spec) *bool { return &s.Root.ReadOnly })},
 		{name: "ephemeral", field: yes(func(s *state.Spec) *bool { return &s.Root.Ephemeral })},
-		{name: "network", field: field{
+		{name: "network", many: true, field: field{
 			get: func(s *state.Spec) (all []string) {
-				for _, n := range s.NICs {
-					all = append(all, n.Network)
+				for i, n := range s.NICs {
+					all = append(all, attachmentText(n, i == 0))
 				}
 				return all
 			},
 			put: func(s *state.Spec, values []string) error {
 				s.NICs = nil
-				return (&specFlags{networks: values}).attachments(s)
+				return (&nicFlags{networks: values}).attachments(s)
+			},
+		}},
+		{name: "ip", field: pin("ip")},
+		{name: "ip6", field: pin("ip6")},
+		{name: "mac", field: pin("mac")},
+		{name: "publish", live: true, entry: publishedAs, field: field{
+			get: func(s *state.Spec) (all []string) {
+				for _, p := range s.Ports {
+					all = append(all, p.String())
+				}
+				return all
+			},
+			put: func(s *state.Spec, values []string) error {
+				s.Ports = nil
+				return (&nicFlags{ports: values}).published(s)
+			},
+		}},
+		{name: "dns", many: true, field: field{
+			get: func(s *state.Spec) []string { return s.DNS },
+			put: func(s *state.Spec, values []string) error {
+				s.DNS = nil
+				return (&nicFlags{servers: values}).resolving(s)
+			},
+		}},
+		{name: "add-host", entry: itself, field: field{
+			get: func(s *state.Spec) (all []string) {
+				for _, h := range s.AddHosts {
+					all = append(all, h.Name+":"+h.Address)
+				}
+				return all
+			},
+			put: func(s *state.Spec, values []string) error {
+				s.AddHosts = nil
+				return (&nicFlags{hostNames: values}).resolving(s)
 			},
 		}},
 		{name: "memory", live: true, field: as(func(s *state.Spec) *int64 { return &s.Limits.Memory }, func(n *int64) pflag.Value { return (*sizeValue)(n) })},
@@ -234,6 +269,31 @@ func mode(word string) field {
 	}}
 }
 
+// pin is what the first of a machine's NICs has by wish.
+func pin(name string) field {
+	return field{
+		get: func(s *state.Spec) []string {
+			if len(s.NICs) == 0 {
+				return nil
+			}
+			return some(*pinOf(&s.NICs[0], name))
+		},
+		put: func(s *state.Spec, values []string) error {
+			value, err := only(values)
+			switch {
+			case err != nil:
+				return err
+			case len(s.NICs) > 0:
+				s.NICs = slices.Clone(s.NICs)
+				*pinOf(&s.NICs[0], name) = value
+			case value != "":
+				return errors.New("there is no network to have it in")
+			}
+			return nil
+		},
+	}
+}
+
 func some(value string) []string {
 	if value == "" {
 		return nil
@@ -271,6 +331,8 @@ func pairsOf(m map[string]string) (all []string) {
 	slices.Sort(all)
 	return all
 }
+
+func itself(value string) string { return value }
 
 func beforeEquals(value string) string {
 	name, _, _ := strings.Cut(value, "=")
@@ -509,6 +571,10 @@ func assignments(fs *pflag.FlagSet, envFiles, operands []string) ([]assignment, 
 		n, err := settingOf(key)
 		if err != nil {
 			return nil, err
+		}
+		if last := len(all) - 1; n.many && last >= 0 && all[last].word == n.word {
+			all[last].values = append(all[last].values, value)
+			continue
 		}
 		all = append(all, assignment{n, []string{value}})
 	}

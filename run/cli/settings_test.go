@@ -37,7 +37,16 @@ func full() state.Spec {
 	never := false
 	return state.Spec{
 		Name: "web", Image: "debian/13", Hostname: "tower", Env: []string{"A=1", "B=x=y"}, Root: state.Root{Driver: "dir", ReadOnly: true, Ephemeral: true},
-		NICs: []state.NIC{{Network: "host"}}, Mounts: []state.Mount{{Source: "/srv", Target: "/srv"}, {Source: "/etc/a", Target: "/b", ReadOnly: true}},
+		NICs: []state.NIC{
+			{Network: "lan", Name: "wan0", IP: "10.9.0.5", IP6: "fd00:9::5", MAC: "02:00:00:00:00:05"},
+			{Network: "macvlan:enp3s0", IP: "192.0.2.7/24", Gateway: "192.0.2.1", MAC: "02:00:00:00:00:06"}, {Network: "lab", IP6: "fd00:7::5"},
+		},
+		Ports: []state.Port{
+			{Proto: "tcp", Host: 8080, Guest: 80}, {Proto: "udp", IP: "::1", Host: 53, Guest: 53}, {Proto: "tcp", IP: "192.0.2.1", Host: 8000, Guest: 9000, Count: 11},
+			{Proto: "tcp", Guest: 80}, {Proto: "udp", IP: "127.0.0.1", Guest: 80},
+		},
+		DNS: []string{"9.9.9.9", "2620:fe::fe"}, AddHosts: []state.HostName{{Name: "db", Address: "10.9.0.2"}, {Name: "db", Address: "fd00:9::2"}},
+		Mounts: []state.Mount{{Source: "/srv", Target: "/srv"}, {Source: "/etc/a", Target: "/b", ReadOnly: true}},
 		Labels: map[string]string{"tier": "front", "user.note": "a b"}, Remove: true, Timeouts: state.Timeouts{Stop: 90, Ready: 61, Life: 90061},
 		Tmpfs: []state.Tmpfs{{Target: "/a"}, {Target: "/b", Size: 1 << 20, Mode: "755"}}, Restart: state.Restart{Policy: state.RestartOnFailure, Limit: 3}, Supervisor: state.SupervisorNone,
 		Limits: state.Limits{
@@ -94,6 +103,19 @@ func TestSet(t *testing.T) {
 		{"volume./b", []string{"/x:/b/"}, "volume./b", []string{"/x:/b/"}},
 		{"volume./b", []string{""}, "volume", []string{"/srv:/srv"}},
 		{"network", []string{"none"}, "network", nil},
+		{"network", []string{"lan,ip=10.9.0.6", "lab"}, "network", []string{"lan", "lab"}},
+		{"network", []string{"lan,ip=10.9.0.6"}, "ip", []string{"10.9.0.6"}},
+		{"ip", nil, "network", []string{"lan,name=wan0", "macvlan:enp3s0,ip=192.0.2.7/24,gateway=192.0.2.1,mac=02:00:00:00:00:06", "lab,ip6=fd00:7::5"}},
+		{"mac", []string{""}, "mac", nil},
+		{"publish.8080", []string{""}, "publish", []string{"[::1]:53:53/udp", "192.0.2.1:8000-8010:9000-9010", "80", "127.0.0.1::80/udp"}},
+		{"publish", []string{"8080:81", "443"}, "publish", []string{"8080:81", "[::1]:53:53/udp", "192.0.2.1:8000-8010:9000-9010", "80", "127.0.0.1::80/udp", "443"}},
+		{"publish.[::1]:53/udp", []string{"[::1]:53:5353/udp"}, "publish.[::1]:53/udp", []string{"[::1]:53:5353/udp"}},
+		{"publish.:80", []string{""}, "publish.:80", nil},
+		{"publish.127.0.0.1::80/udp", []string{""}, "publish.127.0.0.1::80/udp", nil},
+		{"publish", []string{"", "0.0.0.0:8080:80/tcp"}, "publish", []string{"8080:80"}},
+		{"dns", []string{"192.0.2.53,192.0.2.54"}, "dns", []string{"192.0.2.53", "192.0.2.54"}},
+		{"add-host", []string{"web:10.9.0.9"}, "add-host", []string{"db:10.9.0.2", "db:fd00:9::2", "web:10.9.0.9"}},
+		{"add-host.db:10.9.0.2", []string{""}, "add-host", []string{"db:fd00:9::2"}},
 		{"hostname", []string{"", "b"}, "hostname", []string{"b"}},
 		{"rm", []string{"false"}, "rm", nil},
 		{"stop-timeout", []string{"1m"}, "stop-timeout", []string{"1m"}},
@@ -132,6 +154,7 @@ func TestSetRefuses(t *testing.T) {
 		"name": "other", "image": "other", "storage": "overlay", "boot": "true", "rm": "perhaps", "stop-timeout": "soon",
 		"volume": "/only", "volume./b": "/x:/c", "memory": "-1", "cpus": "1e3", "cpu-weight": "0", "pids-limit": "none", "limits.cpu": "x",
 		"io-max": "/srv", "io-max./srv": "/srv:rbps=0", "limits.processes": "0",
+		"network": "lan,ip", "publish": "80:x", "publish.80": "81:80", "add-host": "db",
 	} {
 		s := full()
 		n, err := settingOf(word)

@@ -19,10 +19,10 @@ import (
 // specFlags binds the flags that describe a machine straight into a spec.
 type specFlags struct {
 	state.Spec
+	nicFlags
 	env, envFiles []string
 	volumes       []string
 	tmpfs         []string
-	networks      []string
 	labels        []string
 	ioMax         []string
 	boot, noBoot  bool
@@ -37,7 +37,6 @@ func (s *specFlags) bind(fs *pflag.FlagSet) {
 	fs.StringArrayVar(&s.envFiles, "env-file", nil, "read such lines from `FILE`")
 	fs.StringArrayVarP(&s.volumes, "volume", "v", nil, "bind `SRC:DST[:ro]` of the host into it; what a user owns belongs to its root")
 	fs.StringArrayVar(&s.tmpfs, "tmpfs", nil, "keep `DST[:size=SIZE,mode=MODE]` in memory, empty at every start")
-	fs.StringArrayVar(&s.networks, "network", nil, "connect it to `none|host`; default: none, loopback only")
 	fs.StringArrayVarP(&s.labels, "label", "l", nil, "attach `KEY=VALUE` to it")
 	fs.BoolVar(&s.boot, "boot", false, "boot the image's init, or fail")
 	fs.BoolVar(&s.noBoot, "no-boot", false, "run CMD under a tiny init instead of booting the image's")
@@ -52,7 +51,8 @@ func (s *specFlags) bind(fs *pflag.FlagSet) {
 	bindLimits(fs, &s.Limits)
 	fs.StringArrayVar(&s.ioMax, "io-max", nil, "limit a disk, `PATH:KEY=N,...`: rbps and wbps are bytes read and written per second, riops and wiops requests; PATH is its node, or lies on it")
 	fs.BoolVarP(&s.quiet, "quiet", "q", false, "no notes on stderr, only errors")
-	man.Under(fs, "Machine", "name", "hostname", "env", "env-file", "network", "label")
+	man.Under(fs, "Machine", "name", "hostname", "env", "env-file", "label")
+	s.nicFlags.bind(fs)
 	man.Under(fs, "Files", "volume", "tmpfs", "read-only", "ephemeral", "storage")
 	man.Under(fs, "Limits", "memory", "cpus", "cpu-set", "cpu-weight", "pids-limit", "io-max", "io-weight")
 	man.Under(fs, "Life", "boot", "no-boot", "restart", "timeout", "stop-timeout", "ready-timeout", "supervisor")
@@ -72,7 +72,7 @@ func (s *specFlags) spec(image string, cmd []string) (state.Spec, error) {
 	case s.noBoot:
 		out.Init.Mode = state.InitPayload
 	}
-	for _, fill := range []func(*state.Spec) error{s.environment, s.mounts, s.memory, s.attachments, s.labelled, s.disks} {
+	for _, fill := range []func(*state.Spec) error{s.environment, s.mounts, s.memory, s.attachments, s.published, s.resolving, s.labelled, s.disks} {
 		if err := fill(&out); err != nil {
 			return out, err
 		}
@@ -226,15 +226,6 @@ func (v *restartValue) Set(s string) error {
 		return errors.New("is none of no, on-failure, on-failure:N, always")
 	}
 	*v = restartValue{policy, int(n)}
-	return nil
-}
-
-func (s *specFlags) attachments(out *state.Spec) error {
-	for _, n := range s.networks {
-		if n != state.NetworkNone {
-			out.NICs = append(out.NICs, state.NIC{Network: n})
-		}
-	}
 	return nil
 }
 
