@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"croft/state"
+
+	"github.com/coreos/go-systemd/v22/dbus"
 )
 
 // What systemd needs to start machines with the host, when nothing of croft's runs: a template unit, a link to it for each
@@ -89,18 +91,13 @@ func (e *Engine) templateUsed(ctx context.Context) (bool, error) {
 	if len(e.enabledNames()) > 0 {
 		return true, nil
 	}
-	ctx, cancel := context.WithTimeout(ctx, busLimit)
-	defer cancel()
-	bus, err := e.Bus(ctx)
-	if errors.Is(err, state.ErrUnsupported) {
-		return false, nil
-	}
-	if err != nil {
-		return false, err
-	}
-	defer bus.Close()
-	units, err := bus.ListUnitsByPatternsContext(ctx, []string{"active", "activating", "deactivating", "failed"}, []string{e.BootUnit("*")})
-	return len(units) > 0, err
+	used := false
+	err := e.onBus(ctx, func(ctx context.Context, bus *dbus.Conn) error {
+		units, err := bus.ListUnitsByPatternsContext(ctx, []string{"active", "activating", "deactivating", "failed"}, []string{e.BootUnit("*")})
+		used = len(units) > 0
+		return err
+	})
+	return used, err
 }
 
 // arrange does something to the unit files while nobody else of this root does.
@@ -128,23 +125,29 @@ func several(do ...func() (changed bool, err error)) (changed bool, err error) {
 
 // reread has systemd read its units anew, where it is there to do so.
 func (e *Engine) reread(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, busLimit)
-	defer cancel()
-	bus, err := e.Bus(ctx)
-	if errors.Is(err, state.ErrUnsupported) {
-		return nil
-	}
-	if err == nil {
-		defer bus.Close()
-		err = bus.ReloadContext(ctx)
-	}
+	err := e.onBus(ctx, func(ctx context.Context, bus *dbus.Conn) error { return bus.ReloadContext(ctx) })
 	if err != nil {
 		return fmt.Errorf("systemd has not read its units anew: %w", err)
 	}
 	return nil
 }
 
-// busLimit is how long systemd may take for that.
+// onBus asks systemd for something that may take it a while; nothing is asked where it is not PID 1.
+func (e *Engine) onBus(ctx context.Context, ask func(ctx context.Context, bus *dbus.Conn) error) error {
+	ctx, cancel := context.WithTimeout(ctx, busLimit)
+	defer cancel()
+	bus, err := e.Bus(ctx)
+	if errors.Is(err, state.ErrUnsupported) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer bus.Close()
+	return ask(ctx, bus)
+}
+
+// busLimit is how long that may be: it answers nobody while it reads its units.
 const busLimit = 30 * time.Second
 
 // enable makes the link of a machine that is to start with the host, and removes it of any other.
@@ -342,43 +345,38 @@ func (e *Engine) rehome(from, to string) error {
 // template is the unit of which BootUnit is an instance, but for what a drop-in has. It sets no limit to a start: many
 // start at once with the host, and one that is slow is wanted all the same.
 func (e *Engine) template(program string) string {
-	var u unitText
-	u.line(ofOurs)
-	u.section("Unit")
-	u.line("Description=machine %%i of croft")
-	e.order(&u)
-	e.service(&u, program, "%i")
+	u := e.bootUnit("machine %i of croft")
+	e.service(u, program, "%i")
 	u.line("TimeoutStartSec=infinity")
 	u.line("# Longer than any machine's own limit, which its drop-in has.")
 	u.line("TimeoutStopSec=%d", int((state.DefaultStop + stopMargin).Seconds()))
-	u.section("Install")
-	u.line("WantedBy=multi-user.target")
+	u.wantedAtBoot()
 	return u.String()
 }
 
 // returning is the unit that brings back what ran. Its processes that stay are the keepers of machines that want no unit
 // (--supervisor none).
 func (e *Engine) returning(program string) string {
-	var u unitText
-	u.line(ofOurs)
-	u.section("Unit")
-	u.line("Description=machines of croft that ran when the host went down")
-	e.order(&u)
+	u := e.bootUnit("machines of croft that ran when the host went down")
 	u.section("Service")
 	u.line("Type=oneshot")
-	e.places(&u)
+	e.places(u)
 	u.set("ExecStart", program, "start", "--boot")
 	u.line("KillMode=process")
-	u.section("Install")
-	u.line("WantedBy=multi-user.target")
+	u.wantedAtBoot()
 	return u.String()
 }
 
-// order writes what machines start after, and so stop before.
-func (e *Engine) order(u *unitText) {
+// bootUnit begins a unit of the host's start: what it is, and what machines start after, and so stop before.
+func (e *Engine) bootUnit(description string) *unitText {
+	u := &unitText{}
+	u.line(ofOurs)
+	u.section("Unit")
+	u.line("Description=%s", description)
 	u.line("Documentation=man:croft-enable(1)")
 	u.set("After", beforeMachines[:]...)
 	u.set("RequiresMountsFor", e.Dir.Root)
+	return u
 }
 
 // beforeMachines are units of the host that machines, or what is done at their end, may need.

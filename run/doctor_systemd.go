@@ -11,8 +11,6 @@ import (
 	"strings"
 
 	"croft/state"
-
-	godbus "github.com/godbus/dbus/v5"
 )
 
 // systemdProbes are of what a host of systemd's does for machines, which all can do without.
@@ -79,16 +77,12 @@ func comesBack(x *examination) (string, error) {
 	return "no machine needs more to start with the host", nil
 }
 
-// machinedHere asks it, which wakes it where it sleeps.
 func machinedHere(ctx context.Context) (string, error) {
-	bus, err := godbus.ConnectSystemBus(godbus.WithContext(ctx))
+	bus, err := wakeMachined(ctx)
 	if err != nil {
-		return "", fmt.Errorf("no system bus: %w", err)
+		return "", err
 	}
 	defer bus.Close()
-	if err := bus.Object(machinedBus, machinedObject).CallWithContext(ctx, "org.freedesktop.DBus.Peer.Ping", 0).Err; err != nil {
-		return "", fmt.Errorf("systemd-machined: %w", err)
-	}
 	return "machinectl finds machines", nil
 }
 

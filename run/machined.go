@@ -39,20 +39,26 @@ func (l *launch) meetMachined(ctx context.Context) {
 	go func() { l.machined <- l.callMachined(ctx) }()
 }
 
-// callMachined is a connection to the bus with machined awake at the other end; nil where there is none.
+// callMachined is a connection to machined, if it is there and shall know of this machine; nil otherwise.
 func (l *launch) callMachined(ctx context.Context) *godbus.Conn {
 	if l.Hold != HeldByUnit && !l.engine.mainProcess(ctx, l.Unit) {
 		return nil
 	}
+	bus, _ := wakeMachined(ctx)
+	return bus
+}
+
+// wakeMachined connects to the bus and wakes machined at the other end, where it sleeps.
+func wakeMachined(ctx context.Context) (*godbus.Conn, error) {
 	bus, err := godbus.ConnectSystemBus(godbus.WithContext(ctx))
 	if err != nil {
-		return nil
+		return nil, fmt.Errorf("no system bus: %w", err)
 	}
-	if bus.Object(machinedBus, machinedObject).CallWithContext(ctx, "org.freedesktop.DBus.Peer.Ping", 0).Err != nil {
+	if err := bus.Object(machinedBus, machinedObject).CallWithContext(ctx, "org.freedesktop.DBus.Peer.Ping", 0).Err; err != nil {
 		bus.Close() // not installed, or masked
-		return nil
+		return nil, fmt.Errorf("systemd-machined: %w", err)
 	}
-	return bus
+	return bus, nil
 }
 
 // mainProcess says whether systemd takes this process for the main one of the unit.

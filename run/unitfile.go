@@ -54,8 +54,7 @@ func (e *Engine) UnitFile(in *state.Instance, program string) string {
 		u.line("# It is croft that starts it again: its --restart is %s.", s.Restart.Policy)
 		u.line("Restart=no")
 	}
-	u.section("Install")
-	u.line("WantedBy=multi-user.target")
+	u.wantedAtBoot()
 	return u.String()
 }
 
@@ -130,6 +129,12 @@ type unitText struct{ strings.Builder }
 func (u *unitText) line(format string, args ...any) { fmt.Fprintf(u, format+"\n", args...) }
 
 func (u *unitText) section(name string) { u.line("\n[%s]", name) }
+
+// wantedAtBoot ends a unit that the host's start starts once it is enabled.
+func (u *unitText) wantedAtBoot() {
+	u.section("Install")
+	u.line("WantedBy=multi-user.target")
+}
 
 // text writes a setting that is taken as it is, but for specifiers.
 func (u *unitText) text(key, value string) {
