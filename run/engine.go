@@ -35,6 +35,9 @@ func (e *Engine) Draft(spec state.Spec) (*state.Instance, error) {
 	if err := checkLimits(&spec.Limits); err != nil {
 		return nil, err
 	}
+	if err := checkNetworks(&spec); err != nil {
+		return nil, err
+	}
 	img, err := e.Images.Get(spec.Image)
 	if err != nil {
 		return nil, err
@@ -46,17 +49,16 @@ func (e *Engine) Draft(spec state.Spec) (*state.Instance, error) {
 	return in, unprivileged(e.decide(in, img))
 }
 
-// Create gives a draft its ids and writes it down. The host is not touched otherwise.
+// Create gives a draft its ids, addresses and ports and writes it down. The host is not touched otherwise.
 func (e *Engine) Create(in *state.Instance) error {
 	err := e.Dir.Create(in, func(in *state.Instance) (err error) {
-		in.Facts.Range, err = e.reserve(in)
-		return err
+		if in.Facts.Range, err = e.reserve(in); err != nil {
+			return err
+		}
+		return e.relink(in)
 	})
 	if err != nil {
-		if in.Facts.Range.Size != 0 {
-			e.release(in)
-		}
-		return unprivileged(err)
+		return unprivileged(errors.Join(err, e.release(in)))
 	}
 	// The image may have been removed between the look at it and the record that counts as its user.
 	if err := e.Images.Keep(in.Facts.Fingerprint); err != nil {
@@ -236,8 +238,11 @@ func overlaps(r state.Range, taken []state.Range) bool {
 	return false
 }
 
-// release gives the instance's ids back.
+// release gives the instance's ids and addresses back.
 func (e *Engine) release(in *state.Instance) error {
+	if err := e.endLeases(in, in.Facts.Links, nil); err != nil || in.Facts.Range.Size == 0 {
+		return err
+	}
 	host, err := state.OpenHost()
 	if err != nil {
 		return err
@@ -382,11 +387,13 @@ func (e *Engine) Repair(ctx context.Context, names ...string) (did []string, err
 		}
 		did = append(did, what...)
 	}
-	swept, err := e.sweep()
-	if did = append(did, swept...); err != nil {
-		return did, err
+	for _, sweep := range []func() ([]string, error){e.sweep, e.sweepAllLeases} {
+		swept, err := sweep()
+		if did = append(did, swept...); err != nil {
+			return did, err
+		}
 	}
-	swept, err = e.sweepTrial(ctx)
+	swept, err := e.sweepTrial(ctx)
 	return append(did, swept...), err
 }
 

@@ -35,7 +35,7 @@ func (p *Plan) OCI() *specs.Spec {
 		},
 		Linux: &specs.Linux{
 			CgroupsPath: p.Cgroup,
-			Namespaces:  namespaces(in.Spec.HostNetwork()),
+			Namespaces:  namespaces(&in.Spec),
 			Resources:   &specs.LinuxResources{},
 			Seccomp:     seccompProfile(),
 			// All of it shared, as a booting systemd would make it: its sandboxed services, the credentials of its
@@ -45,16 +45,16 @@ func (p *Plan) OCI() *specs.Spec {
 	}
 }
 
-func namespaces(hostNetwork bool) []specs.LinuxNamespace {
+func namespaces(s *state.Spec) []specs.LinuxNamespace {
 	kinds := []specs.LinuxNamespaceType{
 		specs.PIDNamespace, specs.IPCNamespace, specs.UTSNamespace, specs.MountNamespace, specs.CgroupNamespace,
-	}
-	if !hostNetwork {
-		kinds = append(kinds, specs.NetworkNamespace)
 	}
 	var all []specs.LinuxNamespace
 	for _, k := range kinds {
 		all = append(all, specs.LinuxNamespace{Type: k})
+	}
+	if !s.HostNetwork() {
+		all = append(all, specs.LinuxNamespace{Type: specs.NetworkNamespace, Path: s.NetworkNamespace()})
 	}
 	return all
 }
@@ -128,10 +128,10 @@ func tmpfs(t state.Tmpfs) specs.Mount {
 	return m
 }
 
-// sys is read-only: that is how udev and systemd know that the hardware is not theirs. The host's network
-// namespace does not belong to the guest's user namespace, so the kernel refuses a new sysfs of it: bind.
+// sys is read-only: that is how udev and systemd know that the hardware is not theirs. A network namespace of somebody
+// else's does not belong to the guest's user namespace, so the kernel refuses a new sysfs of it: bind the host's.
 func (p *Plan) sys() specs.Mount {
-	if p.Instance.Spec.HostNetwork() {
+	if p.Instance.Spec.SharesNetwork() {
 		return specs.Mount{Destination: "/sys", Type: "none", Source: "/sys", Options: []string{"rbind", "rnosuid", "rnoexec", "rnodev", "rro"}}
 	}
 	return specs.Mount{Destination: "/sys", Type: "sysfs", Source: "sysfs", Options: []string{"nosuid", "noexec", "nodev", "ro"}}

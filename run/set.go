@@ -2,6 +2,7 @@ package run
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"reflect"
@@ -39,7 +40,7 @@ func (e *Engine) respec(name string, change func(*state.Spec) error) (before, af
 		if err := in.Spec.Check(); err != nil {
 			return err
 		}
-		if err := checkVolumes(&in.Spec); err != nil || reflect.DeepEqual(in.Spec.Limits, before.Spec.Limits) {
+		if err := errors.Join(checkVolumes(&in.Spec), checkNetworks(&in.Spec)); err != nil || reflect.DeepEqual(in.Spec.Limits, before.Spec.Limits) {
 			return err
 		}
 		if err := checkLimits(&in.Spec.Limits); err != nil {

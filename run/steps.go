@@ -34,7 +34,7 @@ func steps() []step {
 		{"rootfs", mountRoot, clearRoot},
 		{"container", createContainer, destroyContainer}, // its init exists and waits
 		{"limits", holdLimits, nothing},                  // before anything of the guest's runs
-		{"network", connect, nothing},                    // while it waits: the guest finds its links made
+		{"network", connect, disconnect},                 // while it waits: the guest finds its links made
 		{"exec", becomeGuest, nothing},                   // the init becomes the guest's
 		{"machined", register, deregister},               // while it boots
 	}
@@ -235,11 +235,16 @@ func destroyContainer(_ *Engine, a *state.Applied) error {
 	return removeCgroups(a.Cgroups)
 }
 
-// connect gives the machine its links. Loopback comes up with the network namespace, and the host's stack
-// needs nothing; what is left is to hand the machine its own part of the cgroup tree.
+// connect hands the machine its own part of the cgroup tree, and gives it its links. Loopback comes up with the network
+// namespace, and a stack that is somebody else's needs nothing.
 func connect(_ context.Context, l *launch) error {
-	return delegate(l.Cgroups[0], int(l.Instance.Facts.Range.Base))
+	if err := delegate(l.Cgroups[0], int(l.Instance.Facts.Range.Base)); err != nil {
+		return err
+	}
+	return l.engine.connect(l.Instance, l.container.pid)
 }
+
+func disconnect(e *Engine, a *state.Applied) error { return e.disconnect(a) }
 
 // delegate lets the guest's root make cgroups below dir (cgroup-v2.rst, "Delegation"): the directory and the
 // files that move processes, and none of those that set limits.

@@ -197,7 +197,7 @@ func (e *Engine) claim(name string) (claim *state.Claim, heir bool, err error) {
 	return claim, false, err
 }
 
-// settle removes what a crash left of an earlier start and makes sure of the instance's ids.
+// settle removes what a crash left of an earlier start and makes sure of the instance's ids, addresses and networks.
 func (e *Engine) settle(in *state.Instance) error {
 	if err := e.settleRename(in); err != nil {
 		return err
@@ -211,10 +211,14 @@ func (e *Engine) settle(in *state.Instance) error {
 		}
 	}
 	ids, err := e.reserve(in)
-	if err == nil {
-		in.Facts.Range = ids
+	if err != nil {
+		return err
 	}
-	return err
+	in.Facts.Range = ids
+	if err := e.relink(in); err != nil {
+		return fmt.Errorf("network: %w", err)
+	}
+	return e.furnishLinks(in)
 }
 
 // prepare writes down what is about to be done, before any of it is. An heir goes on where the run before it ended.

@@ -1,0 +1,306 @@
+// Package netsetup makes the host's side of networks: bridges, the links of machines, and what the firewall lets through.
+//
+// It is told what to make and knows neither machines nor who holds them. Everything it makes is the kernel's: nothing stays
+// resident. All of it can be asked for twice, and what is to go may be gone already.
+package netsetup
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strings"
+
+	"croft/state"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+)
+
+// HostPrefix begins the names of the host's ends of links, so that others can leave them alone by it.
+const HostPrefix = "croftv"
+
+// Bridge makes sure that the bridge of n is there, up, and has its addresses. One that is not croft's own is only looked at.
+func Bridge(n *state.Network) error {
+	link, err := netlink.LinkByName(n.Bridge)
+	if errors.As(err, new(netlink.LinkNotFoundError)) && n.Managed {
+		link, err = addBridge(n)
+	}
+	if errors.As(err, new(netlink.LinkNotFoundError)) {
+		return fmt.Errorf("bridge %s: %w", n.Bridge, state.ErrNotExist)
+	}
+	if err != nil {
+		return fmt.Errorf("bridge %s: %w", n.Bridge, err)
+	}
+	if link.Type() != "bridge" {
+		return fmt.Errorf("interface %s is no bridge but a %s: %w", n.Bridge, link.Type(), state.ErrExist)
+	}
+	if !n.Managed {
+		return nil
+	}
+	if err := address(link, n); err != nil {
+		return fmt.Errorf("bridge %s: %w", n.Bridge, err)
+	}
+	return nil
+}
+
+func addBridge(n *state.Network) (netlink.Link, error) {
+	attrs := netlink.NewLinkAttrs()
+	// An address of its own: otherwise it has that of one of its links, and another one when that goes.
+	attrs.Name, attrs.MTU, attrs.HardwareAddr = n.Bridge, n.MTU, hardware(n.UUID)
+	err := netlink.LinkAdd(&netlink.Bridge{LinkAttrs: attrs})
+	if err != nil && !errors.Is(err, unix.EEXIST) {
+		return nil, err
+	}
+	return netlink.LinkByName(n.Bridge)
+}
+
+// address gives a bridge of croft's what it lacks of its addresses, and takes away those it had before.
+func address(link netlink.Link, n *state.Network) error {
+	wanted := []netip.Prefix{}
+	if n.IPv4.IsValid() {
+		wanted = append(wanted, n.IPv4)
+	}
+	if n.IPv6.IsValid() && HasIPv6() {
+		wanted = append(wanted, n.IPv6)
+		if err := bridgeIPv6(n.Bridge); err != nil {
+			return err
+		}
+	}
+	has, err := netlink.AddrList(link, netlink.FAMILY_ALL)
+	if err != nil {
+		return err
+	}
+	for _, a := range has {
+		p := prefixOf(a.IPNet)
+		if i := indexOf(wanted, p); i >= 0 {
+			wanted = append(wanted[:i], wanted[i+1:]...)
+		} else if !p.Addr().IsLinkLocalUnicast() {
+			if err := netlink.AddrDel(link, &a); err != nil && !errors.Is(err, unix.EADDRNOTAVAIL) {
+				return err
+			}
+		}
+	}
+	for _, p := range wanted {
+		if err := netlink.AddrAdd(link, addrOf(p)); err != nil && !errors.Is(err, unix.EEXIST) {
+			return fmt.Errorf("address %s: %w", p, err)
+		}
+	}
+	if n.MTU != 0 && link.Attrs().MTU != n.MTU {
+		if err := netlink.LinkSetMTU(link, n.MTU); err != nil {
+			return fmt.Errorf("mtu %d: %w", n.MTU, err)
+		}
+	}
+	if link.Attrs().Flags&net.FlagUp != 0 {
+		return nil
+	}
+	return netlink.LinkSetUp(link)
+}
+
+// bridgeIPv6 turns it on for a bridge, without router advertisements: nobody there may tell the host its routes.
+func bridgeIPv6(bridge string) error {
+	for _, set := range [...]struct{ key, value string }{{"disable_ipv6", "0"}, {"accept_ra", "0"}, {"accept_dad", "0"}} {
+		if err := sysctl("ipv6", bridge, set.key, set.value); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// sysctl sets a value of an interface in this thread's network namespace, unless it has it.
+func sysctl(family, link, key, value string) error {
+	path := filepath.Join("/proc/sys/net", family, "conf", link, key)
+	if has, err := os.ReadFile(path); err == nil && strings.TrimSpace(string(has)) == value {
+		return nil
+	}
+	return os.WriteFile(path, []byte(value), 0)
+}
+
+// HasIPv6 says whether the host speaks it and nobody has switched it off.
+func HasIPv6() bool {
+	off, err := os.ReadFile("/proc/sys/net/ipv6/conf/default/disable_ipv6")
+	return err == nil && strings.TrimSpace(string(off)) == "0"
+}
+
+// RemoveBridge takes a bridge of croft's away. Gone is fine.
+func RemoveBridge(name string) error { return removeLink(name) }
+
+// RemoveLink takes a link of a machine away by the host's end of it. Gone is fine: it goes with the machine anyway.
+func RemoveLink(l state.Link) error {
+	if l.Host == "" {
+		return nil
+	}
+	return removeLink(l.Host)
+}
+
+func removeLink(name string) error {
+	link, err := netlink.LinkByName(name)
+	if errors.As(err, new(netlink.LinkNotFoundError)) {
+		return nil
+	}
+	if err == nil {
+		err = netlink.LinkDel(link)
+	}
+	if errors.Is(err, unix.ENODEV) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("remove interface %s: %w", name, err)
+	}
+	return nil
+}
+
+// Connect makes the links, in their order, straight into the network namespace of the process pid, and configures them
+// there: up, with their addresses and routes. What it has made of links when one fails goes with that namespace.
+func Connect(links []state.Link, pid int) error {
+	ipv6 := HasIPv6()
+	for _, l := range links {
+		if err := attach(l, pid); err != nil {
+			return fmt.Errorf("interface %s: %w", l.Name, err)
+		}
+	}
+	netns, err := os.Open(fmt.Sprintf("/proc/%d/ns/net", pid))
+	if err != nil {
+		return err
+	}
+	defer netns.Close()
+	return within(netns, func() error {
+		for _, l := range links {
+			if err := configure(l, ipv6); err != nil {
+				return fmt.Errorf("interface %s: %w", l.Name, err)
+			}
+		}
+		return nil
+	})
+}
+
+// attach makes one link, its end with the machine down and without addresses.
+func attach(l state.Link, pid int) error {
+	parent, err := netlink.LinkByName(l.Parent)
+	if errors.As(err, new(netlink.LinkNotFoundError)) {
+		return fmt.Errorf("%s: %w", l.Parent, state.ErrNotExist)
+	}
+	if err != nil {
+		return fmt.Errorf("%s: %w", l.Parent, err)
+	}
+	mac, err := net.ParseMAC(l.MAC)
+	if err != nil {
+		return err
+	}
+	attrs := netlink.NewLinkAttrs()
+	attrs.MTU = l.MTU
+	if attrs.MTU == 0 {
+		attrs.MTU = parent.Attrs().MTU
+	}
+	if l.Kind == state.NetworkMacvlan {
+		attrs.Name, attrs.ParentIndex, attrs.HardwareAddr, attrs.Namespace = l.Name, parent.Attrs().Index, mac, netlink.NsPid(pid)
+		if err := netlink.LinkAdd(&netlink.Macvlan{LinkAttrs: attrs, Mode: netlink.MACVLAN_MODE_BRIDGE}); err != nil {
+			return fmt.Errorf("create macvlan on %s: %w", l.Parent, err)
+		}
+		return nil
+	}
+	if parent.Type() != "bridge" {
+		return fmt.Errorf("%s is no bridge but a %s: %w", l.Parent, parent.Type(), state.ErrUnsupported)
+	}
+	attrs.Name, attrs.MasterIndex, attrs.Flags = l.Host, parent.Attrs().Index, net.FlagUp
+	veth := &netlink.Veth{LinkAttrs: attrs, PeerName: l.Name, PeerHardwareAddr: mac, PeerNamespace: netlink.NsPid(pid)}
+	if err := netlink.LinkAdd(veth); err != nil {
+		return fmt.Errorf("create veth: %w", err)
+	}
+	if l.Isolated {
+		return netlink.LinkSetIsolated(veth, true)
+	}
+	return nil
+}
+
+// configure gives the machine's end of a link what it needs, in the machine's own network namespace; without ipv6 that is
+// left out.
+func configure(l state.Link, ipv6 bool) error {
+	if !ipv6 {
+		l.IP6, l.Gateway6 = netip.Prefix{}, netip.Addr{}
+	}
+	link, err := netlink.LinkByName(l.Name)
+	if err != nil {
+		return err
+	}
+	// Addresses are ours to give and cannot be taken by two: looking for another who has one would cost a second.
+	if l.IP6.IsValid() {
+		if err := sysctl("ipv6", l.Name, "dad_transmits", "0"); err != nil {
+			return err
+		}
+	}
+	for _, p := range []netip.Prefix{l.IP, l.IP6} {
+		if !p.IsValid() {
+			continue
+		}
+		if err := netlink.AddrAdd(link, addrOf(p)); err != nil {
+			return fmt.Errorf("address %s: %w", p, err)
+		}
+	}
+	if err := netlink.LinkSetUp(link); err != nil {
+		return err
+	}
+	for _, gateway := range []netip.Addr{l.Gateway, l.Gateway6} {
+		if !gateway.IsValid() {
+			continue
+		}
+		route := &netlink.Route{LinkIndex: link.Attrs().Index, Gw: gateway.AsSlice()}
+		if err := netlink.RouteAdd(route); err != nil && !errors.Is(err, unix.EEXIST) { // another link is the way out
+			return fmt.Errorf("route by %s: %w", gateway, err)
+		}
+	}
+	return nil
+}
+
+// Disconnect takes one link away from a machine that runs, whose process pid is.
+func Disconnect(l state.Link, pid int) error {
+	if l.Host != "" {
+		return RemoveLink(l)
+	}
+	netns, err := os.Open(fmt.Sprintf("/proc/%d/ns/net", pid))
+	if err != nil {
+		return err
+	}
+	defer netns.Close()
+	return within(netns, func() error { return removeLink(l.Name) })
+}
+
+// within runs do in the network namespace ns.
+func within(ns *os.File, do func() error) error {
+	done := make(chan error)
+	go func() {
+		runtime.LockOSThread() // and never unlocked: the thread ends with the goroutine
+		err := os.NewSyscallError("setns", unix.Setns(int(ns.Fd()), unix.CLONE_NEWNET))
+		if err == nil {
+			err = do()
+		}
+		done <- err
+	}()
+	return <-done
+}
+
+func addrOf(p netip.Prefix) *netlink.Addr {
+	a := &netlink.Addr{IPNet: &net.IPNet{IP: p.Addr().AsSlice(), Mask: net.CIDRMask(p.Bits(), p.Addr().BitLen())}}
+	if p.Addr().Is6() {
+		a.Flags = unix.IFA_F_NODAD
+	}
+	return a
+}
+
+func prefixOf(n *net.IPNet) netip.Prefix {
+	addr, _ := netip.AddrFromSlice(n.IP)
+	bits, _ := n.Mask.Size()
+	return netip.PrefixFrom(addr.Unmap(), bits)
+}
+
+func indexOf(all []netip.Prefix, p netip.Prefix) int {
+	for i, other := range all {
+		if other == p {
+			return i
+		}
+	}
+	return -1
+}

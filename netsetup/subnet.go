@@ -1,0 +1,154 @@
+package netsetup
+
+import (
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"hash/fnv"
+	"iter"
+	"net"
+	"net/netip"
+
+	"croft/state"
+
+	"github.com/vishvananda/netlink"
+)
+
+// Taken are the subnets that this host has routes or addresses for, but for default routes and those by the interface
+// called own, if there is one.
+func Taken(own string) ([]netip.Prefix, error) {
+	var all []netip.Prefix
+	index := 0
+	if link, err := net.InterfaceByName(own); err == nil {
+		index = link.Index
+	}
+	routes, err := netlink.RouteList(nil, netlink.FAMILY_ALL)
+	if err != nil && !errors.Is(err, netlink.ErrDumpInterrupted) {
+		return nil, fmt.Errorf("routes: %w", err)
+	}
+	for _, r := range routes {
+		if r.Dst != nil && r.LinkIndex != index {
+			all = append(all, prefixOf(r.Dst))
+		}
+	}
+	addrs, err := netlink.AddrList(nil, netlink.FAMILY_ALL)
+	if err != nil && !errors.Is(err, netlink.ErrDumpInterrupted) {
+		return nil, fmt.Errorf("addresses: %w", err)
+	}
+	for _, a := range addrs {
+		if a.LinkIndex == index {
+			continue
+		}
+		all = append(all, prefixOf(a.IPNet))
+	}
+	kept := all[:0]
+	for _, p := range all {
+		if p = p.Masked(); p.IsValid() && p.Bits() > 0 {
+			kept = append(kept, p)
+		}
+	}
+	return kept, nil
+}
+
+// Uplink tells the MTU of the host's way out; 0 when it has none.
+func Uplink() int {
+	for _, family := range []int{netlink.FAMILY_V4, netlink.FAMILY_V6} {
+		routes, err := netlink.RouteListFiltered(family, &netlink.Route{}, netlink.RT_FILTER_DST) // to no destination: the default
+		if err != nil {
+			continue
+		}
+		for _, r := range routes {
+			if link, err := netlink.LinkByIndex(r.LinkIndex); err == nil {
+				return link.Attrs().MTU
+			}
+		}
+	}
+	return 0
+}
+
+// subnetBits is how large a subnet that croft picks is: 4093 machines.
+const subnetBits = 20
+
+// PickIPv4 is the gateway's address in a subnet that overlaps with none of those that are taken. Where the search begins
+// follows from seed, so that two roots of a host hardly meet.
+func PickIPv4(taken []netip.Prefix, seed string) (netip.Prefix, error) {
+	// First what hardly anybody numbers an office or a VPN from.
+	for _, pool := range []string{"10.64.0.0/10", "172.16.0.0/12", "10.0.0.0/8", "192.168.0.0/16"} {
+		pool := netip.MustParsePrefix(pool)
+		n := uint32(1) << (subnetBits - pool.Bits())
+		for i, start := uint32(0), sum(seed)%n; i < n; i++ {
+			p := netip.PrefixFrom(plus(pool.Addr(), uint64((start+i)%n)<<(32-subnetBits)), subnetBits)
+			if !Overlaps(p, taken) {
+				return netip.PrefixFrom(p.Addr().Next(), subnetBits), nil
+			}
+		}
+	}
+	return netip.Prefix{}, fmt.Errorf("no private IPv4 subnet is free on this host: %w", state.ErrBusy)
+}
+
+// PickIPv6 is the gateway's address in a random subnet of unique local addresses (RFC 4193).
+func PickIPv6(taken []netip.Prefix) netip.Prefix {
+	for {
+		b := [16]byte{0: 0xfd, 15: 1}
+		rand.Read(b[1:6]) // never fails, says crypto/rand
+		if p := netip.PrefixFrom(netip.AddrFrom16(b), 64); !Overlaps(p, taken) {
+			return p
+		}
+	}
+}
+
+// Overlaps says whether p shares an address with one of the others.
+func Overlaps(p netip.Prefix, others []netip.Prefix) bool {
+	for _, o := range others {
+		if p.Overlaps(o) {
+			return true
+		}
+	}
+	return false
+}
+
+// Addresses are those that a machine could have in the gateway's subnet, beginning at one that follows from seed.
+func Addresses(gateway netip.Prefix, seed string) iter.Seq[netip.Addr] {
+	const most = 20 // bits: of an IPv6 subnet the first million
+	bits := min(gateway.Addr().BitLen()-gateway.Bits(), most)
+	n, first, last := uint64(1)<<bits, gateway.Masked().Addr(), state.Last(gateway)
+	return func(yield func(netip.Addr) bool) {
+		for i, start := uint64(0), uint64(sum(seed))%n; i < n; i++ {
+			a := plus(first, (start+i)%n)
+			if a == first || a == gateway.Addr() || a.Is4() && a == last {
+				continue
+			}
+			if !yield(a) {
+				return
+			}
+		}
+	}
+}
+
+// plus is the n-th address after a.
+func plus(a netip.Addr, n uint64) netip.Addr {
+	b := a.AsSlice()
+	for i := len(b) - 1; i >= 0 && n > 0; i-- {
+		n += uint64(b[i])
+		b[i] = byte(n)
+		n >>= 8
+	}
+	sum, _ := netip.AddrFromSlice(b)
+	return sum
+}
+
+// MAC is the hardware address of the link of that name of a machine: always the same, and of nobody's factory.
+func MAC(uuid, link string) string { return hardware(uuid + link).String() }
+
+func hardware(seed string) net.HardwareAddr {
+	h := fnv.New64a()
+	h.Write([]byte(seed))
+	b := h.Sum(nil)
+	return net.HardwareAddr{0x02, b[1], b[2], b[3], b[4], b[5]}
+}
+
+func sum(seed string) uint32 {
+	h := fnv.New32a()
+	h.Write([]byte(seed))
+	return h.Sum32()
+}
