@@ -28,7 +28,7 @@ NEED := root,nobody,registry,gpg,cgroup2,limits,overlay,loop,keyctl,cc,strace,sq
 
 BUILD_DEPS := gcc libc6-dev libseccomp-dev pkg-config
 TEST_DEPS  := $(BUILD_DEPS) mmdebstrap bzip2 xz-utils zstd util-linux e2fsprogs keyutils strace squashfs-tools erofs-utils \
-	docker-registry skopeo umoci jq cpio attr gnupg
+	docker-registry skopeo umoci jq cpio attr gnupg iproute2 nftables iptables iputils-ping curl netcat-openbsd iperf3 tcpdump
 
 .PHONY: build check test clean fuzz soak demo bench manual lint deps test-deps wordsize
 .NOTPARALLEL:

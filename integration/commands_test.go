@@ -46,6 +46,10 @@ import (
 //	serve NAME DIR|URL                serve DIR, or what http://... answers, over https; $NAME is its URL, $NAME_HOST its HOST:PORT,
 //	                                  $NAME_CA its authority's certificate
 //	fault NAME KIND [PATH [TIMES [VALUE]]]  do something to requests with PATH in them (imageserver.Fault); mend ends all of it
+//	uplink [-mtu N] [4] [6]           connect the script's host to hosts of its own, internet and neighbour (topology_test.go)
+//	[!] on HOST CMD ARG...            exec it in the network of host, internet, neighbour or machine:NAME; a program, too: bg X on HOST CMD
+//	listen HOST tcp|udp [ADDR]:PORT   tell each who asks there its address, until the script ends or unlisten HOST
+//	[!] ask [-t D] HOST tcp|udp ADDR:PORT   ask from the host; the answer, the address and port that were seen there, is stdout
 //	asked NAME                        what was asked of the server since the last time is stdout: PATH [RANGE] STATUS
 var commands = map[string]func(ts *testscript.TestScript, neg bool, args []string){
 	"need":    cmdNeed,
@@ -71,6 +75,12 @@ var commands = map[string]func(ts *testscript.TestScript, neg bool, args []strin
 	"asked":   cmdAsked,
 
 	"registry": cmdRegistry,
+
+	"uplink":   cmdUplink,
+	"on":       cmdOn,
+	"listen":   cmdListen,
+	"unlisten": cmdUnlisten,
+	"ask":      cmdAsk,
 }
 
 // usage ends the script unless ok.
@@ -398,7 +408,7 @@ func cmdBuild(ts *testscript.TestScript, neg bool, args []string) {
 		}
 	}
 	binary := filepath.Join(ts.Getenv("WORK"), ".bin", "croft-"+args[1])
-	ts.Check(try("make", "-s", "-C", tree, "build", "CROFT="+binary, "VERSION="+args[1]))
+	ts.Check(outside(func() error { return try("make", "-s", "-C", tree, "build", "CROFT="+binary, "VERSION="+args[1]) }))
 	ts.Setenv(args[0], binary)
 }
 

@@ -87,7 +87,11 @@ func built(script, name string) (string, error) {
 	cmd.Env = append(os.Environ(), "CROFT_TEST_CACHE="+cacheDir())
 	var stderr strings.Builder
 	cmd.Stderr = &stderr
-	out, err := cmd.Output()
+	var out []byte
+	err := outside(func() (err error) {
+		out, err = cmd.Output()
+		return err
+	})
 	if err != nil {
 		return "", fmt.Errorf("%s %s: %w\n%s", script, name, err, stderr.String())
 	}

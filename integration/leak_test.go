@@ -104,9 +104,9 @@ func (v view) diff(after view) []string {
 	return found
 }
 
-// mountPoints are those of this mount namespace, one for each mount.
+// mountPoints are those of this thread's mount namespace, one for each mount.
 func mountPoints() ([]string, error) {
-	info, err := os.ReadFile("/proc/self/mountinfo")
+	info, err := os.ReadFile("/proc/thread-self/mountinfo")
 	var points []string
 	for line := range strings.Lines(string(info)) {
 		points = append(points, strings.Fields(line)[4])
@@ -121,7 +121,7 @@ func lookMounts(v view, places []string) {
 	points, _ := mountPoints()
 	count := map[string]int{}
 	for _, point := range points {
-		if strings.HasPrefix(point, "/sys/kernel/") { // the kernel mounts tracing there for anybody who looks
+		if strings.HasPrefix(point, "/sys/kernel/") || point == "/run/netns" { // tracing, which the kernel mounts for anybody who looks; `ip netns`
 			continue
 		}
 		if names(point, places) || !scratch.MatchString(point) {
@@ -145,8 +145,11 @@ func lookLinks(v view) {
 }
 
 func lookNft(v view) {
-	if out, err := exec.Command("nft", "--stateless", "list", "ruleset").Output(); err == nil {
-		v["nft ruleset"] = string(out)
+	tables, _ := exec.Command("nft", "list", "tables").Output()
+	for line := range strings.Lines(string(tables)) {
+		name := strings.Fields(line) // table FAMILY NAME
+		rules, _ := exec.Command("nft", append([]string{"--stateless", "list"}, name...)...).Output()
+		v["nft "+strings.TrimSpace(line)] = string(rules)
 	}
 }
 
@@ -278,7 +281,7 @@ func lookDefaultPlaces(v view) {
 // lookReservations notes what the roots of the scripts have reserved on the host.
 func lookReservations(v view, places []string) {
 	filepath.WalkDir("/run/croft-host", func(path string, e fs.DirEntry, err error) error {
-		if err != nil || e.IsDir() || e.Name() == "lock" {
+		if err != nil || e.IsDir() || strings.HasSuffix(e.Name(), "lock") {
 			return nil
 		}
 		if owner, _ := os.ReadFile(path); len(owner) == 0 || names(string(owner), places) {
@@ -316,6 +319,9 @@ func TestLeakIsSeen(t *testing.T) {
 	if why, _ := check("root"); why != nil {
 		t.Skip(why)
 	}
+	if err := enterNamespaces(); err != nil {
+		t.Fatal(err)
+	}
 	place := t.TempDir()
 	before := look(place)
 	leave := []struct{ what, make, undo string }{
@@ -325,7 +331,9 @@ func TestLeakIsSeen(t *testing.T) {
 		{"file", "mkdir -p /run/croft-host/ids; echo $PWD >/run/croft-host/ids/1-1", "rm /run/croft-host/ids/1-1"},
 		{"process", "cp /bin/sleep . && ./sleep 60 >/dev/null 2>&1 & echo $! >pid; sleep 0.1", "kill $(cat pid); rm pid"},
 		{"process", "WORK=$PWD sleep 60 >/dev/null 2>&1 & echo $! >pid; sleep 0.1", "kill $(cat pid); rm pid"},
-		{"network namespace", "mkdir -p /run/netns; touch /run/netns/leak", "rm /run/netns/leak"},
+		{"network namespace", "touch /run/netns/leak", "rm /run/netns/leak"},
+		{"link", "ip link add leak type veth peer name leak2", "ip link del leak"},
+		{"nft table", "nft add table inet leak", "nft delete table inet leak"},
 	}
 	for _, l := range leave {
 		sh := func(script string) {

@@ -67,7 +67,7 @@ var openWorkshop = sync.OnceValues(func() (*workshop, error) {
 	if w.binary, err = findBinary(); err != nil {
 		return nil, err
 	}
-	if err := sweepOldRuns(w.binary); err != nil {
+	if err := inNamespaces(func() error { return sweepOldRuns(w.binary) }); err != nil {
 		return nil, err
 	}
 	opened = w
@@ -81,7 +81,9 @@ func closeWorkshop() error {
 	if opened == nil {
 		return nil
 	}
-	sweep(opened.binary, opened.shared)
+	if err := inNamespaces(func() error { return sweep(opened.binary, opened.shared) }); err != nil {
+		return err
+	}
 	if keepWork() {
 		fmt.Println("kept:", opened.dir)
 		return nil
@@ -114,7 +116,9 @@ func sweepOldRuns(binary string) error {
 	for _, dir := range old {
 		places, _ := filepath.Glob(filepath.Join(dir, "*"))
 		for _, place := range places {
-			sweep(binary, place)
+			if err := sweep(binary, place); err != nil {
+				return err
+			}
 		}
 		if err := removeTree(dir); err != nil {
 			return err
@@ -127,18 +131,37 @@ func sweepOldRuns(binary string) error {
 func rootOf(place string) string { return filepath.Join(place, ".root") }
 func runOf(place string) string  { return filepath.Join(place, ".run") }
 
-// sweep removes the instances of the place by force, and ends the host that booted there. Its errors don't matter: the leak check has
-// spoken by then.
-func sweep(binary, place string) {
+// sweep removes the instances of the place by force, then its networks, and ends the host that booted there.
+func sweep(binary, place string) error {
 	if group, err := hostGroup(place); err == nil {
 		endGroup(group)
 	}
-	entries, _ := os.ReadDir(filepath.Join(rootOf(place), "instances"))
-	for _, e := range entries {
-		cmd := exec.Command(binary, "rm", "-f", e.Name())
-		cmd.Env = append(os.Environ(), "CROFT_ROOT="+rootOf(place), "CROFT_RUN="+runOf(place))
-		cmd.Run()
+	instances, _ := os.ReadDir(filepath.Join(rootOf(place), "instances"))
+	for _, e := range instances {
+		croftOf(binary, place, "rm", "-f", e.Name()).Run() // the leak check has spoken by then
 	}
+	return removeNetworks(binary, place)
+}
+
+// removeNetworks removes what the first machine with a network has made: it is there until it is told to go.
+func removeNetworks(binary, place string) error {
+	networks, _ := os.ReadDir(filepath.Join(rootOf(place), "networks"))
+	for _, e := range networks {
+		if strings.HasPrefix(e.Name(), ".") {
+			continue
+		}
+		if out, err := croftOf(binary, place, "network", "rm", e.Name()).CombinedOutput(); err != nil {
+			return fmt.Errorf("croft network rm %s: %w: %s", e.Name(), err, out)
+		}
+	}
+	return nil
+}
+
+// croftOf is a command of croft's in the root of the place.
+func croftOf(binary, place string, args ...string) *exec.Cmd {
+	cmd := exec.Command(binary, args...)
+	cmd.Env = append(os.Environ(), "CROFT_ROOT="+rootOf(place), "CROFT_RUN="+runOf(place))
+	return cmd
 }
 
 // removeTree removes dir unless something is mounted below it.

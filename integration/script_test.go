@@ -106,6 +106,9 @@ func (s *serial) Skip(args ...any) {
 
 func (s *serial) Run(name string, f func(testscript.T)) {
 	s.T.Run(name, func(t *testing.T) {
+		if err := enterNamespaces(); err != nil {
+			t.Fatal(err)
+		}
 		place := filepath.Join(s.shop.dir, "script-"+name)
 		shared := s.shop.shared
 		before := look(place, shared)
@@ -125,12 +128,20 @@ func (s *serial) Run(name string, f func(testscript.T)) {
 				t.Logf("the host's journal:\n%s", journal)
 			}
 			if !t.Failed() && !s.leaves { // one that stopped half way left its machines, of course
+				for _, place := range []string{place, shared} {
+					if err := removeNetworks(s.shop.binary, place); err != nil {
+						t.Error(err)
+					}
+				}
 				for _, leak := range leaks(before, place, shared) {
 					t.Error(leak)
 				}
 			}
-			sweep(s.shop.binary, place)
-			sweep(s.shop.binary, shared)
+			for _, place := range []string{place, shared} {
+				if err := sweep(s.shop.binary, place); err != nil {
+					t.Error(err)
+				}
+			}
 			if !keepWork() {
 				if err := removeTree(place); err != nil {
 					t.Error(err)
@@ -185,9 +196,14 @@ func (w *workshop) setup(env *testscript.Env) error {
 	env.Setenv("FAULTS", filepath.Join(here, "testdata", "faults.sh"))
 	env.Setenv("SEED", cmp.Or(os.Getenv("CROFT_TEST_SEED"), "1"))
 	env.Setenv("CYCLES", os.Getenv("CROFT_TEST_CYCLES"))
+	if err := os.WriteFile(bin+"/on", []byte(onProgram), 0o755); err != nil {
+		return err
+	}
 	env.Values[testKey{}] = env.T()
 	env.Values[jobsKey{}] = jobs{}
 	env.Defer(env.Values[jobsKey{}].(jobs).killAll)
+	env.Values[socketsKey{}] = sockets{}
+	env.Defer(env.Values[socketsKey{}].(sockets).closeAll)
 	env.Values[keysKey{}] = map[string]*openpgp.Entity{}
 	env.Values[serversKey{}] = servers{}
 	env.Defer(env.Values[serversKey{}].(servers).closeAll)

@@ -4,6 +4,7 @@ package imageserver
 
 import (
 	"bytes"
+	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -11,6 +12,7 @@ import (
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/pem"
+	"errors"
 	"fmt"
 	"io"
 	"log"
@@ -22,9 +24,12 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"sync"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // Server serves a directory on a port of 127.0.0.1.
@@ -34,6 +39,7 @@ type Server struct {
 
 	dir    string                 // what it serves, or
 	behind *httputil.ReverseProxy // who answers in its place
+	here   *os.File               // with it: the network namespace
 	server *http.Server
 	quit   chan struct{}
 
@@ -69,6 +75,10 @@ func Start(what string) (*Server, error) {
 	if at, err := url.Parse(what); err == nil && at.Host != "" {
 		s.behind = httputil.NewSingleHostReverseProxy(at)
 		s.behind.ErrorLog = log.New(io.Discard, "", 0)
+		if s.here, err = os.Open("/proc/thread-self/ns/net"); err != nil {
+			return nil, err
+		}
+		s.behind.Transport = &http.Transport{DialContext: s.dial, DisableKeepAlives: true}
 	}
 	s.server = &http.Server{
 		Handler:   http.HandlerFunc(s.answer),
@@ -79,10 +89,28 @@ func Start(what string) (*Server, error) {
 	return s, nil
 }
 
+// dial connects from the network namespace in which the server listens; this thread may be in another.
+func (s *Server) dial(ctx context.Context, network, addr string) (conn net.Conn, err error) {
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		runtime.LockOSThread() // never unlocked: the thread ends here
+		if err = os.NewSyscallError("setns", unix.Setns(int(s.here.Fd()), unix.CLONE_NEWNET)); err == nil {
+			conn, err = new(net.Dialer).DialContext(ctx, network, addr)
+		}
+	}()
+	<-done
+	return conn, err
+}
+
 // Close ends it, with all that is being sent.
 func (s *Server) Close() error {
 	close(s.quit)
-	return s.server.Close()
+	err := s.server.Close()
+	if s.here != nil {
+		err = errors.Join(err, s.here.Close())
+	}
+	return err
 }
 
 // Break adds a fault; of two that fit a request the first that is not used up happens.
