@@ -106,6 +106,21 @@ func (s *Store) addAliases(fingerprint string, names []string, replace bool) err
 	return s.writeAliases(aliases)
 }
 
+// checkAliases tells whether all names may call the image from now on. Of an image that is not known yet, with an empty
+// fingerprint, a taken name may turn out to be the right one.
+func (s *Store) checkAliases(names []string, fingerprint string, replace bool) error {
+	aliases, err := s.Aliases()
+	if err != nil {
+		return err
+	}
+	for _, name := range names {
+		if err := free(aliases, name, fingerprint, replace); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // free tells whether name may call the image from now on. An empty fingerprint is one that is not known yet.
 func free(aliases map[string]string, name, fingerprint string, replace bool) error {
 	if err := CheckAlias(name); err != nil {

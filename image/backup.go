@@ -101,11 +101,7 @@ func (s *Store) fillBackup(ctx context.Context, w *work, b *backupReader, o Impo
 	if !isLXD(w.tree) { // a container that was made without an image has no metadata
 		return nil, &sentence{"holds no container: " + lxdMetadata + " is missing", state.ErrInvalid}
 	}
-	came, err := w.unified(layer, src.fingerprint(""))
-	if err != nil {
-		return nil, err
-	}
-	return came, w.complete(came)
+	return w.unified(layer, src.fingerprint(""))
 }
 
 // backupReader reads a backup from its beginning to its end.

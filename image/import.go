@@ -5,10 +5,13 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"croft/state"
 )
@@ -35,7 +38,7 @@ type ImportOptions struct {
 // aliases: content decides, not the compression it came in. Until all of it is on disk nothing of it can be seen, and
 // an import that ends early leaves nothing but a directory that the next one deletes.
 func (s *Store) Import(ctx context.Context, o ImportOptions) (Image, error) {
-	if err := s.checkAliases(o); err != nil { // before an hour's work, and again after it
+	if err := s.checkAliases(o.Aliases, "", o.Reuse); err != nil { // before an hour's work, and again after it
 		return Image{}, importError(o.Source, err)
 	}
 	if o.Rootfs == "" && holdsOCI(o.Source) {
@@ -76,7 +79,7 @@ func importError(source string, err error) error {
 	return fmt.Errorf("import %s: %w", source, err)
 }
 
-// arrival is what has come, complete and on disk, but not yet in its place.
+// arrival is what has come, complete, but not yet in its place.
 type arrival struct {
 	image    Image
 	layer    string // the tree or the file that becomes the image's layer
@@ -94,42 +97,43 @@ func (s *Store) importOne(ctx context.Context, w *work, o ImportOptions) (*arriv
 	return came, importError(o.Source, err)
 }
 
-func (s *Store) checkAliases(o ImportOptions) error {
-	aliases, err := s.Aliases()
-	if err != nil {
-		return err
-	}
-	for _, alias := range o.Aliases {
-		// Which image it will be nobody knows yet, so that a taken alias may turn out to be right.
-		if err := free(aliases, alias, "", o.Reuse); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
 // fill takes what src holds into w and describes it.
 func (s *Store) fill(ctx context.Context, w *work, src *source, o ImportOptions) (*arrival, error) {
 	head, err := src.peek()
 	if err != nil {
 		return nil, err
 	}
-	var came *arrival
 	if kind := filesystem(head); kind != "" {
-		came, err = s.fillFile(ctx, w, src, kind, o)
-	} else {
-		came, err = s.fillTree(ctx, w, src, o)
+		return s.fillFile(ctx, w, src, kind, o)
 	}
-	if err != nil || came.oci != "" {
-		return came, err
-	}
-	return came, w.complete(came)
+	return s.fillTree(ctx, w, src, o)
 }
 
-// complete makes what has come survive a power cut.
-func (w *work) complete(came *arrival) error {
-	came.image.Schema, came.image.Imported = schema, time.Now().UTC().Truncate(time.Second)
-	return state.SyncFilesystem(w.dir)
+// sync makes what has come survive a power cut. The file of a filesystem was synced by whoever wrote it; to sync all that
+// is on the disk would take the longer the more has just been written.
+func (a *arrival) sync() error {
+	if a.image.Layers[0].Format == "" {
+		return state.SyncFilesystem(a.layer)
+	}
+	if a.metadata == "" {
+		return nil
+	}
+	return filepath.WalkDir(a.metadata, func(path string, d fs.DirEntry, err error) error {
+		if err != nil || !d.Type().IsRegular() && !d.IsDir() {
+			return err
+		}
+		return syncFile(path)
+	})
+}
+
+// syncFile brings a file or a directory to the disk.
+func syncFile(path string) error {
+	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NOFOLLOW, 0)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	return f.Sync()
 }
 
 // fillTree unpacks the archive in src: a root filesystem, or LXD's unified image around one.
@@ -176,20 +180,18 @@ func (s *Store) unpackSource(ctx context.Context, src *source, tree string, o Im
 // keep moves what has come to its place and publishes the image. The layer stays where it is, to be deleted, when it is
 // in the store already: by an earlier import, or by another that was faster.
 func (s *Store) keep(ctx context.Context, came *arrival, o ImportOptions) (Image, error) {
+	if err := came.sync(); err != nil {
+		return Image{}, err
+	}
 	img := came.image
+	img.Schema, img.Imported = schema, time.Now().UTC().Truncate(time.Second)
 	o.pulled.describe(&img)
-	err := s.locked(func() error {
+	err := s.locked(func() (err error) {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		aliases, err := s.Aliases()
-		if err != nil {
+		if err := s.checkAliases(o.Aliases, img.Fingerprint, o.Reuse); err != nil {
 			return err
-		}
-		for _, alias := range o.Aliases {
-			if err := free(aliases, alias, img.Fingerprint, o.Reuse); err != nil {
-				return err
-			}
 		}
 		if img.Layers[0], err = s.adopt(came.layer, img.Layers[0]); err != nil {
 			return err

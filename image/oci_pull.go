@@ -46,7 +46,7 @@ func (s *Store) pullOCI(ctx context.Context, ref OCIReference, o PullOptions) (I
 	if o.patience == (patience{}) {
 		o.patience = usualPatience()
 	}
-	if err := s.checkAliases(ImportOptions{Aliases: o.Aliases, Reuse: o.Reuse}); err != nil {
+	if err := s.checkAliases(o.Aliases, "", o.Reuse); err != nil {
 		return Image{}, err
 	}
 	sys, done, err := o.system(ref)

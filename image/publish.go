@@ -39,7 +39,7 @@ var inherited = [...]string{"os", "release", "architecture"}
 // Publish makes an image of a machine: the layers of the machine's image, which it shares, and one of what the machine has
 // changed. The templates are those of the machine's image.
 func (s *Store) Publish(ctx context.Context, o PublishOptions) (Image, error) {
-	if err := s.checkAliases(ImportOptions{Aliases: o.Aliases, Reuse: o.Reuse}); err != nil {
+	if err := s.checkAliases(o.Aliases, "", o.Reuse); err != nil {
 		return Image{}, err
 	}
 	base, err := s.load(o.Base)
@@ -109,7 +109,7 @@ func published(base Image, properties map[string]string) Image {
 
 // keepPublished puts the layer to its place and publishes the image.
 func (s *Store) keepPublished(ctx context.Context, img Image, changed bool, tree, metadata string, o PublishOptions) (Image, error) {
-	err := s.locked(func() error {
+	err := s.locked(func() (err error) {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
@@ -117,23 +117,15 @@ func (s *Store) keepPublished(ctx context.Context, img Image, changed bool, tree
 			return err // its layers may have gone with it
 		}
 		if last := len(img.Layers) - 1; changed {
-			var err error
 			if img.Layers[last], err = s.adopt(tree, img.Layers[last]); err != nil {
 				return err
 			}
 		}
-		var err error
 		if img.Fingerprint, err = fingerprintOf(img); err != nil {
 			return err
 		}
-		aliases, err := s.Aliases()
-		if err != nil {
+		if err := s.checkAliases(o.Aliases, img.Fingerprint, o.Reuse); err != nil {
 			return err
-		}
-		for _, alias := range o.Aliases {
-			if err := free(aliases, alias, img.Fingerprint, o.Reuse); err != nil {
-				return err
-			}
 		}
 		if err := s.publish(img, metadata); err != nil {
 			return err

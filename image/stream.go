@@ -98,7 +98,7 @@ func (s *Store) pullStream(ctx context.Context, o PullOptions) (Image, error) {
 	if err != nil {
 		return Image{}, err
 	}
-	if err := s.checkAliases(ImportOptions{Aliases: o.Aliases, Reuse: o.Reuse}); err != nil { // before an hour's work
+	if err := s.checkAliases(o.Aliases, "", o.Reuse); err != nil { // before an hour's work
 		return Image{}, err
 	}
 	if err := s.mkdirs(); err != nil {
@@ -413,7 +413,7 @@ func (s *Store) adoptPair(ctx context.Context, w *work, o ImportOptions) (*arriv
 	if err := came.addMetadata(metadata, b.Fingerprint); err != nil {
 		return nil, fmt.Errorf("%s: %w", b.Files[0].Path, err)
 	}
-	return came, w.complete(came)
+	return came, nil
 }
 
 func (s *Store) adoptFile(ctx context.Context, w *work, o ImportOptions) (*arrival, error) {
@@ -432,8 +432,10 @@ func (s *Store) adoptFile(ctx context.Context, w *work, o ImportOptions) (*arriv
 	if kind := filesystem(head); kind == "" {
 		return nil, &sentence{"is no squashfs", state.ErrInvalid}
 	}
-	if err := f.Truncate(inBlocks(want.Size)); err != nil {
-		return nil, err
+	if padded := inBlocks(want.Size); padded > want.Size {
+		if err := errors.Join(f.Truncate(padded), f.Sync()); err != nil {
+			return nil, err
+		}
 	}
 	file := filepath.Join(w.dir, "file")
 	if err := os.Link(o.Rootfs, file); err != nil { // it stays where it was until the image is made

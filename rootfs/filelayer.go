@@ -21,20 +21,21 @@ const UnpackMode = "CROFT_LAYERS"
 
 // MountFile mounts the filesystem in file where nobody sees it; the mount ends with the file that is returned, whose
 // Name is a path to walk it by. shifts says whether machines can have the file as a layer as it is: whether this kernel
-// shifts the ids of that filesystem.
+// shifts the ids of that filesystem. Where it does, those that are seen by way of root are shifted.
 func MountFile(file string) (root *os.File, shifts bool, err error) {
 	if root, err = mountFile(file); err != nil {
 		return nil, false, err
 	}
-	if shifts, err = canShift(file); err != nil {
+	if shifts, err = canShift(root); err != nil {
 		root.Close()
 		return nil, false, err
 	}
 	return root, shifts, nil
 }
 
-// canShift tries it on a mount of its own. No process ever has the ids, so they need not be reserved.
-func canShift(file string) (bool, error) {
+// canShift tries it on the mount itself: another one would cost as much as all that is looked at in this one. No process
+// ever has the ids, so they need not be reserved.
+func canShift(root *os.File) (bool, error) {
 	if os.Getenv(UnpackMode) == "unpack" {
 		return false, nil
 	}
@@ -43,12 +44,7 @@ func canShift(file string) (bool, error) {
 		return false, err
 	}
 	defer userns.Close()
-	probe, err := mountFile(file)
-	if err != nil {
-		return false, err
-	}
-	defer probe.Close()
-	err = shift(probe, userns)
+	err = shift(root, userns)
 	if errors.Is(err, unix.EINVAL) { // what mount_setattr(2) says of a filesystem that has no idmapped mounts
 		return false, nil
 	}

@@ -120,7 +120,7 @@ func wrongSize(has, want int64) error {
 type sink struct {
 	file     *os.File
 	size     int64
-	synced   int64     // up to here the kernel was told to write it out
+	written  int64     // up to here the kernel was told to write it out
 	sum      hash.Hash // of the file
 	combined hash.Hash // of the one before, and this one
 	before   string
@@ -144,7 +144,7 @@ func openSink(f File, path string, progress func(int64)) (*sink, error) {
 		n, err := file.Read(buf)
 		s.add(buf[:n])
 		if err == io.EOF {
-			s.synced = s.size
+			s.written = s.size
 			return s, nil
 		}
 		if err != nil {
@@ -153,16 +153,15 @@ func openSink(f File, path string, progress func(int64)) (*sink, error) {
 	}
 }
 
-// chunk is how much is read and written at a time, writeback how much before the kernel is told to bring it to the disk:
-// else all of it waits for the sync at the end.
+// chunk is how much is read and written at a time, writeback how much before the kernel is told to bring it to the disk.
 const (
 	chunk     = 256 << 10
-	writeback = 16 << 20
+	writeback = 4 << 20
 )
 
 // begin starts the sums, the combined one with the file that comes before.
 func (s *sink) begin() error {
-	s.sum, s.combined, s.size, s.synced = sha256.New(), sha256.New(), 0, 0
+	s.sum, s.combined, s.size, s.written = sha256.New(), sha256.New(), 0, 0
 	if s.before == "" {
 		return nil
 	}
@@ -208,9 +207,10 @@ func (s *sink) take(r io.Reader, limit int64) error {
 			return errors.Join(err, s.file.Truncate(s.size))
 		}
 		s.add(buf[:n])
-		if s.size-s.synced >= writeback {
-			_ = unix.SyncFileRange(int(s.file.Fd()), s.synced, s.size-s.synced, unix.SYNC_FILE_RANGE_WRITE)
-			s.synced = s.size
+		if s.size-s.written >= writeback {
+			if err := s.writeOut(); err != nil {
+				return err
+			}
 		}
 		if err == io.EOF {
 			return nil
@@ -219,6 +219,18 @@ func (s *sink) take(r io.Reader, limit int64) error {
 			return err
 		}
 	}
+}
+
+// writeOut has the kernel begin with what came last, and waits for what came before that: however large the file is, the
+// sync at its end finds little left to do. An error is told once, here or there.
+func (s *sink) writeOut() error {
+	fd, before := int(s.file.Fd()), max(0, s.written-writeback)
+	err := unix.SyncFileRange(fd, s.written, s.size-s.written, unix.SYNC_FILE_RANGE_WRITE)
+	if err == nil && before < s.written {
+		err = unix.SyncFileRange(fd, before, s.written-before, unix.SYNC_FILE_RANGE_WAIT_BEFORE)
+	}
+	s.written = s.size
+	return os.NewSyscallError("sync_file_range", err)
 }
 
 // verify compares what has come with what had to.
