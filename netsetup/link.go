@@ -128,14 +128,6 @@ func HasIPv6() bool {
 // RemoveBridge takes a bridge of croft's away. Gone is fine.
 func RemoveBridge(name string) error { return removeLink(name) }
 
-// RemoveLink takes a link of a machine away by the host's end of it. Gone is fine: it goes with the machine anyway.
-func RemoveLink(l state.Link) error {
-	if l.Host == "" {
-		return nil
-	}
-	return removeLink(l.Host)
-}
-
 func removeLink(name string) error {
 	link, err := netlink.LinkByName(name)
 	if errors.As(err, new(netlink.LinkNotFoundError)) {
@@ -153,20 +145,15 @@ func removeLink(name string) error {
 	return nil
 }
 
-// Connect makes the links, in their order, straight into the network namespace of the process pid, and configures them
-// there: up, with their addresses and routes. What it has made of links when one fails goes with that namespace.
-func Connect(links []state.Link, pid int) error {
+// Connect makes the links, in their order, straight into a machine's network namespace, and configures them there: up, with
+// their addresses and routes. What it has made of links when one fails goes with that namespace, or by Disconnect.
+func Connect(links []state.Link, netns *os.File) error {
 	ipv6 := HasIPv6()
 	for _, l := range links {
-		if err := attach(l, pid); err != nil {
+		if err := attach(l, netns); err != nil {
 			return fmt.Errorf("interface %s: %w", l.Name, err)
 		}
 	}
-	netns, err := os.Open(fmt.Sprintf("/proc/%d/ns/net", pid))
-	if err != nil {
-		return err
-	}
-	defer netns.Close()
 	return within(netns, func() error {
 		for _, l := range links {
 			if err := configure(l, ipv6); err != nil {
@@ -178,7 +165,7 @@ func Connect(links []state.Link, pid int) error {
 }
 
 // attach makes one link, its end with the machine down and without addresses.
-func attach(l state.Link, pid int) error {
+func attach(l state.Link, netns *os.File) error {
 	parent, err := netlink.LinkByName(l.Parent)
 	if errors.As(err, new(netlink.LinkNotFoundError)) {
 		return fmt.Errorf("%s: %w", l.Parent, state.ErrNotExist)
@@ -196,7 +183,7 @@ func attach(l state.Link, pid int) error {
 		attrs.MTU = parent.Attrs().MTU
 	}
 	if l.Kind == state.NetworkMacvlan {
-		attrs.Name, attrs.ParentIndex, attrs.HardwareAddr, attrs.Namespace = l.Name, parent.Attrs().Index, mac, netlink.NsPid(pid)
+		attrs.Name, attrs.ParentIndex, attrs.HardwareAddr, attrs.Namespace = l.Name, parent.Attrs().Index, mac, netlink.NsFd(netns.Fd())
 		if err := netlink.LinkAdd(&netlink.Macvlan{LinkAttrs: attrs, Mode: netlink.MACVLAN_MODE_BRIDGE}); err != nil {
 			return fmt.Errorf("create macvlan on %s: %w", l.Parent, err)
 		}
@@ -206,7 +193,7 @@ func attach(l state.Link, pid int) error {
 		return fmt.Errorf("%s is no bridge but a %s: %w", l.Parent, parent.Type(), state.ErrUnsupported)
 	}
 	attrs.Name, attrs.MasterIndex, attrs.Flags = l.Host, parent.Attrs().Index, net.FlagUp
-	veth := &netlink.Veth{LinkAttrs: attrs, PeerName: l.Name, PeerHardwareAddr: mac, PeerNamespace: netlink.NsPid(pid)}
+	veth := &netlink.Veth{LinkAttrs: attrs, PeerName: l.Name, PeerHardwareAddr: mac, PeerNamespace: netlink.NsFd(netns.Fd())}
 	if err := netlink.LinkAdd(veth); err != nil {
 		return fmt.Errorf("create veth: %w", err)
 	}
@@ -255,17 +242,24 @@ func configure(l state.Link, ipv6 bool) error {
 	return nil
 }
 
-// Disconnect takes one link away from a machine that runs, whose process pid is.
-func Disconnect(l state.Link, pid int) error {
+// Disconnect takes one link away from a machine that runs. Gone is fine.
+func Disconnect(l state.Link, netns *os.File) error {
 	if l.Host != "" {
-		return RemoveLink(l)
+		return removeLink(l.Host)
 	}
-	netns, err := os.Open(fmt.Sprintf("/proc/%d/ns/net", pid))
-	if err != nil {
-		return err
-	}
-	defer netns.Close()
 	return within(netns, func() error { return removeLink(l.Name) })
+}
+
+// Isolate keeps a link apart from the other isolated ones of its bridge, or no longer.
+func Isolate(l state.Link, isolated bool) error {
+	link, err := netlink.LinkByName(l.Host)
+	if err == nil {
+		err = netlink.LinkSetIsolated(link, isolated)
+	}
+	if err != nil {
+		return fmt.Errorf("interface %s: isolate: %w", l.Host, err)
+	}
+	return nil
 }
 
 // within runs do in the network namespace ns.

@@ -1,12 +1,17 @@
 package run
 
 import (
+	"context"
+	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
 
 	"croft/netsetup"
 	"croft/state"
+
+	"golang.org/x/sys/unix"
 )
 
 // lockHostNetwork keeps others, of every root, from changing what this host has of networks. Close the file to unlock.
@@ -17,12 +22,16 @@ func lockHostNetwork() (*os.File, error) {
 	return state.Lock(filepath.Join(state.HostDir, "network.lock"))
 }
 
-// connect makes the links of in, whose init is the process pid, and all that they need of the host.
-func (e *Engine) connect(in *state.Instance, pid int) error {
-	links := in.Facts.Links
+// connect makes links for a machine, whose init is the process pid and pidfd, and all that they need of the host.
+func (e *Engine) connect(links []state.Link, pid int, pidfd *os.File) error {
 	if len(links) == 0 {
 		return nil
 	}
+	netns, err := netnsOf(pid, pidfd)
+	if err != nil {
+		return err
+	}
+	defer netns.Close()
 	lock, err := lockHostNetwork()
 	if err != nil {
 		return err
@@ -34,10 +43,23 @@ func (e *Engine) connect(in *state.Instance, pid int) error {
 			return err
 		}
 		if err := e.raise(n); err != nil {
-			return err
+			return fmt.Errorf("%s: %w", name, err)
 		}
 	}
-	return netsetup.Connect(links, pid)
+	return netsetup.Connect(links, netns)
+}
+
+// netnsOf opens the network namespace of the process that is both pid and pidfd.
+func netnsOf(pid int, pidfd *os.File) (*os.File, error) {
+	netns, err := os.Open(fmt.Sprintf("/proc/%d/ns/net", pid))
+	if err != nil {
+		return nil, err
+	}
+	if err := unix.PidfdSendSignal(int(pidfd.Fd()), 0, nil, 0); err != nil { // it may have been another's number by then
+		netns.Close()
+		return nil, os.NewSyscallError("pidfd_send_signal", err)
+	}
+	return netns, nil
 }
 
 // networksOf names the networks of links that have a record, each once.
@@ -63,7 +85,207 @@ func (e *Engine) raise(n *state.Network) error {
 	return netsetup.Bridge(n)
 }
 
+// lower takes it away again. The caller has the lock.
+func (e *Engine) lower(n *state.Network) error {
+	if !n.Managed {
+		return nil
+	}
+	return netsetup.RemoveBridge(n.Bridge)
+}
+
 // disconnect undoes what connect has done to the host for a machine that has ended: its links go with it.
 func (e *Engine) disconnect(a *state.Applied) error {
 	return nil
+}
+
+// CreateNetwork makes a network of n, whose Name and Kind say what, and what else is not open: a bridge of croft's own gets
+// subnets that are free unless it has one. It is there when this returns; n is its record.
+func (e *Engine) CreateNetwork(n *state.Network) error {
+	if err := e.Dir.CreateNetwork(n, e.design); err != nil {
+		return unprivileged(err)
+	}
+	lock, err := lockHostNetwork()
+	if err != nil {
+		return err
+	}
+	defer lock.Close()
+	if err := e.raise(n); err != nil {
+		return errors.Join(fmt.Errorf("network %s: %w", n.Name, err), e.Dir.RemoveNetwork(n.Name, e.lower))
+	}
+	return nil
+}
+
+// SetNetwork changes a network, for the machines that run on it, too; nobody can be given another address while it runs.
+func (e *Engine) SetNetwork(name string, change func(n *state.Network) error) (*state.Network, error) {
+	running, err := e.runningOn(name)
+	if err != nil {
+		return nil, err
+	}
+	n, err := e.Dir.EditNetwork(name, func(n *state.Network) error {
+		was := *n
+		if err := change(n); err != nil {
+			return err
+		}
+		n.Name, n.Kind, n.Managed = was.Name, was.Kind, was.Managed
+		if (n.IPv4 != was.IPv4 || n.IPv6 != was.IPv6 || n.Bridge != was.Bridge || n.Parent != was.Parent) && len(running) > 0 {
+			err := fmt.Errorf("network %s: %s runs on it, and cannot be given another address: %w", name, running[0].Spec.Name, state.ErrBusy)
+			return state.Hint(err, "croft stop "+running[0].Spec.Name)
+		}
+		if n.Managed {
+			taken, err := e.taken(n)
+			if err != nil {
+				return err
+			}
+			return checkSubnets(n, taken)
+		}
+		return e.design(n)
+	})
+	if err != nil {
+		return nil, unprivileged(err)
+	}
+	lock, err := lockHostNetwork()
+	if err != nil {
+		return n, err
+	}
+	defer lock.Close()
+	if err := e.raise(n); err != nil {
+		return n, fmt.Errorf("network %s: %w", name, err)
+	}
+	for _, in := range running {
+		for _, l := range in.Applied.Facts.Links {
+			if l.Network == name && l.Host != "" {
+				err = errors.Join(err, netsetup.Isolate(l, n.Isolated))
+			}
+		}
+	}
+	return n, err
+}
+
+// RemoveNetwork removes a network that no instance wants to be on.
+func (e *Engine) RemoveNetwork(name string) error {
+	return e.Dir.Still(func() error { // nobody is created on it meanwhile
+		users, err := e.NetworkUsers(name)
+		if err != nil {
+			return err
+		}
+		if len(users) > 0 {
+			err := fmt.Errorf("network %s: %s is on it: %w", name, users[0], state.ErrBusy)
+			return state.Hint(err, "croft network detach "+name+" "+users[0])
+		}
+		lock, err := lockHostNetwork()
+		if err != nil {
+			return err
+		}
+		defer lock.Close()
+		return e.Dir.RemoveNetwork(name, e.lower)
+	})
+}
+
+// runningOn are the machines that run with a link to the network.
+func (e *Engine) runningOn(name string) ([]*state.Instance, error) {
+	all, err := e.linked()
+	return slices.DeleteFunc(all, func(in *state.Instance) bool {
+		return !slices.ContainsFunc(in.Applied.Facts.Links, func(l state.Link) bool { return l.Network == name })
+	}), err
+}
+
+// linked are the machines that run, or whose processes live on, and have links.
+func (e *Engine) linked() ([]*state.Instance, error) {
+	all, _, err := e.Dir.List()
+	return slices.DeleteFunc(all, func(in *state.Instance) bool {
+		if in.Applied == nil || len(in.Applied.Facts.Links) == 0 || in.Applied.BootID != state.BootID() {
+			return true
+		}
+		held, err := e.Dir.Claimed(in.Spec.Name)
+		return err == nil && !held && !in.Applied.Populated()
+	}), err
+}
+
+// Attach puts an instance on one more network, at once when it runs.
+func (e *Engine) Attach(ctx context.Context, name string, nic state.NIC) error {
+	var link *state.Link
+	in, err := e.Dir.Edit(name, func(in *state.Instance) error {
+		in.Spec.NICs = append(slices.Clone(in.Spec.NICs), nic)
+		if err := errors.Join(in.Spec.Check(), checkNetworks(&in.Spec)); err != nil {
+			return err
+		}
+		if in.Applied != nil && in.Applied.Spec.SharesNetwork() {
+			return fmt.Errorf("%s: its network is not its own: %w", name, state.ErrUnsupported)
+		}
+		if err := e.relink(in); err != nil || in.Applied == nil {
+			return err
+		}
+		added := slices.Clone(in.Facts.Links[len(in.Facts.Links)-1:])
+		if err := e.furnishLinks(added); err != nil {
+			return err
+		}
+		now := *in.Applied // written before it is done: the undo reads it
+		now.Facts.Links = append(slices.Clone(now.Facts.Links), added...)
+		in.Applied, link = &now, &added[0]
+		return nil
+	})
+	if err != nil || link == nil {
+		return err
+	}
+	k, err := e.Connect(ctx, in)
+	if errors.Is(err, state.ErrNotRunning) {
+		return nil // it ended meanwhile, and comes back with it
+	}
+	if err == nil {
+		defer k.Close()
+		err = e.connect([]state.Link{*link}, k.PID, k.Init)
+	}
+	if err != nil {
+		return errors.Join(err, e.Detach(ctx, name, link.Name))
+	}
+	return nil
+}
+
+// Detach takes an instance off a network, which is named by itself or by the interface in the machine; at once when it runs.
+func (e *Engine) Detach(ctx context.Context, name, which string) error {
+	var gone []state.Link
+	in, err := e.Dir.Edit(name, func(in *state.Instance) error {
+		links, nics := in.Facts.Links, slices.Clone(in.Spec.NICs)
+		at := slices.IndexFunc(links, func(l state.Link) bool { return l.Name == which || l.Network == which })
+		if at < 0 || len(links) != len(nics) {
+			return fmt.Errorf("%s: is on no network %s: %w", name, which, state.ErrNotExist)
+		}
+		for i := range nics { // those behind it keep the names that they have by their place
+			nics[i].Name = links[i].Name
+		}
+		in.Spec.NICs = slices.Delete(nics, at, at+1)
+		if err := in.Spec.Check(); err != nil {
+			return err
+		}
+		if in.Applied != nil {
+			now := *in.Applied
+			is := func(l state.Link) bool { return l.Name == links[at].Name }
+			if i := slices.IndexFunc(now.Facts.Links, is); i >= 0 {
+				gone = append(gone, now.Facts.Links[i])
+			}
+			now.Facts.Links = slices.DeleteFunc(slices.Clone(now.Facts.Links), is)
+			in.Applied = &now
+		}
+		return e.relink(in)
+	})
+	if err != nil || len(gone) == 0 {
+		return err
+	}
+	k, err := e.Connect(ctx, in)
+	if errors.Is(err, state.ErrNotRunning) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer k.Close()
+	netns, err := netnsOf(k.PID, k.Init)
+	if err != nil {
+		return err
+	}
+	defer netns.Close()
+	for _, l := range gone {
+		err = errors.Join(err, netsetup.Disconnect(l, netns))
+	}
+	return err
 }

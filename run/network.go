@@ -338,10 +338,10 @@ func (e *Engine) sweepAllLeases() (did []string, err error) {
 	return did, err
 }
 
-// furnishLinks gives the links of in what their networks are like now, and the host's ends new names.
-func (e *Engine) furnishLinks(in *state.Instance) error {
-	for i := range in.Facts.Links {
-		l := &in.Facts.Links[i]
+// furnishLinks gives links what their networks are like now, and the host's ends new names.
+func (e *Engine) furnishLinks(links []state.Link) error {
+	for i := range links {
+		l := &links[i]
 		if kind, of := (state.NIC{Network: l.Network}).Form(); kind == "" {
 			n, err := e.network(of)
 			if err != nil {

@@ -241,7 +241,7 @@ func connect(_ context.Context, l *launch) error {
 	if err := delegate(l.Cgroups[0], int(l.Instance.Facts.Range.Base)); err != nil {
 		return err
 	}
-	return l.engine.connect(l.Instance, l.container.pid)
+	return l.engine.connect(l.Instance.Facts.Links, l.container.pid, l.container.pidfd)
 }
 
 func disconnect(e *Engine, a *state.Applied) error { return e.disconnect(a) }

@@ -218,7 +218,7 @@ func (e *Engine) settle(in *state.Instance) error {
 	if err := e.relink(in); err != nil {
 		return fmt.Errorf("network: %w", err)
 	}
-	return e.furnishLinks(in)
+	return e.furnishLinks(in.Facts.Links)
 }
 
 // prepare writes down what is about to be done, before any of it is. An heir goes on where the run before it ended.
