@@ -62,7 +62,7 @@ func measureArrival(b *bench) error {
 	came, cached := make([]samples, len(archives)), samples{}
 	var each []func(int) error
 	for k, a := range archives {
-		launch := do("run", "--rm", "--no-boot", "here:"+a.alias, "true")
+		launch := do("run", "--network", "none", "--rm", "--no-boot", "here:"+a.alias, "true")
 		each = append(each, func(int) error {
 			took, err := b.sinceDownloaded(launch, filepath.Join(c.root, "images", "downloads", "*", "root*"), squashed(a.alias))
 			if err != nil {

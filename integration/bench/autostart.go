@@ -42,7 +42,7 @@ func (b *bench) enabled(name string, priority func(i int) int) (units []string, 
 	enable := b.croft.do("enable")
 	for i := range fleet {
 		machine := fmt.Sprintf("%s%d", name, i)
-		if _, err := b.output(b.croft.do("create", "--name", machine, "busybox")); err != nil {
+		if _, err := b.output(b.croft.do("create", "--network", "none", "--name", machine, "busybox")); err != nil {
 			return nil, err
 		}
 		if _, err := b.output(b.croft.do("set", machine, fmt.Sprintf("boot.autostart.priority=%d", priority(i)))); err != nil {

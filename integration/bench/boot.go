@@ -43,7 +43,7 @@ func (b *bench) nspawnVersion() (string, error) {
 }
 
 func (b *bench) croftBoot(name string, up, ready *samples) error {
-	if _, err := b.output(b.croft.do("create", "--name", name, "trixie")); err != nil {
+	if _, err := b.output(b.croft.do("create", "--network", "none", "--name", name, "trixie")); err != nil {
 		return err
 	}
 	defer b.output(b.croft.do("rm", "-f", name))

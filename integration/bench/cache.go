@@ -86,7 +86,7 @@ func (b *bench) cacheOf(alias string) error {
 	before := cached()
 	for i := range grown {
 		name := fmt.Sprintf("%s%d", alias, i)
-		if _, err := b.output(b.croft.do("run", "-d", "--name", name, "--no-boot", alias, "sleep", "infinity")); err != nil {
+		if _, err := b.output(b.croft.do("run", "--network", "none", "-d", "--name", name, "--no-boot", alias, "sleep", "infinity")); err != nil {
 			return err
 		}
 		if _, err := b.output(b.croft.do("exec", name, "sh", "-c", "cat /srv-random >/dev/null")); err != nil {

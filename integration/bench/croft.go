@@ -7,6 +7,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"syscall"
 )
 
 // croft is the subject: a root that keeps the images from run to run, and no machine.
@@ -15,6 +16,7 @@ type croft struct {
 	binary    string
 	root, run string
 	version   string
+	apart     uintptr // kinds of new namespaces in which removeAll works: no link of the host's is its business
 }
 
 func theCroft(place string) *croft {
@@ -82,15 +84,19 @@ func (c *croft) has(alias string) bool {
 	return err == nil
 }
 
-// removeAll ends and removes whatever machine there is.
+// removeAll ends and removes whatever machine there is, and the networks.
 func (c *croft) removeAll() {
-	records, _ := filepath.Glob(filepath.Join(c.root, "instances", "*", "instance.json"))
-	for _, r := range records {
-		cmd := c.do("rm", "-f", filepath.Base(filepath.Dir(r)))
-		p := exec.Command(cmd.args[0], cmd.args[1:]...)
-		p.Env = cmd.env
-		p.Run() // the next run tries again
+	remove := func(kind string, args ...string) {
+		records, _ := filepath.Glob(filepath.Join(c.root, kind, "*", "*.json"))
+		for _, r := range records {
+			cmd := c.do(append(args, filepath.Base(filepath.Dir(r)))...)
+			p := exec.Command(cmd.args[0], cmd.args[1:]...)
+			p.Env, p.SysProcAttr = cmd.env, &syscall.SysProcAttr{Cloneflags: c.apart}
+			p.Run() // the next run tries again
+		}
 	}
+	remove("instances", "rm", "-f")
+	remove("networks", "network", "rm")
 }
 
 // cgroup is the machine's own directory in the version 2 hierarchy.

@@ -136,7 +136,7 @@ func performHosted(o options) error {
 // measureUnit: what it costs to have systemd hold a machine, against what any unit of systemd's costs.
 func measureUnit(b *bench) error {
 	for name, supervisor := range map[string]string{"apart": "none", "unit": "systemd"} {
-		if _, err := b.output(b.croft.do("create", "--name", name, "--supervisor", supervisor, "busybox")); err != nil {
+		if _, err := b.output(b.croft.do("create", "--network", "none", "--name", name, "--supervisor", supervisor, "busybox")); err != nil {
 			return err
 		}
 	}

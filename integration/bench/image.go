@@ -97,7 +97,7 @@ func measureImage(b *bench) error {
 		if err := b.croft.imageOf(a.alias, archive(a.alias)); err != nil {
 			return err
 		}
-		launch := b.croft.do("run", "--rm", "--no-boot", a.alias, "true")
+		launch := b.croft.do("run", "--network", "none", "--rm", "--no-boot", a.alias, "true")
 		if _, err := b.output(launch); err != nil { // the first one
 			return err
 		}
@@ -118,14 +118,14 @@ func measureImage(b *bench) error {
 
 // measureWritten looks at a second launch in two ways: what its processes wrote, all of them, and what is on the disk for it.
 func (b *bench) measureWritten(alias string) error {
-	cmd := exec.Command(b.croft.binary, "run", "--rm", "--no-boot", alias, "true")
+	cmd := exec.Command(b.croft.binary, "run", "--network", "none", "--rm", "--no-boot", alias, "true")
 	cmd.Env, cmd.Stdout, cmd.Stderr = b.croft.do().env, b.log, b.log
 	if err := cmd.Run(); err != nil {
 		return err
 	}
 	written := cmd.ProcessState.SysUsage().(*syscall.Rusage).Oublock * 512
 	before := b.croft.disk()
-	if _, err := b.output(b.croft.do("create", "--name", "second", "--no-boot", alias, "sleep", "infinity")); err != nil {
+	if _, err := b.output(b.croft.do("create", "--network", "none", "--name", "second", "--no-boot", alias, "sleep", "infinity")); err != nil {
 		return err
 	}
 	if _, err := b.output(b.croft.do("start", "second")); err != nil {

@@ -58,7 +58,7 @@ func (b *bench) croftLife(i int, l *life, steps *steps) error {
 		return err
 	}
 	err = b.oneLife(l,
-		b.croft.do("create", "--name", name, "--no-boot", "busybox", "sleep", "infinity"),
+		b.croft.do("create", "--network", "none", "--name", name, "--no-boot", "busybox", "sleep", "infinity"),
 		b.croft.do("start", "--timings", name),
 		b.croft.do("exec", name, "true"),
 		b.croft.do("rm", "-f", name))
@@ -95,7 +95,7 @@ func measureRun(b *bench) error {
 	var ours samples
 	theirs := make([]samples, len(b.runcs))
 	each := []func(int) error{func(int) error {
-		return b.timed(&ours, b.croft.do("run", "--rm", "--no-boot", "busybox", "true"))
+		return b.timed(&ours, b.croft.do("run", "--network", "none", "--rm", "--no-boot", "busybox", "true"))
 	}}
 	for k, r := range b.runcs {
 		bundle := filepath.Join(b.work, fmt.Sprintf("run-%d", k))

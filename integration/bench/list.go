@@ -58,7 +58,7 @@ func (c *croft) fill(n int) error {
 		return err
 	}
 	for i := range n {
-		if _, err := c.b.output(c.do("create", "--name", fmt.Sprintf("listed%d", i), "busybox")); err != nil {
+		if _, err := c.b.output(c.do("create", "--network", "none", "--name", fmt.Sprintf("listed%d", i), "busybox")); err != nil {
 			return err
 		}
 	}
@@ -105,7 +105,7 @@ func measureDelete(b *bench) error {
 func (b *bench) deleteOne(name, change string, i int, ours, theirs *samples) error {
 	copied := filepath.Join(b.work, "copy")
 	lap := lap{b: b}
-	lap.run(b.croft.do("run", "-d", "--name", name, "trixie"))
+	lap.run(b.croft.do("run", "--network", "none", "-d", "--name", name, "trixie"))
 	lap.run(b.croft.do("exec", name, "sh", "-c", change))
 	lap.run(b.croft.do("stop", name))
 	lap.run(command{args: []string{"mkdir", copied}})

@@ -57,7 +57,7 @@ func (b *bench) croftMany(steps []int) error {
 				names = append(names, fmt.Sprintf("many%d", i))
 			}
 			return atOnce(width, names, func(name string) error {
-				_, err := b.run(b.croft.do("run", "-d", "--name", name, "trixie"))
+				_, err := b.run(b.croft.do("run", "--network", "none", "-d", "--name", name, "trixie"))
 				if err == nil {
 					err = b.isRunning(func() (string, error) { return b.croft.cgroup(name) })
 				}

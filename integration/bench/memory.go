@@ -15,7 +15,7 @@ const machines = 10
 func measureMemory(b *bench) error {
 	for i := range machines {
 		name := fmt.Sprintf("memory%d", i)
-		if _, err := b.output(b.croft.do("create", "--name", name, "--no-boot", "busybox", "sleep", "infinity")); err != nil {
+		if _, err := b.output(b.croft.do("create", "--network", "none", "--name", name, "--no-boot", "busybox", "sleep", "infinity")); err != nil {
 			return err
 		}
 		if _, err := b.output(b.croft.do("start", name)); err != nil {

@@ -33,7 +33,7 @@ func (b *bench) sideBySide(what string, args []string, bar float64) error {
 	var names []string
 	for i := range side {
 		names = append(names, fmt.Sprintf("side%d", i))
-		if _, err := b.output(b.croft.do(append([]string{"create", "--name", names[i]}, args...)...)); err != nil {
+		if _, err := b.output(b.croft.do(append([]string{"create", "--network", "none", "--name", names[i]}, args...)...)); err != nil {
 			return err
 		}
 	}

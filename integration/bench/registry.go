@@ -132,7 +132,7 @@ func measureRegistry(b *bench) error {
 	}
 	c := *b.croft
 	c.root = filepath.Join(b.work, "pulled")
-	create := c.do("create", "--tls-verify=false", "--no-boot", "--name", "pulled", addr+"/large", "true")
+	create := c.do("create", "--network", "none", "--tls-verify=false", "--no-boot", "--name", "pulled", addr+"/large", "true")
 	forget := func() error {
 		_, err := b.output(c.do("rm", "pulled"))
 		if err == nil {

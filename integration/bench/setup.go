@@ -31,7 +31,8 @@ const (
 
 // prepare makes what takes long and outlives a run: packages, runc of our version, guests, the peers' trees.
 func prepare(o options) error {
-	if _, err := tool("integration/install-deps", "runc", "systemd-container", "lxc", "squashfs-tools", "erofs-utils", "jq", "docker-registry", "skopeo", "umoci"); err != nil {
+	if _, err := tool("integration/install-deps", "runc", "systemd-container", "lxc", "squashfs-tools", "erofs-utils", "jq", "docker-registry", "skopeo", "umoci",
+		"iproute2", "nftables", "iperf3"); err != nil {
 		return err
 	}
 	if err := buildRunc(); err != nil {
@@ -42,6 +43,11 @@ func prepare(o options) error {
 	}
 	if o.boots() {
 		if _, err := shiftedTree("trixie"); err != nil {
+			return err
+		}
+	}
+	if o.wants("unit") {
+		if _, err := tool("integration/host/build", "trixie"); err != nil {
 			return err
 		}
 	}

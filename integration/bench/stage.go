@@ -12,7 +12,7 @@ import (
 	"syscall"
 )
 
-// The benchmark is three processes: the first sets up and clears away, the second is the init of a pid and mount namespace and
+// The benchmark is three processes: the first sets up and clears away, the second is the init of pid, mount and network namespaces and
 // only reaps, the third measures. When the third ends, or the first dies, all that was started is gone.
 const (
 	envStage   = "CROFT_BENCH_STAGE"
@@ -44,10 +44,12 @@ func stageOutside(o options) (missed bool, err error) {
 	cmd.Env = append(os.Environ(), envStage+"=1", envPlace+"="+place)
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = nil, os.Stdout, os.Stderr
 	cmd.SysProcAttr = &syscall.SysProcAttr{
-		Cloneflags: syscall.CLONE_NEWNS | syscall.CLONE_NEWPID, Pdeathsig: syscall.SIGKILL,
+		Cloneflags: syscall.CLONE_NEWNS | syscall.CLONE_NEWPID | syscall.CLONE_NEWNET, Pdeathsig: syscall.SIGKILL,
 	}
 	err = cmd.Run()
-	theCroft(place).removeAll() // what an interrupted run left
+	left := theCroft(place) // by a run that was interrupted
+	left.apart = syscall.CLONE_NEWNET
+	left.removeAll()
 	sweepHost()
 	if !o.keep {
 		os.RemoveAll(workDir())
@@ -68,6 +70,12 @@ func stageInit() error {
 		return fmt.Errorf("mount(/proc): %w", err)
 	}
 	if err := mountRun("/run/" + os.Getenv(envPlace)); err != nil {
+		return err
+	}
+	if err := mountRun("/run/netns"); err != nil { // of `ip netns`
+		return err
+	}
+	if _, err := tool("ip", "link", "set", "lo", "up"); err != nil {
 		return err
 	}
 	os.Setenv(envStage, "2")

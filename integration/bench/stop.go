@@ -33,7 +33,7 @@ func measureStop(b *bench) error {
 }
 
 func (b *bench) croftStop(name string, took *samples) error {
-	if _, err := b.output(b.croft.do("run", "-d", "--name", name, "trixie")); err != nil {
+	if _, err := b.output(b.croft.do("run", "--network", "none", "-d", "--name", name, "trixie")); err != nil {
 		return err
 	}
 	defer b.output(b.croft.do("rm", "-f", name))
