@@ -95,4 +95,4 @@ lint: deps
 	$(GO) run $(STATICCHECK) -tags "$(TAGS)" ./...
 	@for c in $$(git ls-files '*.c'); do echo "gcc $$c"; \
 		gcc -std=gnu11 -fsyntax-only -O2 -Wall -Wextra -Wconversion -Werror "$$c" || exit 1; done
-	@! command -v shellcheck >/dev/null || shellcheck -S warning .ci/run integration/demo integration/install-deps integration/guests/build integration/host/build integration/host/systemd
+	@! command -v shellcheck >/dev/null || shellcheck -S warning .ci/run integration/demo integration/install-deps integration/guests/build integration/host/build integration/host/systemd integration/uplink

@@ -9,7 +9,6 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
-	"slices"
 	"strings"
 	"time"
 
@@ -17,58 +16,12 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// uplinkScript connects the script's host to a LAN:
-//
-//	host       eth0 192.0.2.2/24, 2001:db8::2/64; default routes over internet
-//	internet   the router of the LAN, 192.0.2.1 and 2001:db8::1; beyond it are its addresses 198.51.100.1 and 2001:db8:1::1
-//	neighbour  another host of the LAN, 192.0.2.3 and 2001:db8::3
-//
-// $1 is the MTU of the LAN, the rest the IP versions that it has. Nobody but the LAN's own hosts is known to the router: who is not
-// masqueraded gets no answer.
-const uplinkScript = `
-mtu=$1
-shift
-ip netns add internet
-ip netns add neighbour
-ip -n internet link set lo up
-ip -n neighbour link set lo up
-ip -n internet link add lan type bridge
-ip -n internet link set lan up
-attach() { # HOST
-	ip link add eth0 $1 type veth peer name "$2" netns internet
-	ip -n internet link set "$2" master lan mtu "$mtu" up
-}
-attach "" to-host
-attach "netns neighbour" to-neighbour
-ip link set eth0 mtu "$mtu" up
-ip -n neighbour link set eth0 mtu "$mtu" up
-for version; do
-	case $version in
-	4) lan=192.0.2. bits=24 beyond=198.51.100.1/32 nodad= ;;
-	6) lan=2001:db8:: bits=64 beyond=2001:db8:1::1/128 nodad=nodad ;;
-	esac
-	ip -n internet addr add "${lan}1/$bits" dev lan $nodad
-	ip -n internet addr add $beyond dev lo $nodad
-	ip addr add "${lan}2/$bits" dev eth0 $nodad
-	ip -n neighbour addr add "${lan}3/$bits" dev eth0 $nodad
-	ip -$version route add default via "${lan}1"
-	ip -n neighbour -$version route add default via "${lan}1"
-done
-`
-
 func cmdUplink(ts *testscript.TestScript, neg bool, args []string) {
-	mtu := "1500"
-	if len(args) > 1 && args[0] == "-mtu" {
-		mtu, args = args[1], args[2:]
-	}
-	usage(ts, !neg && !slices.ContainsFunc(args, func(v string) bool { return v != "4" && v != "6" }), "uplink [-mtu N] [4] [6]")
-	if len(args) == 0 {
-		args = []string{"4", "6"}
-	}
+	usage(ts, !neg, "uplink [-mtu N] [4|6]...")
 	ts.Defer(func() { // in a host that it shares with other scripts; a link goes with its other end
 		try("sh", "-c", "ip link del eth0; ip netns del internet; ip netns del neighbour")
 	})
-	ts.Check(try("sh", append([]string{"-euc", uplinkScript, "uplink", mtu}, args...)...))
+	ts.Check(try("./uplink", args...))
 }
 
 func cmdOn(ts *testscript.TestScript, neg bool, args []string) {
