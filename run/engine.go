@@ -55,7 +55,10 @@ func (e *Engine) Create(in *state.Instance) error {
 		if in.Facts.Range, err = e.reserve(in); err != nil {
 			return err
 		}
-		return e.relink(in)
+		if err := e.relink(in); err != nil {
+			return err
+		}
+		return e.decidePorts(in)
 	})
 	if err != nil {
 		return unprivileged(errors.Join(err, e.release(in)))

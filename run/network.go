@@ -54,7 +54,7 @@ func (e *Engine) design(n *state.Network) error {
 	case n.Kind == state.NetworkMacvlan:
 		return wantInterface("parent", n.Parent)
 	case n.Bridge != "" && !n.Managed:
-		return wantInterface("bridge", n.Bridge)
+		return netsetup.Bridge(n)
 	}
 	n.Managed, n.Bridge = true, e.bridge(n.Name)
 	if _, err := net.InterfaceByName(n.Bridge); err == nil && n.Name != state.DefaultNetwork { // that one is found again
@@ -144,8 +144,11 @@ func (e *Engine) relink(in *state.Instance) error {
 	return e.endLeases(in, was, links)
 }
 
-// endLeases gives back the addresses of links that are not among those kept.
+// endLeases gives back the addresses of links that are not among those kept, nor with the machine that runs.
 func (e *Engine) endLeases(in *state.Instance, links, kept []state.Link) error {
+	if in.Applied != nil {
+		kept = slices.Concat(kept, in.Applied.Facts.Links)
+	}
 	var all []error
 	for _, l := range links {
 		for _, p := range []netip.Prefix{l.IP, l.IP6} {
@@ -382,7 +385,11 @@ func newHostEnd() string {
 func checkNetworks(s *state.Spec) error {
 	for _, nic := range s.NICs {
 		switch kind, of := nic.Form(); kind {
-		case state.NetworkBridge, state.NetworkMacvlan:
+		case state.NetworkBridge:
+			if err := netsetup.Bridge(&state.Network{Bridge: of}); err != nil {
+				return fmt.Errorf("network %s: %w", nic.Network, err)
+			}
+		case state.NetworkMacvlan:
 			if err := wantInterface("network "+nic.Network, of); err != nil {
 				return err
 			}

@@ -40,8 +40,16 @@ func (e *Engine) respec(name string, change func(*state.Spec) error) (before, af
 		if err := in.Spec.Check(); err != nil {
 			return err
 		}
-		if err := errors.Join(checkVolumes(&in.Spec), checkNetworks(&in.Spec)); err != nil || reflect.DeepEqual(in.Spec.Limits, before.Spec.Limits) {
+		if err := errors.Join(checkVolumes(&in.Spec), checkNetworks(&in.Spec)); err != nil {
 			return err
+		}
+		if !reflect.DeepEqual(in.Spec.NICs, before.Spec.NICs) {
+			if err := e.relink(in); err != nil {
+				return err
+			}
+		}
+		if reflect.DeepEqual(in.Spec.Limits, before.Spec.Limits) {
+			return nil
 		}
 		if err := checkLimits(&in.Spec.Limits); err != nil {
 			return err

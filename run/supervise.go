@@ -215,8 +215,10 @@ func (e *Engine) settle(in *state.Instance) error {
 		return err
 	}
 	in.Facts.Range = ids
-	if err := e.relink(in); err != nil {
-		return fmt.Errorf("network: %w", err)
+	for _, decide := range []func(*state.Instance) error{e.relink, e.decidePorts} {
+		if err := decide(in); err != nil {
+			return fmt.Errorf("network: %w", err)
+		}
 	}
 	return e.furnishLinks(in.Facts.Links)
 }
@@ -572,8 +574,12 @@ func (e *Engine) finish(name string, end state.Exit, restarts int) error {
 		return e.remove(in)
 	}
 	_, err = e.Dir.Edit(name, func(in *state.Instance) error {
+		was := in.Applied
 		in.Applied, in.Exit, in.Restarts = nil, &end, restarts
-		return nil
+		if was == nil {
+			return nil
+		}
+		return e.endLeases(in, was.Facts.Links, in.Facts.Links) // those that it was to have until now alone
 	})
 	return err
 }

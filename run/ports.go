@@ -1,0 +1,171 @@
+package run
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"slices"
+	"strconv"
+
+	"croft/state"
+
+	"golang.org/x/sys/unix"
+)
+
+// decidePorts decides which ports of the host those of in are published on. One that was left to croft keeps what it had, as
+// long as nobody else has that. The machine must not run; nothing is taken yet.
+func (e *Engine) decidePorts(in *state.Instance) error {
+	if len(in.Spec.Ports) == 0 {
+		in.Facts.Ports = nil
+		return nil
+	}
+	others, err := e.published(in.Spec.Name)
+	if err != nil {
+		return err
+	}
+	var ports []state.Port
+	for i, asked := range in.Spec.Ports {
+		p := asked
+		if p.Host != 0 {
+			if err := others.check(p); err != nil {
+				return err
+			}
+		} else if p, err = others.pick(asked, had(in.Facts.Ports, i, asked)); err != nil {
+			return err
+		}
+		if len(in.Facts.Links) > 0 && !slices.ContainsFunc(in.Facts.Links, func(l state.Link) bool { return e.carries(l, p) }) {
+			return fmt.Errorf("port %s: the machine has no address on a network of croft's that it could lead to: %w", p, state.ErrInvalid)
+		}
+		ports = append(ports, p)
+	}
+	in.Facts.Ports = ports
+	return nil
+}
+
+// had is the port on the host that the i-th port was given before, when it is the same one; else 0.
+func had(before []state.Port, i int, asked state.Port) uint16 {
+	if i >= len(before) {
+		return 0
+	}
+	was := before[i]
+	given := was.Host
+	was.Host = 0
+	if was != asked {
+		return 0
+	}
+	return given
+}
+
+// carries says whether ports can be published by a link.
+func (e *Engine) carries(l state.Link, p state.Port) bool {
+	kind, of := (state.NIC{Network: l.Network}).Form()
+	if kind != "" {
+		return false
+	}
+	n, err := e.Dir.Network(of)
+	if err != nil || !n.Managed {
+		return false
+	}
+	ip, err := netip.ParseAddr(p.IP)
+	return err != nil || ip.Is4() && l.IP.IsValid() || ip.Is6() && l.IP6.IsValid()
+}
+
+// publishers are the ports on the host of machines, by their names.
+type publishers map[string][]state.Port
+
+// published are the ports of all machines of this root that run, but for one.
+func (e *Engine) published(but string) (publishers, error) {
+	running, err := e.linked()
+	if err != nil {
+		return nil, err
+	}
+	all := publishers{}
+	for _, in := range running {
+		if name := in.Spec.Name; name != but && len(in.Applied.Facts.Ports) > 0 {
+			all[name] = in.Applied.Facts.Ports
+		}
+	}
+	return all, nil
+}
+
+// check wants a port of the host to be nobody's: no other machine's, and no process's of the host.
+func (all publishers) check(p state.Port) error {
+	for name, ports := range all {
+		if slices.ContainsFunc(ports, p.Overlaps) {
+			return fmt.Errorf("port %s: %s has it: %w", p, name, state.ErrExist)
+		}
+	}
+	for i := range p.Len() {
+		err := tryListen(p.Proto, p.IP, p.Host+uint16(i))
+		switch {
+		case errors.Is(err, unix.EADDRINUSE):
+			return fmt.Errorf("port %s: a process of the host listens on %d: %w", p, int(p.Host)+i, state.ErrExist)
+		case errors.Is(err, unix.EADDRNOTAVAIL):
+			return fmt.Errorf("port %s: %s is no address of this host: %w", p, p.IP, state.ErrNotExist)
+		case err != nil:
+			return fmt.Errorf("port %s: %w", p, err)
+		}
+	}
+	return nil
+}
+
+// pick gives a port one on the host: the one before, if that is not 0 and still free, or another.
+func (all publishers) pick(p state.Port, before uint16) (state.Port, error) {
+	if p.Host = before; p.Host != 0 && all.check(p) == nil {
+		return p, nil
+	}
+	const tries = 64
+	var err error
+	for range tries {
+		if p.Host, err = freePort(p.Proto, p.IP); err != nil {
+			return p, fmt.Errorf("port %s: %w", p, err)
+		}
+		if int(p.Host)+p.Len() > 1<<16 {
+			continue
+		}
+		if err = all.check(p); err == nil {
+			return p, nil
+		}
+	}
+	return p, fmt.Errorf("no port of the host is free for it: %w", err)
+}
+
+// freePort is one that the kernel would give a process now.
+func freePort(proto, ip string) (uint16, error) {
+	var address string
+	if proto == state.UDP {
+		c, err := net.ListenPacket("udp", net.JoinHostPort(ip, "0"))
+		if err != nil {
+			return 0, err
+		}
+		defer c.Close()
+		address = c.LocalAddr().String()
+	} else {
+		c, err := net.Listen("tcp", net.JoinHostPort(ip, "0"))
+		if err != nil {
+			return 0, err
+		}
+		defer c.Close()
+		address = c.Addr().String()
+	}
+	p, err := netip.ParseAddrPort(address)
+	return p.Port(), err
+}
+
+// tryListen finds out whether a process could listen on a port of the host, by doing so.
+func tryListen(proto, ip string, port uint16) error {
+	address := net.JoinHostPort(ip, strconv.Itoa(int(port)))
+	if proto == state.UDP {
+		c, err := net.ListenPacket("udp", address)
+		if err != nil {
+			return err
+		}
+		return c.Close()
+	}
+	c, err := net.Listen("tcp", address)
+	if err != nil {
+		return err
+	}
+	return c.Close()
+}
