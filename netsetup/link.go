@@ -23,28 +23,30 @@ import (
 // HostPrefix begins the names of the host's ends of links, so that others can leave them alone by it.
 const HostPrefix = "croftv"
 
-// Bridge makes sure that the bridge of n is there, up, and has its addresses. One that is not croft's own is only looked at.
-func Bridge(n *state.Network) error {
+// Bridge makes sure that the bridge of n is there, up, and has its addresses, and says whether it had to make it. One that
+// is not croft's own is only looked at.
+func Bridge(n *state.Network) (made bool, err error) {
 	link, err := netlink.LinkByName(n.Bridge)
 	if errors.As(err, new(netlink.LinkNotFoundError)) && n.Managed {
+		made = true
 		link, err = addBridge(n)
 	}
 	if errors.As(err, new(netlink.LinkNotFoundError)) {
-		return fmt.Errorf("bridge %s: %w", n.Bridge, state.ErrNotExist)
+		return false, fmt.Errorf("bridge %s: %w", n.Bridge, state.ErrNotExist)
 	}
 	if err != nil {
-		return fmt.Errorf("bridge %s: %w", n.Bridge, err)
+		return made, fmt.Errorf("bridge %s: %w", n.Bridge, err)
 	}
 	if link.Type() != "bridge" {
-		return fmt.Errorf("interface %s is no bridge but a %s: %w", n.Bridge, link.Type(), state.ErrExist)
+		return false, fmt.Errorf("interface %s is no bridge but a %s: %w", n.Bridge, link.Type(), state.ErrExist)
 	}
 	if !n.Managed {
-		return nil
+		return false, nil
 	}
 	if err := address(link, n); err != nil {
-		return fmt.Errorf("bridge %s: %w", n.Bridge, err)
+		return made, fmt.Errorf("bridge %s: %w", n.Bridge, err)
 	}
-	return nil
+	return made, nil
 }
 
 func addBridge(n *state.Network) (netlink.Link, error) {
@@ -248,6 +250,30 @@ func Disconnect(l state.Link, netns *os.File) error {
 		return removeLink(l.Host)
 	}
 	return within(netns, func() error { return removeLink(l.Name) })
+}
+
+// Holds says whether the host's end of a link is there and on its bridge, after putting it back there if it had lost it.
+func Holds(l state.Link) (bool, error) {
+	if l.Host == "" {
+		return true, nil // all of it is the machine's
+	}
+	link, err := netlink.LinkByName(l.Host)
+	if errors.As(err, new(netlink.LinkNotFoundError)) {
+		return false, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("interface %s: %w", l.Host, err)
+	}
+	bridge, err := netlink.LinkByName(l.Parent)
+	if err == nil && link.Attrs().MasterIndex != bridge.Attrs().Index {
+		if err = netlink.LinkSetMaster(link, bridge); err == nil && l.Isolated {
+			err = netlink.LinkSetIsolated(link, true)
+		}
+	}
+	if err != nil {
+		return false, fmt.Errorf("interface %s: on %s: %w", l.Host, l.Parent, err)
+	}
+	return true, nil
 }
 
 // Isolate keeps a link apart from the other isolated ones of its bridge, or no longer.

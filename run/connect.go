@@ -42,7 +42,11 @@ func (e *Engine) connect(links []state.Link, pid int, pidfd *os.File) error {
 		if err != nil {
 			return err
 		}
-		if err := e.raise(n); err != nil {
+		made, err := e.raise(n)
+		if err == nil && len(made) > 0 { // it may have been taken away below the links of others
+			_, err = e.repairLinks(name)
+		}
+		if err != nil {
 			return fmt.Errorf("%s: %w", name, err)
 		}
 	}
@@ -72,17 +76,21 @@ func networksOf(links []state.Link) (names []string) {
 	return names
 }
 
-// raise makes what a network needs of the host. It may be there already; the caller has the lock.
-func (e *Engine) raise(n *state.Network) error {
+// raise makes what a network needs of the host, and says what was missing. The caller has the lock.
+func (e *Engine) raise(n *state.Network) (did []string, err error) {
 	if n.Kind != state.NetworkBridge {
-		return nil
+		return nil, nil
 	}
 	if n.Managed && n.MTU == 0 {
 		with := *n
 		with.MTU = netsetup.Uplink()
 		n = &with
 	}
-	return netsetup.Bridge(n)
+	made, err := netsetup.Bridge(n)
+	if made {
+		did = append(did, "network "+n.Name+": made its bridge "+n.Bridge)
+	}
+	return did, err
 }
 
 // lower takes it away again. The caller has the lock.
@@ -98,6 +106,79 @@ func (e *Engine) disconnect(a *state.Applied) error {
 	return nil
 }
 
+// repairNetworks makes anew what machines that run need of the host and somebody has taken away, and says what it did.
+func (e *Engine) repairNetworks() (did []string, err error) {
+	running, err := e.linked()
+	if err != nil || len(running) == 0 {
+		return nil, err
+	}
+	var links []state.Link
+	for _, in := range running {
+		links = append(links, in.Applied.Facts.Links...)
+	}
+	lock, err := lockHostNetwork()
+	if err != nil {
+		return nil, err
+	}
+	defer lock.Close()
+	for _, name := range networksOf(links) {
+		n, err := e.network(name)
+		var made, linked []string
+		if err == nil {
+			made, err = e.raise(n)
+		}
+		if err == nil {
+			linked, err = e.repairLinks(name)
+		}
+		if did = append(append(did, made...), linked...); err != nil {
+			return did, fmt.Errorf("network %s: %w", name, err)
+		}
+	}
+	return did, nil
+}
+
+// repairLinks puts the links of machines that run on a network where they belong.
+func (e *Engine) repairLinks(network string) (did []string, err error) {
+	running, err := e.runningOn(network)
+	if err != nil {
+		return nil, err
+	}
+	for _, in := range running {
+		for _, l := range in.Applied.Facts.Links {
+			if l.Network != network {
+				continue
+			}
+			what, err := e.repairLink(in, l)
+			if did = append(did, what...); err != nil {
+				return did, fmt.Errorf("%s: %w", in.Spec.Name, err)
+			}
+		}
+	}
+	return did, nil
+}
+
+// repairLink gives a machine that runs a link again that somebody has taken away.
+func (e *Engine) repairLink(in *state.Instance, l state.Link) (did []string, err error) {
+	holds, err := netsetup.Holds(l)
+	if holds || err != nil {
+		return nil, err
+	}
+	k, err := e.Connect(context.Background(), in)
+	if errors.Is(err, state.ErrNotRunning) { // orphaned, or on its way up or down
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	defer k.Close()
+	netns, err := netnsOf(k.PID, k.Init)
+	if err != nil {
+		return nil, err
+	}
+	defer netns.Close()
+	return []string{in.Spec.Name + ": made its interface " + l.Name + " anew"}, netsetup.Connect([]state.Link{l}, netns)
+}
+
 // CreateNetwork makes a network of n, whose Name and Kind say what, and what else is not open: a bridge of croft's own gets
 // subnets that are free unless it has one. It is there when this returns; n is its record.
 func (e *Engine) CreateNetwork(n *state.Network) error {
@@ -109,7 +190,7 @@ func (e *Engine) CreateNetwork(n *state.Network) error {
 		return err
 	}
 	defer lock.Close()
-	if err := e.raise(n); err != nil {
+	if _, err := e.raise(n); err != nil {
 		return errors.Join(fmt.Errorf("network %s: %w", n.Name, err), e.Dir.RemoveNetwork(n.Name, e.lower))
 	}
 	return nil
@@ -148,7 +229,7 @@ func (e *Engine) SetNetwork(name string, change func(n *state.Network) error) (*
 		return n, err
 	}
 	defer lock.Close()
-	if err := e.raise(n); err != nil {
+	if _, err := e.raise(n); err != nil {
 		return n, fmt.Errorf("network %s: %w", name, err)
 	}
 	for _, in := range running {

@@ -390,7 +390,7 @@ func (e *Engine) Repair(ctx context.Context, names ...string) (did []string, err
 		}
 		did = append(did, what...)
 	}
-	for _, sweep := range []func() ([]string, error){e.sweep, e.sweepAllLeases} {
+	for _, sweep := range []func() ([]string, error){e.sweep, e.sweepAllLeases, e.repairNetworks} {
 		swept, err := sweep()
 		if did = append(did, swept...); err != nil {
 			return did, err

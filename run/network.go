@@ -54,7 +54,8 @@ func (e *Engine) design(n *state.Network) error {
 	case n.Kind == state.NetworkMacvlan:
 		return wantInterface("parent", n.Parent)
 	case n.Bridge != "" && !n.Managed:
-		return netsetup.Bridge(n)
+		_, err := netsetup.Bridge(n)
+		return err
 	}
 	n.Managed, n.Bridge = true, e.bridge(n.Name)
 	if _, err := net.InterfaceByName(n.Bridge); err == nil && n.Name != state.DefaultNetwork { // that one is found again
@@ -386,7 +387,7 @@ func checkNetworks(s *state.Spec) error {
 	for _, nic := range s.NICs {
 		switch kind, of := nic.Form(); kind {
 		case state.NetworkBridge:
-			if err := netsetup.Bridge(&state.Network{Bridge: of}); err != nil {
+			if _, err := netsetup.Bridge(&state.Network{Bridge: of}); err != nil {
 				return fmt.Errorf("network %s: %w", nic.Network, err)
 			}
 		case state.NetworkMacvlan:
