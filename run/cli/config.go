@@ -34,6 +34,7 @@ type hostSettings struct {
 	IDPool       idPool       `toml:"id-pool"`
 	StopTimeout  wholeTime    `toml:"stop-timeout"`
 	ReadyTimeout wholeTime    `toml:"ready-timeout"`
+	Network      networkWish  `toml:"network"`
 }
 
 // Types of its values. What is wrong with one is said together with the line that it stands in.
@@ -41,6 +42,7 @@ type (
 	absolutePath struct{ string }
 	wholeTime    int // in seconds
 	idPool       struct{ state.Range }
+	networkWish  string // as --network takes it
 )
 
 func (p *absolutePath) UnmarshalText(text []byte) error {
@@ -55,6 +57,12 @@ func (t *wholeTime) UnmarshalText(text []byte) error {
 		return fmt.Errorf("%q %w", text, err)
 	}
 	return nil
+}
+
+func (n *networkWish) UnmarshalText(text []byte) error {
+	*n = networkWish(text)
+	_, err := attachment(string(text))
+	return err
 }
 
 func (p *idPool) UnmarshalText(text []byte) error {
@@ -79,6 +87,9 @@ func (s hostSettings) pool() state.Range {
 	}
 	return s.IDPool.Range
 }
+
+// network is where machines are connected that say nothing of it.
+func (s hostSettings) network() string { return cmp.Or(string(s.Network), state.DefaultNetwork) }
 
 // readHostSettings reads the file that is to be read; none at the usual place says nothing.
 func readHostSettings() (path string, s hostSettings, err error) {
@@ -149,6 +160,7 @@ func (a *app) hostRows(path string, s hostSettings) []hostSetting {
 		{"id-pool", idText(s.pool()), from(s.IDPool.Size != 0)},
 		{"stop-timeout", seconds(s.StopTimeout, state.DefaultStop), from(s.StopTimeout != 0)},
 		{"ready-timeout", seconds(s.ReadyTimeout, state.DefaultReady), from(s.ReadyTimeout != 0)},
+		{"network", s.network(), from(s.Network != "")},
 	}
 }
 

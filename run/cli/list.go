@@ -3,6 +3,7 @@ package cli
 import (
 	"context"
 	"fmt"
+	"net/netip"
 	"os"
 	"slices"
 	"strings"
@@ -34,6 +35,7 @@ type machine struct {
 	ExitCode    *int              `json:"exit_code"`
 	Error       string            `json:"error,omitempty"`
 
+	nics    []state.NIC    // as asked for
 	applied *state.Applied // nil unless it runs
 }
 
@@ -123,19 +125,36 @@ func machineOf(e *run.Engine, in *state.Instance) (machine, error) {
 	m := machine{
 		Name: in.Spec.Name, UUID: in.UUID, State: st.State, Ready: st.Ready, Image: in.Spec.Image,
 		Fingerprint: in.Facts.Fingerprint, IPv4: []string{}, IPv6: []string{}, Ports: []string{},
-		Created: &in.Created, IDs: in.Facts.Range, Labels: in.Spec.Labels,
+		Created: &in.Created, IDs: in.Facts.Range, Labels: in.Spec.Labels, nics: in.Spec.NICs,
 	}
 	if m.Labels == nil {
 		m.Labels = map[string]string{}
 	}
 	if !st.Since.IsZero() {
 		m.Started, m.applied = &st.Since, in.Applied
+		m.reach(&in.Applied.Facts)
 		m.Uptime = int64(time.Since(st.Since) / time.Second)
 	}
 	if in.Exit != nil && (st.State == state.Stopped || st.State == state.Restarting) {
 		m.ExitCode = &in.Exit.Code
 	}
 	return m, nil
+}
+
+// reach fills in at which addresses and ports the machine can be reached, as its record has them. What it has got from a
+// LAN's DHCP nobody has written down.
+func (m *machine) reach(f *state.Facts) {
+	for _, l := range f.Links {
+		if l.IP.IsValid() {
+			m.IPv4 = append(m.IPv4, l.IP.Addr().String())
+		}
+		if l.IP6.IsValid() {
+			m.IPv6 = append(m.IPv6, l.IP6.Addr().String())
+		}
+	}
+	for _, p := range f.Ports {
+		m.Ports = append(m.Ports, p.String())
+	}
 }
 
 func (a *app) list() func(*pflag.FlagSet) man.Run {
@@ -145,7 +164,7 @@ func (a *app) list() func(*pflag.FlagSet) man.Run {
 		quiet := fs.BoolP("quiet", "q", false, "names alone")
 		columns := fs.StringP("columns", "c", "", "show `COLUMNS`, separated by commas; +NAME adds one, all shows all")
 		fs.Var(&format, "format", "print `table|json|yaml|csv|TEMPLATE`")
-		fs.StringArrayVar(&filters, "filter", nil, "only those with `KEY=VALUE`: name, state, image, label=K or label=K=V")
+		fs.StringArrayVar(&filters, "filter", nil, "only those with `KEY=VALUE`: name, state, image, network, label=K or label=K=V")
 		return func(_ context.Context, _ []string) error {
 			e, err := a.engine()
 			if err != nil {
@@ -183,7 +202,7 @@ func filtered(rows []machine, filters []string) ([]machine, error) {
 	for _, f := range filters {
 		k, v, ok := strings.Cut(f, "=")
 		if !ok || filterValue(machine{}, k, v) == nil {
-			return nil, man.Misused("filter %q: name=, state=, image= or label= is known", f)
+			return nil, man.Misused("filter %q: name=, state=, image=, network= or label= is known", f)
 		}
 		if k == "state" && !slices.Contains(state.States, v) {
 			return nil, man.Misused("filter %q: the states are %s", f, strings.Join(state.States, ", "))
@@ -222,6 +241,8 @@ func filterValue(m machine, key, value string) *bool {
 		is = m.State == value
 	case "image":
 		is = m.Image == value || strings.HasPrefix(m.Fingerprint, value) && value != ""
+	case "network":
+		is = slices.ContainsFunc(m.nics, func(n state.NIC) bool { return n.Network == value })
 	case "label":
 		k, v, exact := strings.Cut(value, "=")
 		got, ok := m.Labels[k]
@@ -333,12 +354,9 @@ func (d details) lines() [][2]string {
 		out = append(out, [2]string{"Restarts", fmt.Sprintf("%d in a row", d.Restarts)})
 	}
 	out = append(out, [2]string{"Limits", strings.Join(limitLines(&d.Spec.Limits), ", ")})
-	network := state.NetworkNone
-	if d.Spec.HostNetwork() {
-		network = state.NetworkHost
-	}
-	out = append(out, [2]string{"Created", stamp(&d.Created)}, [2]string{"Network", network},
-		[2]string{"Ids", fmt.Sprintf("0-%d are %d-%d on the host", d.Facts.Range.Size-1, d.Facts.Range.Base, d.Facts.Range.End()-1)},
+	out = append(out, [2]string{"Created", stamp(&d.Created)})
+	out = append(out, d.network()...)
+	out = append(out, [2]string{"Ids", fmt.Sprintf("0-%d are %d-%d on the host", d.Facts.Range.Size-1, d.Facts.Range.Base, d.Facts.Range.End()-1)},
 		[2]string{"Storage", d.storage()})
 	for _, m := range d.Spec.Mounts {
 		how := ""
@@ -358,6 +376,42 @@ func (d details) lines() [][2]string {
 		out = append(out, [2]string{"Label", l})
 	}
 	return out
+}
+
+// network is how it is connected now, or will be when it starts.
+func (d details) network() (out [][2]string) {
+	spec, facts := d.Spec, d.Facts
+	if d.Applied != nil {
+		spec, facts = d.Applied.Spec, d.Applied.Facts
+	}
+	switch {
+	case len(facts.Links) > 0:
+	case len(spec.NICs) > 0:
+		return [][2]string{{"Network", spec.NICs[0].Network}}
+	default:
+		return [][2]string{{"Network", state.NetworkNone}}
+	}
+	for _, l := range facts.Links {
+		out = append(out, [2]string{"Network", linkText(l)})
+	}
+	for _, p := range facts.Ports {
+		out = append(out, [2]string{"Port", p.String()})
+	}
+	return out
+}
+
+// linkText is what there is to say of a link in a line.
+func linkText(l state.Link) string {
+	words := []string{l.Network + ":", l.Name}
+	for _, p := range []netip.Prefix{l.IP, l.IP6} {
+		if p.IsValid() {
+			words = append(words, p.String())
+		}
+	}
+	if l.DHCP() {
+		words = append(words, "asks for its address")
+	}
+	return strings.Join(append(words, l.MAC), " ")
 }
 
 func (d details) storage() string {

@@ -47,6 +47,9 @@ func (a *app) createMachine(ctx context.Context, flags *specFlags, names naming,
 	if err != nil {
 		return nil, false, err
 	}
+	if len(flags.networks) == 0 {
+		flags.networks = []string{a.host.network()}
+	}
 	if names.exists != existsFail && flags.Name == "" {
 		return nil, false, man.Misused("--exists needs a --name")
 	}

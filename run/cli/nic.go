@@ -22,11 +22,11 @@ type nicFlags struct {
 }
 
 func (s *nicFlags) bind(fs *pflag.FlagSet) {
-	fs.StringArrayVar(&s.networks, "network", nil, "connect it to `NET|none|host`, or to NET,name=IF,ip=ADDRESS,ip6=ADDRESS,mac=MAC; more in croft help network; default: "+state.DefaultNetwork)
+	fs.StringArrayVar(&s.networks, "network", nil, "connect it to `NET|none|host`, or more as croft help networking has it; default: "+state.DefaultNetwork)
 	fs.StringVar(&s.ip, "ip", "", "its IPv4 `ADDRESS` in the first of its networks; default: one that is free, the same for all its life")
 	fs.StringVar(&s.ip6, "ip6", "", "its IPv6 `ADDRESS` there")
 	fs.StringVar(&s.mac, "mac", "", "its Ethernet `ADDRESS` there")
-	fs.StringArrayVarP(&s.ports, "publish", "p", nil, "lead `[IP:]HOST:GUEST[/udp]`, ports or ranges of the host, to GUEST of the machine; GUEST alone takes a free one of the host")
+	fs.StringArrayVarP(&s.ports, "publish", "p", nil, "publish its port GUEST as HOST: `[IP:]HOST:GUEST[/udp]`; both may be ranges; GUEST alone takes a port of the host that is free")
 	fs.StringArrayVar(&s.servers, "dns", nil, "have it ask the name server at `ADDRESS`; default: its network's, else the host's")
 	fs.StringArrayVar(&s.hostNames, "add-host", nil, "have it know `NAME:ADDRESS`")
 	man.Under(fs, "Network", "network", "ip", "ip6", "mac", "publish", "dns", "add-host")

@@ -197,6 +197,71 @@ func machines(a *app) []*man.Command {
 	}
 }
 
+// networkVerbs are the commands about networks.
+func networkVerbs(a *app) []*man.Command {
+	return []*man.Command{
+		{
+			Heading: "Networks", Name: "network", Peers: []string{"net"}, Short: "Connect machines", See: []string{"run", "port", "networking"},
+			Long: "A network connects machines with one another, and by way of the host with the world. " + state.DefaultNetwork + ", the one that machines are on when nothing is said, is made when the first of them needs it; others are made here. `croft help networking` tells how they work, how machines find each other, and who can reach whom.",
+			Sub: []*man.Command{
+				{
+					Name: "list", Aliases: []string{"ls"}, Short: "List networks", New: a.networkList(),
+					Long:     "Lists the networks that there are. ON is the interface of the host, RULES what a network does not do by itself. `croft list -c name,ipv4,ports --filter network=NET` lists the machines of one.",
+					Examples: []man.Example{{Say: "All of them", Do: "croft network list"}, {Say: "Which machines are on one", Do: "croft list --filter network=lab"}},
+				},
+				{
+					Name: "create", Aliases: []string{"add"}, Args: "NET [KEY=VALUE...]", Short: "Make a network", New: a.networkCreate(),
+					Long: "Makes a network and prints its name, of 1 to 15 letters, digits and dashes. What is left open is picked: subnets that are free on this host, and the packet size of its way out. With one of --subnet and --subnet6 given, the other is picked as well, unless it is `none`. KEY=VALUE is as `croft network set` takes it.",
+					Examples: []man.Example{
+						{Say: "One with all of its own picked", Do: "croft network create lab"},
+						{Say: "A subnet of your choice, and no way out", Do: "croft network create db --subnet 10.9.0.0/24 --subnet6 none --internal"},
+						{Say: "Machines with addresses on the LAN of eth0", Do: "croft network create office --type macvlan --parent eth0"},
+						{Say: "On a bridge that is there", Do: "croft network create lan --bridge br0"},
+					},
+				},
+				{
+					Name: "info", Aliases: []string{"show", "inspect"}, Args: "NET...", Short: "Describe networks", New: a.networkInfo(),
+					Long: "Prints all that is known of each network, and who is on it.", Examples: []man.Example{{Say: "One", Do: "croft network info croft0"}, {Say: "Who is on it", Do: `croft network info --format '{{join .UsedBy " "}}' croft0`}},
+				},
+				{
+					Name: "set", Args: "NET KEY=VALUE...", Short: "Change a network", New: a.networkSet(), Long: networkSetText(),
+					Examples: []man.Example{{Say: "Its machines may ask a name server on the host", Do: "croft network set lab allow=tcp/53,udp/53 dns=10.9.0.1"}, {Say: "No more way out", Do: "croft network set lab internal=true"}},
+				},
+				{
+					Name: "rm", Aliases: []string{"delete", "remove"}, Args: "NET...", Short: "Remove networks", New: a.networkRemove(),
+					Long: "Removes each network, with its bridge where that is croft's own. One that machines want to be on, running or not, is refused, and they are named.", Examples: []man.Example{{Say: "Remove one", Do: "croft network rm lab"}},
+				},
+				{
+					Name: "attach", Aliases: []string{"connect"}, Args: "NET NAME", Short: "Connect a machine to one more network", New: a.networkAttach(),
+					Long:     "Gives the machine one more interface on NET, at once when it runs, and for good. NET is what --network of `croft run` takes, an existing bridge as `bridge:NAME` and the LAN of an interface as `macvlan:IF` among it.",
+					Examples: []man.Example{{Say: "A second interface", Do: "croft network attach lab web"}, {Say: "With an address of your choice", Do: "croft network attach --ip 10.9.0.5 lab web"}},
+				},
+				{
+					Name: "detach", Aliases: []string{"disconnect"}, Args: "NET NAME", Short: "Take a machine off a network", New: a.networkDetach(),
+					Long: "Takes the machine's interface on NET away, at once when it runs, and for good. Its address is free then.", Examples: []man.Example{{Say: "Off again", Do: "croft network detach lab web"}},
+				},
+			},
+		},
+		{
+			Name: "port", Args: "NAME [GUEST]", Short: "Show which port of the host leads where", New: a.port(), See: []string{"run", "set", "networking"},
+			Long: "Prints a line for each published port of the machine, or of its port GUEST alone where on the host that is. 0.0.0.0 stands for every address of the host, those of IPv6 too. A port that -p left to croft was picked when the machine was made and stays. `croft set -p` publishes others, at once also when it runs; `croft unset NAME publish.8080` ends it.",
+			Examples: []man.Example{
+				{Say: "All of them", Do: "croft port web"},
+				{Say: "Ask the web server in it, wherever it is", Do: "curl http://$(croft port web 80)/"},
+				{Say: "One more, at once", Do: "croft set -p 8443:443 web"},
+			},
+		},
+	}
+}
+
+func networkSetText() string {
+	text := "Changes what is said of a network, in the words of LXD where LXD has the thing. All of it is taken or, when one value is wrong, none. What a machine gets of it, it gets at its next start; what holds for all, as internal, allow and NAT, holds at once."
+	for i, k := range networkKeys() {
+		text += []string{"\n\n", "\n"}[min(i, 1)] + "- " + k.name + ": " + k.says
+	}
+	return text
+}
+
 // images are the commands about images.
 func images(a *app) []*man.Command {
 	return []*man.Command{{
@@ -368,7 +433,7 @@ func (a *app) lookup(kind string) []string {
 		}
 		return words
 	case "--" + filterFlag:
-		words := []string{"name=", "image=", "label="}
+		words := []string{"name=", "image=", "network=", "label="}
 		for _, s := range state.States {
 			words = append(words, "state="+s)
 		}
@@ -392,6 +457,13 @@ func (a *app) lookup(kind string) []string {
 		return names
 	case "NAME", "OLD":
 		names, _ := e.Dir.Names()
+		return names
+	case "NET":
+		networks, _ := e.Networks()
+		var names []string
+		for _, n := range networks {
+			names = append(names, n.Name)
+		}
 		return names
 	case "IMAGE", "ALIAS":
 		aliases, _ := e.Images.Aliases()

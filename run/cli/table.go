@@ -35,7 +35,7 @@ func (a *app) program() *man.Program {
 			{Term: run.DefaultRun, Text: "what a reboot may take"},
 			{Term: "/run/croft-host", Text: "which machine of this host has which ids"},
 		},
-		Commands: slices.Concat(machines(a), files(a), images(a), remoteVerbs(a), theHost(a), hidden(a)),
+		Commands: slices.Concat(machines(a), files(a), networkVerbs(a), images(a), remoteVerbs(a), theHost(a), hidden(a)),
 	}
 	help := p.HelpCommand()
 	help.Heading = "Help"

@@ -7,6 +7,7 @@ func topics() []*man.Topic {
 	return []*man.Topic{
 		{Name: "images", Short: "what machines are made of", Long: imagesText, See: []string{"image", "run", "files"}},
 		{Name: "files", Short: "where croft keeps things", Long: filesText, See: []string{"repair", "environment"}},
+		{Name: "networking", Short: "how machines reach each other and the world", Long: networkingText, See: []string{"network", "port", "run", "security"}},
 		{Name: "security", Short: "what keeps a machine apart from its host", Long: securityText, See: []string{"run", "exec"}},
 		{Name: "environment", Short: "variables that croft reads, and those that a machine gets", Long: environmentText, See: []string{"run", "files"}},
 		{Name: "units", Short: "machines in systemd units and other supervisors", Long: unitsText, See: []string{"generate", "start", "run", "systemd.service(5)", "systemd.kill(5)", "systemd.socket(5)"}},
@@ -68,6 +69,40 @@ An image boots when it has an init: /sbin/init, /etc/init, /bin/init, systemd's 
 An image of a registry boots when what it starts is its init. Any other runs its entrypoint and command, with the environment, as the user and in the directory that it names, under a tiny init; CMD takes the place of its command and stands behind its entrypoint. ` + "`croft stop`" + ` sends the signal that it names. Its volumes are plain directories of the machine. --boot boots it all the same.
 
 Some things that a small Debian lacks unless they are asked for with --include: ` + "`dbus`" + ` for logins and hostnamectl, ` + "`udev`" + `, ` + "`procps`" + ` for ps, ` + "`iproute2`" + ` for ip, ` + "`make`" + ` and a compiler for builds.`
+
+const networkingText = `A machine that asks for nothing else is on croft0: a bridge with a subnet of its own, from which machines reach the world by way of the host's address. The first machine that needs it makes it, and no process of croft's stands behind it.
+
+    croft run -d --name db debian/13
+    croft run -d --name web -p 8080:80 debian/13
+    croft exec web getent hosts db
+
+## What --network takes
+- A network's name: ` + "`croft network list`" + ` tells which there are.
+- ` + "`none`" + `: loopback alone.
+- ` + "`host`" + `: all of the host's stack, its abstract unix sockets included.
+- ` + "`bridge:NAME`" + `: a bridge of the host's that somebody else has made. The LAN's DHCP gives addresses, unless ip= does, with its length: ` + "`bridge:br0,ip=192.0.2.7/24,gateway=192.0.2.1`" + `.
+- ` + "`macvlan:IF`" + `: the LAN that the interface IF of the host is on, in the same way. The host itself and such a machine do not see each other.
+- ` + "`ns:PATH`" + `: a network namespace that somebody else has made, as it is.
+
+After a comma come name= of the interface in the machine, ip=, ip6= and mac=. It may be given several times; the first is the machine's way out. ` + "`network`" + ` in /etc/croft/croft.toml is what counts when it is not given.
+
+## Addresses
+Those of a machine are decided when it is made, stay with it until it is removed, and are there before its init runs. --ip, --ip6 and --mac choose them in its first network.
+
+## Names
+Machines find those that run on the same network by NAME and NAME.croft, in /etc/hosts. --add-host adds to it. They ask the name servers of --dns, else those of the network, else the host's.
+
+## Ports
+-p leads a port of the host to one of the machine: ` + "`-p 8080:80`, `-p 127.0.0.1:8080:80`, `-p [::1]:8080:80`, `-p 53:53/udp`, `-p 8000-8010:80-90`; `-p 80`" + ` takes a port that is free, which ` + "`croft port`" + ` tells. It works from outside, from the host and from machines. ` + "`croft set -p`" + ` adds one while the machine runs.
+
+## Who can reach whom
+- Machines of one network reach each other, unless it is isolated.
+- Machines of different networks do not.
+- Machines reach the world, unless their network is internal. The world reaches published ports and nothing else.
+- The host reaches its machines. They reach of the host what their network's allow names, and are answered to ping.
+- A machine sends from its own addresses alone.
+
+docs/networking.md tells more, also how this lives beside Docker, UFW and firewalld.`
 
 const filesText = `## Kept
 Below /var/lib/croft, or CROFT_ROOT, or --root:
