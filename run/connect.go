@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 
 	"croft/netsetup"
 	"croft/state"
@@ -179,10 +180,10 @@ func (e *Engine) repairLink(in *state.Instance, l state.Link) (did []string, err
 	return []string{in.Spec.Name + ": made its interface " + l.Name + " anew"}, netsetup.Connect([]state.Link{l}, netns)
 }
 
-// CreateNetwork makes a network of n, whose Name and Kind say what, and what else is not open: a bridge of croft's own gets
-// subnets that are free unless it has one. It is there when this returns; n is its record.
-func (e *Engine) CreateNetwork(n *state.Network) error {
-	if err := e.Dir.CreateNetwork(n, e.design); err != nil {
+// CreateNetwork makes a network of n, whose Name and Kind say what, with a subnet that is free of each kind that is to be
+// picked. It is there when this returns; n is its record.
+func (e *Engine) CreateNetwork(n *state.Network, pick4, pick6 bool) error {
+	if err := e.Dir.CreateNetwork(n, func(n *state.Network) error { return e.design(n, pick4, pick6) }); err != nil {
 		return unprivileged(err)
 	}
 	lock, err := lockHostNetwork()
@@ -219,7 +220,7 @@ func (e *Engine) SetNetwork(name string, change func(n *state.Network) error) (*
 			}
 			return checkSubnets(n, taken)
 		}
-		return e.design(n)
+		return e.design(n, false, false)
 	})
 	if err != nil {
 		return nil, unprivileged(err)
@@ -250,7 +251,7 @@ func (e *Engine) RemoveNetwork(name string) error {
 			return err
 		}
 		if len(users) > 0 {
-			err := fmt.Errorf("network %s: %s is on it: %w", name, users[0], state.ErrBusy)
+			err := fmt.Errorf("network %s: %w by %s", name, state.ErrBusy, strings.Join(users, ", "))
 			return state.Hint(err, "croft network detach "+name+" "+users[0])
 		}
 		lock, err := lockHostNetwork()

@@ -40,16 +40,17 @@ func (e *Engine) network(name string) (*state.Network, error) {
 	if !errors.Is(err, state.ErrNotExist) || name != state.DefaultNetwork {
 		return n, state.Hint(err, "croft network create "+name)
 	}
-	n = &state.Network{Name: name, Kind: state.NetworkBridge, Managed: true}
-	err = e.Dir.CreateNetwork(n, e.design)
+	n = &state.Network{Name: name, Kind: state.NetworkBridge, Managed: true, NAT4: true, NAT6: true}
+	err = e.Dir.CreateNetwork(n, func(n *state.Network) error { return e.design(n, true, true) })
 	if errors.Is(err, state.ErrExist) { // another was faster
 		return e.Dir.Network(name)
 	}
 	return n, err
 }
 
-// design fills in what the record of a new network leaves open, and refuses one that this host has no place for.
-func (e *Engine) design(n *state.Network) error {
+// design fills in what the record of a new network leaves open, with subnets that are free where they are to be picked, and
+// refuses one that this host has no place for.
+func (e *Engine) design(n *state.Network, pick4, pick6 bool) error {
 	switch {
 	case n.Kind == state.NetworkMacvlan:
 		return wantInterface("parent", n.Parent)
@@ -65,15 +66,15 @@ func (e *Engine) design(n *state.Network) error {
 	if err != nil {
 		return err
 	}
-	if !n.IPv4.IsValid() && !n.IPv6.IsValid() {
+	if pick4 {
 		if n.IPv4, err = netsetup.PickIPv4(taken, e.Dir.Root+n.Name); err != nil {
 			return state.Hint(err, "croft network create "+n.Name+" --subnet ADDRESS/LENGTH")
 		}
-		if netsetup.HasIPv6() {
-			n.IPv6 = netsetup.PickIPv6(taken)
-		}
-		n.NAT4, n.NAT6 = !n.Internal, !n.Internal && n.IPv6.IsValid()
 	}
+	if pick6 && netsetup.HasIPv6() {
+		n.IPv6 = netsetup.PickIPv6(taken)
+	}
+	n.NAT4, n.NAT6 = n.NAT4 && n.IPv4.IsValid(), n.NAT6 && n.IPv6.IsValid()
 	return checkSubnets(n, taken)
 }
 

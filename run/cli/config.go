@@ -42,7 +42,7 @@ type (
 	absolutePath struct{ string }
 	wholeTime    int // in seconds
 	idPool       struct{ state.Range }
-	networkWish  string // as --network takes it
+	networkWish  struct{ string } // as --network takes it
 )
 
 func (p *absolutePath) UnmarshalText(text []byte) error {
@@ -60,8 +60,8 @@ func (t *wholeTime) UnmarshalText(text []byte) error {
 }
 
 func (n *networkWish) UnmarshalText(text []byte) error {
-	*n = networkWish(text)
-	_, err := attachment(string(text))
+	n.string = string(text)
+	_, err := attachment(n.string)
 	return err
 }
 
@@ -89,7 +89,7 @@ func (s hostSettings) pool() state.Range {
 }
 
 // network is where machines are connected that say nothing of it.
-func (s hostSettings) network() string { return cmp.Or(string(s.Network), state.DefaultNetwork) }
+func (s hostSettings) network() string { return cmp.Or(s.Network.string, state.DefaultNetwork) }
 
 // readHostSettings reads the file that is to be read; none at the usual place says nothing.
 func readHostSettings() (path string, s hostSettings, err error) {
@@ -160,7 +160,7 @@ func (a *app) hostRows(path string, s hostSettings) []hostSetting {
 		{"id-pool", idText(s.pool()), from(s.IDPool.Size != 0)},
 		{"stop-timeout", seconds(s.StopTimeout, state.DefaultStop), from(s.StopTimeout != 0)},
 		{"ready-timeout", seconds(s.ReadyTimeout, state.DefaultReady), from(s.ReadyTimeout != 0)},
-		{"network", s.network(), from(s.Network != "")},
+		{"network", s.network(), from(s.Network.string != "")},
 	}
 }
 

@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -347,7 +348,7 @@ func (a *app) networkSet() func(*pflag.FlagSet) man.Run {
 			if err != nil {
 				return err
 			}
-			return e.SetNetwork(args[0], func(n *state.Network) error {
+			_, err = e.SetNetwork(args[0], func(n *state.Network) error {
 				for _, c := range changes {
 					if err := c.apply(n); err != nil {
 						return err
@@ -355,6 +356,7 @@ func (a *app) networkSet() func(*pflag.FlagSet) man.Run {
 				}
 				return nil
 			})
+			return err
 		}
 	}
 }
@@ -384,7 +386,7 @@ func (a *app) networkAttach() func(*pflag.FlagSet) man.Run {
 				return err
 			}
 			nic.Network = args[0]
-			return e.AttachNIC(ctx, args[1], nic)
+			return e.Attach(ctx, args[1], nic)
 		}
 	}
 }
@@ -397,7 +399,7 @@ func (a *app) networkDetach() func(*pflag.FlagSet) man.Run {
 			if err != nil {
 				return err
 			}
-			return e.DetachNIC(ctx, args[1], args[0], *name)
+			return e.Detach(ctx, args[1], cmp.Or(*name, args[0]))
 		}
 	}
 }
