@@ -42,7 +42,8 @@ import (
 //	registry VAR [-tls] [-auth]       start a registry that ends with the script; $VAR is its HOST:PORT (registry_test.go)
 //	owns N [VAR]                      N processes run from this script's croft binary (within 5s); their pids are in $VAR
 //	tree DIR FILE                     DIR is an image server's directory with the images that FILE describes (imageserver.Image, JSON)
-//	sign DIR KEY [around|expired]     sign its lists beside them, or around copies; the key is made when it is first named: KEY.asc
+//	sign DIR KEY [around|expired|old] sign its lists beside them, or around copies, or a week ago; the key is made when it is
+//	                                  first named: KEY.asc
 //	serve NAME DIR|URL                serve DIR, or what http://... answers, over https; $NAME is its URL, $NAME_HOST its HOST:PORT,
 //	                                  $NAME_CA its authority's certificate
 //	fault NAME KIND [PATH [TIMES [VALUE]]]  do something to requests with PATH in them (imageserver.Fault); mend ends all of it

@@ -51,7 +51,7 @@ func cmdTree(ts *testscript.TestScript, neg bool, args []string) {
 type keysKey struct{}
 
 func cmdSign(ts *testscript.TestScript, neg bool, args []string) {
-	usage(ts, !neg && (len(args) == 2 || len(args) == 3), "sign DIR KEY [around|expired]")
+	usage(ts, !neg && (len(args) == 2 || len(args) == 3), "sign DIR KEY [around|expired|old]")
 	keys := ts.Value(keysKey{}).(map[string]*openpgp.Entity)
 	name, how := args[1], ""
 	if len(args) == 3 {
@@ -66,7 +66,7 @@ func cmdSign(ts *testscript.TestScript, neg bool, args []string) {
 		ts.Check(file.Close())
 		keys[name] = key
 	}
-	ts.Check(imageserver.Sign(ts.MkAbs(args[0]), keys[name], how == "around"))
+	ts.Check(imageserver.Sign(ts.MkAbs(args[0]), keys[name], how == "around", how == "expired" || how == "old"))
 }
 
 func cmdServe(ts *testscript.TestScript, neg bool, args []string) {

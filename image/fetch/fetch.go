@@ -164,12 +164,12 @@ func (c *Client) about(file string, err error) error {
 	return fmt.Errorf("%s: %s: %w", c.name, file, err)
 }
 
-// ask makes one request; the caller closes the body of the answer, and calls end once it has been read.
-func (c *Client) ask(ctx context.Context, base *url.URL, file string, header http.Header) (*http.Response, func(), error) {
+// ask makes one request of the first server; the caller closes the body of the answer, and calls end once it has been read.
+func (c *Client) ask(ctx context.Context, file string, header http.Header) (*http.Response, func(), error) {
 	ctx, end := context.WithCancelCause(ctx)
 	stop := func() { end(nil) }
-	at := *base
-	at.Path, at.RawPath = path.Join("/", base.Path, file), ""
+	at := *c.bases[0]
+	at.Path, at.RawPath = path.Join("/", at.Path, file), ""
 	request, err := http.NewRequestWithContext(ctx, http.MethodGet, at.String(), nil)
 	if err != nil {
 		stop()
@@ -261,22 +261,37 @@ func check(answer *http.Response) error {
 	return text
 }
 
-// everywhere makes requests of the server, and then of its mirrors, until one succeeds. What may go better later is tried
-// again after a pause, as long as it brings anything now and then: progress tells how many bytes there are.
-func (c *Client) everywhere(ctx context.Context, progress func() int64, request func(base *url.URL) error) error {
-	var last error
-	for _, base := range c.bases {
-		err := c.patiently(ctx, progress, func() error { return request(base) })
-		if err == nil || ctx.Err() != nil || errors.Is(err, state.ErrInvalid) || state.Full(err) {
+// InTurn calls try for the server and then for each of its mirrors, with a client of that one alone, until one has what is
+// right. Of all errors it gives the one that says most.
+func (c *Client) InTurn(ctx context.Context, try func(one *Client) error) error {
+	var worst error
+	for n := range c.bases {
+		one := *c
+		one.bases = c.bases[n : n+1]
+		err := try(&one)
+		if err == nil || ctx.Err() != nil || state.Full(err) {
 			return err
 		}
-		if last == nil || !errors.Is(err, ErrGone) {
-			last = err
+		if worst == nil || gravity(err) >= gravity(worst) {
+			worst = err
 		}
 	}
-	return last
+	return worst
 }
 
+// gravity orders errors by how much they say: that a file is not there is the least, that it is wrong the most.
+func gravity(err error) int {
+	switch {
+	case errors.Is(err, ErrGone):
+		return 0
+	case errors.Is(err, state.ErrInvalid):
+		return 2
+	}
+	return 1
+}
+
+// patiently makes requests of one server until one succeeds. What may go better later is tried again after a pause, as
+// long as it brings anything now and then: progress tells how many bytes there are.
 func (c *Client) patiently(ctx context.Context, progress func() int64, request func() error) error {
 	pause := c.Pause
 	for failed := 1; ; failed++ {
@@ -318,8 +333,8 @@ func (c *Client) Get(ctx context.Context, file string, limit int64, have Version
 	if have.Modified != "" {
 		header.Set("If-Modified-Since", have.Modified)
 	}
-	err = c.everywhere(ctx, func() int64 { return 0 }, func(base *url.URL) error {
-		answer, end, err := c.ask(ctx, base, file, header)
+	get := func(one *Client) error {
+		answer, end, err := one.ask(ctx, file, header)
 		if err != nil {
 			return err
 		}
@@ -334,6 +349,9 @@ func (c *Client) Get(ctx context.Context, file string, limit int64, have Version
 		}
 		now, changed = Version{answer.Header.Get("ETag"), answer.Header.Get("Last-Modified")}, true
 		return rewrite(out, answer.Body, limit)
+	}
+	err = c.InTurn(ctx, func(one *Client) error {
+		return one.patiently(ctx, func() int64 { return 0 }, func() error { return get(one) })
 	})
 	return now, changed, c.about(file, err)
 }

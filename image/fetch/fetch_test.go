@@ -204,8 +204,8 @@ func TestMirrors(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	client.Pause = time.Millisecond
-	for _, kind := range []string{"404", "500", "403"} {
+	client.Pause, client.Patience = time.Millisecond, 300*time.Millisecond
+	for _, kind := range []string{"404", "500", "403", "corrupt", "truncate", "grow"} {
 		s.Break(imageserver.Fault{Kind: kind, Path: "root"})
 		to := filepath.Join(t.TempDir(), "root")
 		err := client.Save(context.Background(), s.file, to, nil)
@@ -219,6 +219,24 @@ func TestMirrors(t *testing.T) {
 	s.Break(imageserver.Fault{Kind: "500", Path: "root"})
 	if err := client.Save(context.Background(), s.file, filepath.Join(t.TempDir(), "root"), nil); err == nil || !strings.Contains(err.Error(), "500") {
 		t.Errorf("of two failures the one that says less was told: %v", err)
+	}
+	s.Mend()
+	mirror.Mend()
+
+	// What is left of a wrong one is nothing, and what is left of the next one is gone on with.
+	s.Break(imageserver.Fault{Kind: "corrupt", Path: "root"})
+	mirror.Break(imageserver.Fault{Kind: "403", Path: "root"})
+	to := filepath.Join(t.TempDir(), "root")
+	err = client.Save(context.Background(), s.file, to, nil)
+	s.check(t, to, err)
+	if _, left := os.Stat(to + partSuffix); !errors.Is(err, state.ErrInvalid) || left == nil {
+		t.Errorf("%v, and of it is left: %v", err, left)
+	}
+	mirror.Mend()
+	mirror.Break(imageserver.Fault{Kind: "cut", Path: "root", Value: "70000", Times: 1})
+	mirror.Break(imageserver.Fault{Kind: "403", Path: "root"})
+	if err := client.Save(context.Background(), s.file, to, nil); !errors.Is(err, state.ErrInvalid) || Saved(to) < 70000 {
+		t.Errorf("%v, and %d bytes are saved of what was right", err, Saved(to))
 	}
 }
 

@@ -16,7 +16,7 @@ func Open(ctx context.Context, file, agent string) (body io.ReadCloser, size int
 	if err != nil {
 		return nil, 0, err
 	}
-	answer, end, err := c.ask(ctx, c.bases[0], at.Path, http.Header{"Accept-Encoding": {"identity"}})
+	answer, end, err := c.ask(ctx, at.Path, http.Header{"Accept-Encoding": {"identity"}})
 	if err != nil {
 		return nil, 0, err
 	}

@@ -10,7 +10,6 @@ import (
 	"io"
 	"io/fs"
 	"net/http"
-	"net/url"
 	"os"
 	"strings"
 
@@ -39,45 +38,55 @@ func (c *Client) Save(ctx context.Context, f File, to string, progress func(done
 	if _, err := os.Lstat(to); err == nil {
 		return nil // an earlier Save has verified it
 	}
-	resumed, err := c.save(ctx, f, to, progress)
-	if resumed && errors.Is(err, state.ErrInvalid) && ctx.Err() == nil {
-		_, err = c.save(ctx, f, to, progress) // it may be what lay here that was wrong
-	}
-	return c.about(f.Path, err)
-}
-
-func (c *Client) save(ctx context.Context, f File, to string, progress func(int64)) (resumed bool, err error) {
 	s, err := openSink(f, to+partSuffix, progress)
 	if err != nil {
-		return false, err
+		return c.about(f.Path, err)
 	}
 	defer s.file.Close()
-	resumed = s.size > 0
-	if f.Size == 0 || s.size < f.Size {
-		err = c.everywhere(ctx, func() int64 { return s.size }, func(base *url.URL) error { return c.fill(ctx, base, f, s) })
-	}
-	if err == nil {
-		err = s.verify(f)
-	}
-	if errors.Is(err, state.ErrInvalid) || state.Full(err) { // no use to anybody, and on a full disk in everybody's way
-		return resumed, errors.Join(err, os.Remove(s.file.Name()))
+	err = c.InTurn(ctx, func(one *Client) error { return one.whole(ctx, f, s) })
+	if errors.Is(err, state.ErrInvalid) && s.size == 0 || state.Full(err) { // no use to anybody, and on a full disk in everybody's way
+		err = errors.Join(err, os.Remove(s.file.Name()))
 	}
 	if err != nil {
-		return resumed, err
+		return c.about(f.Path, err)
 	}
 	if err := s.file.Sync(); err != nil {
-		return resumed, err
+		return c.about(f.Path, err)
 	}
-	return resumed, os.Rename(s.file.Name(), to)
+	return os.Rename(s.file.Name(), to)
+}
+
+// whole brings all of the file from one server, and compares it with what it has to be. Of what is wrong nothing is kept;
+// when some of it had been here before, that may be the wrong part, and all of it is asked for.
+func (c *Client) whole(ctx context.Context, f File, s *sink) error {
+	for {
+		mixed := s.size > 0
+		err := c.patiently(ctx, func() int64 { return s.size }, func() error { return c.fill(ctx, f, s) })
+		if err == nil {
+			err = s.verify(f)
+		}
+		if !errors.Is(err, state.ErrInvalid) {
+			return err
+		}
+		if err := s.restart(); err != nil {
+			return err
+		}
+		if !mixed || ctx.Err() != nil {
+			return err
+		}
+	}
 }
 
 // fill goes on with the file where s ends.
-func (c *Client) fill(ctx context.Context, base *url.URL, f File, s *sink) error {
+func (c *Client) fill(ctx context.Context, f File, s *sink) error {
+	if f.Size > 0 && s.size == f.Size {
+		return nil
+	}
 	header := http.Header{"Accept-Encoding": {"identity"}} // the sums are of the file as it lies there
 	if s.size > 0 {
 		header.Set("Range", fmt.Sprintf("bytes=%d-", s.size))
 	}
-	answer, end, err := c.ask(ctx, base, f.Path, header)
+	answer, end, err := c.ask(ctx, f.Path, header)
 	if err != nil {
 		return err
 	}

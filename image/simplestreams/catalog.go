@@ -63,6 +63,7 @@ type header struct {
 	Format   int           `json:"format"`
 	URL      string        `json:"url"`
 	SignedBy string        `json:"signed_by,omitempty"`
+	SignedAt time.Time     `json:"signed_at,omitzero"` // the index; of all that we have had of it the latest
 	Index    fetch.Version `json:"index"`
 	Lists    []list        `json:"lists"`
 }
@@ -72,6 +73,8 @@ type list struct {
 	Path    string        `json:"path"`
 	Version fetch.Version `json:"version"`
 	File    string        `json:"file"`
+
+	SignedAt time.Time `json:"signed_at,omitzero"` // as that of the index
 }
 
 // writeCatalog makes the catalogue of the lists that h names in dir.

@@ -102,7 +102,9 @@ type item struct {
 // parseProducts reads a list of products and calls each with every one, and with where in the file its value lies, with
 // the colon and blanks before it.
 func parseProducts(r io.Reader, each func(p product, offset, length int64)) error {
-	d := json.NewDecoder(r)
+	in := &sparing{r: r}
+	d := json.NewDecoder(in)
+	in.taken = d.InputOffset
 	if err := delimiter(d, '{'); err != nil {
 		return err
 	}
@@ -132,6 +134,28 @@ func parseProducts(r io.Reader, each func(p product, offset, length int64)) erro
 		return wrongly("it says that it is %q, not a list of products", printable(format))
 	}
 	return nil
+}
+
+// A value of a list has to fit into memory as a whole. Ubuntu's largest product has half a megabyte.
+const (
+	maxValue = 8 << 20
+	maxRead  = 64 << 10 // how far a decoder may read ahead of what it gives
+)
+
+// sparing is what a decoder reads from, which ends it at a value that is too large.
+type sparing struct {
+	r     io.Reader
+	read  int64
+	taken func() int64 // how many of those the decoder has given
+}
+
+func (s *sparing) Read(p []byte) (int, error) {
+	if s.read-s.taken() > maxValue+maxRead {
+		return 0, wrongly("a value in it has more than %d MiB", maxValue>>20)
+	}
+	n, err := s.r.Read(p[:min(len(p), maxRead)])
+	s.read += int64(n)
+	return n, err
 }
 
 func eachProduct(d *json.Decoder, each func(product, int64, int64)) error {

@@ -3,6 +3,7 @@ package simplestreams
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
@@ -170,6 +171,54 @@ func TestBadLists(t *testing.T) {
 	if err != nil || !slices.Equal(paths, []string{"streams/v1/b.json", "streams/v1/com.ubuntu.cloud:released:download.json"}) {
 		t.Errorf("%q: %v", paths, err)
 	}
+}
+
+// TestLargeValues reads what has no end, which has to be noticed before it is in memory, and much that is small.
+func TestLargeValues(t *testing.T) {
+	for name, begin := range map[string]string{
+		"product":    `{"format":"products:1.0","products":{"a":{"aliases":"`,
+		"name":       `{"format":"products:1.0","products":{"`,
+		"other":      `{"format":"products:1.0","license":"`,
+		"whitespace": `{"format":"products:1.0",` + " ",
+	} {
+		fill := byte('x')
+		if name == "whitespace" {
+			fill = ' '
+		}
+		in := &endless{begin: strings.NewReader(begin), fill: fill, limit: 4 * maxValue}
+		err := parseProducts(in, func(product, int64, int64) {})
+		if !errors.Is(err, state.ErrInvalid) || !strings.Contains(err.Error(), "8 MiB") || in.read > maxValue+2*maxRead {
+			t.Errorf("%s: %v, after %d bytes", name, err, in.read)
+		}
+	}
+	list := `{"format":"products:1.0","products":{`
+	for n := range 5 {
+		list += fmt.Sprintf(`"%d":{"aliases":%q},`, n, strings.Repeat("x", maxValue/2))
+	}
+	all := 0
+	err := parseProducts(strings.NewReader(strings.TrimSuffix(list, ",")+"}}"), func(product, int64, int64) { all++ })
+	if err != nil || all != 5 {
+		t.Errorf("%d products: %v", all, err)
+	}
+}
+
+// endless gives begin and then the same byte, as if it would never end.
+type endless struct {
+	begin *strings.Reader
+	fill  byte
+	read  int
+	limit int
+}
+
+func (e *endless) Read(p []byte) (int, error) {
+	n, _ := e.begin.Read(p)
+	for ; n < len(p); n++ {
+		p[n] = e.fill
+	}
+	if e.read += n; e.read > e.limit {
+		return 0, errors.New("nobody has noticed")
+	}
+	return n, nil
 }
 
 // TestCatalogIsKept asks a server again and again while what it has changes, and what is kept is damaged.

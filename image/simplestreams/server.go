@@ -67,7 +67,11 @@ func (s *Server) Catalog(ctx context.Context, fresh time.Duration) (*Catalog, er
 		return known, err
 	}
 	defer lock.Close()
-	err = s.update(ctx, known)
+	err = s.Files.InTurn(ctx, func(one *fetch.Client) error {
+		at := *s
+		at.Files = one // a list and its signature have to come from one place
+		return at.update(ctx, known)
+	})
 	if errors.Is(err, state.ErrInvalid) {
 		return nil, err // it can be asked, and what it says now is not to be used: this is no time for what it said before
 	}
@@ -84,12 +88,12 @@ func (s *Server) update(ctx context.Context, known *Catalog) error {
 		had = known.header
 	}
 	now := header{Format: format, URL: s.URL}
-	index, err := s.get(ctx, indexPath, maxIndex, had.Index, had.SignedBy)
+	index, err := s.get(ctx, indexPath, maxIndex, had.Index, signed{had.SignedBy, had.SignedAt})
 	if err != nil {
 		return err
 	}
 	defer index.discard()
-	now.Index, now.SignedBy = index.version, index.signedBy
+	now.Index, now.SignedBy, now.SignedAt = index.version, index.signed.by, index.signed.at
 	var paths []string
 	if index.changed {
 		if paths, err = parseIndex(index.file); err != nil {
@@ -125,10 +129,10 @@ func (s *Server) list(ctx context.Context, path string, had header) (l list, cha
 	if at >= 0 {
 		l = had.Lists[at]
 		if _, err := os.Stat(filepath.Join(s.Cache, l.File)); err != nil {
-			l = list{}
+			l = list{SignedAt: l.SignedAt}
 		}
 	}
-	came, err := s.get(ctx, path, maxList, l.Version, had.SignedBy)
+	came, err := s.get(ctx, path, maxList, l.Version, signed{had.SignedBy, l.SignedAt})
 	if err != nil {
 		return l, false, err
 	}
@@ -137,16 +141,16 @@ func (s *Server) list(ctx context.Context, path string, had header) (l list, cha
 		return l, false, nil
 	}
 	sum := sha256.Sum256([]byte(path + "\n" + time.Now().String()))
-	l = list{Path: path, Version: came.version, File: hex.EncodeToString(sum[:8]) + ".json"}
+	l = list{Path: path, Version: came.version, SignedAt: came.signed.at, File: hex.EncodeToString(sum[:8]) + ".json"}
 	return l, true, os.Rename(came.file.Name(), filepath.Join(s.Cache, l.File))
 }
 
 // reply is what the server has sent for a path: a new version of the file, unless the old one still is what it has.
 type reply struct {
-	file     *os.File // read from the start; nil when it has not changed
-	version  fetch.Version
-	changed  bool
-	signedBy string
+	file    *os.File // read from the start; nil when it has not changed
+	version fetch.Version
+	changed bool
+	signed  signed
 }
 
 func (r *reply) discard() {
@@ -156,19 +160,22 @@ func (r *reply) discard() {
 	}
 }
 
-// get asks for a file that the server signs, if it does. had is the version that we have, which signedBy has signed.
-func (s *Server) get(ctx context.Context, path string, limit int64, had fetch.Version, signedBy string) (*reply, error) {
+// get asks for a file that the server signs, if it does. had is the version that we have, and before what its signature
+// said.
+func (s *Server) get(ctx context.Context, path string, limit int64, had fetch.Version, before signed) (*reply, error) {
 	file, err := os.CreateTemp(s.Cache, ".new-")
 	if err != nil {
 		return nil, err
 	}
 	r := &reply{file: file}
 	if s.Keys != nil {
-		r.signedBy = signedBy
+		r.signed = before
 	}
 	r.version, r.changed, err = s.Files.Get(ctx, path, limit, had, file)
 	if err == nil && r.changed && s.Keys != nil {
-		r.signedBy, err = s.check(ctx, path, file)
+		if r.signed, err = s.check(ctx, path, file); err == nil {
+			r.signed.at, err = s.notBack(path, r.signed.at, before.at)
+		}
 	}
 	if err == nil && r.changed {
 		_, err = file.Seek(0, io.SeekStart)
@@ -179,6 +186,26 @@ func (s *Server) get(ctx context.Context, path string, limit int64, had fetch.Ve
 	}
 	return r, err
 }
+
+// notBack refuses a file that was signed before one that we have had of it, and gives the later of both times: whoever
+// can only send what was signed once must not take us back to a build whose holes are known. Of a time in the future nobody
+// could ever have a later one.
+func (s *Server) notBack(path string, at, before time.Time) (time.Time, error) {
+	if now := time.Now(); at.After(now) {
+		at = now.UTC().Truncate(time.Second)
+	}
+	if at.After(before) {
+		return at, nil
+	}
+	if before.Sub(at) <= together {
+		return before, nil
+	}
+	err := s.about(path, fmt.Errorf("it was signed on %s, and we have had the one of %s", at.Format(time.DateTime), before.Format(time.DateTime)))
+	return at, state.Hint(err, "if its publisher went back, rm -r "+s.Cache)
+}
+
+// together is how far apart the signatures of one publication may be made, and how long a publisher's own mirrors need to have it.
+const together = time.Hour
 
 // sweep deletes what of the cache the catalogue does not name.
 func (s *Server) sweep(h header) error {

@@ -9,8 +9,10 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/ProtonMail/go-crypto/openpgp"
+	"github.com/ProtonMail/go-crypto/openpgp/armor"
 	"github.com/ProtonMail/go-crypto/openpgp/clearsign"
 	pgp "github.com/ProtonMail/go-crypto/openpgp/errors"
 
@@ -68,26 +70,32 @@ const (
 	maxSigned    = 64 << 20 // of a file with its signature in it, all of which has to be in memory
 )
 
-// check has file, which came from path, verified, and gives who signed it. A signature stands beside the file (.gpg,
+// signed is what a good signature says: whose it is, and when it was made. The zero value is none.
+type signed struct {
+	by string // see signer
+	at time.Time
+}
+
+// check has file, which came from path, verified, and gives what its signature says. A signature stands beside the file (.gpg,
 // .asc), or around a copy of it (.sjson), which then takes the place of what is in file: a publisher changes that whole,
 // and the other two one after the other.
-func (s *Server) check(ctx context.Context, path string, file *os.File) (signedBy string, err error) {
+func (s *Server) check(ctx context.Context, path string, file *os.File) (signed, error) {
 	for _, suffix := range []string{".gpg", ".asc"} {
 		signature, err := s.small(ctx, path+suffix, maxSignature)
 		if errors.Is(err, fetch.ErrGone) {
 			continue
 		}
 		if err != nil {
-			return "", err
+			return signed{}, err
 		}
-		by, wrong := s.Keys.detached(file, signature)
+		good, wrong := s.Keys.detached(file, signature)
 		if wrong == nil {
-			return signer(by), nil
+			return good, nil
 		}
-		if signedBy, err := s.checkCopy(ctx, path, file); err == nil {
-			return signedBy, nil
+		if good, err := s.checkCopy(ctx, path, file); err == nil {
+			return good, nil
 		}
-		return "", s.about(path, wrong)
+		return signed{}, s.about(path, wrong)
 	}
 	return s.checkCopy(ctx, path, file)
 }
@@ -97,28 +105,28 @@ func (s *Server) about(path string, err error) error {
 }
 
 // checkCopy replaces what is in file by the signed copy that the server has of it.
-func (s *Server) checkCopy(ctx context.Context, path string, file *os.File) (string, error) {
+func (s *Server) checkCopy(ctx context.Context, path string, file *os.File) (signed, error) {
 	at := strings.TrimSuffix(path, ".json") + ".sjson"
 	text, err := s.small(ctx, at, maxSigned)
 	if errors.Is(err, fetch.ErrGone) {
-		return "", state.Hint(s.about(path, errNotSigned), "croft remote add --unsigned, for a server that does not sign")
+		return signed{}, state.Hint(s.about(path, errNotSigned), "croft remote add --unsigned, for a server that does not sign")
 	}
 	if err != nil {
-		return "", err
+		return signed{}, err
 	}
 	block, _ := clearsign.Decode(text)
 	if block == nil {
-		return "", s.about(at, wrongly("no text with a signature"))
+		return signed{}, s.about(at, wrongly("no text with a signature"))
 	}
-	by, err := block.VerifySignature(s.Keys.entities, nil)
+	good, err := s.Keys.verify(bytes.NewReader(block.Bytes), block.ArmoredSignature.Body)
 	if err != nil {
-		return "", s.about(at, s.Keys.explain(err))
+		return signed{}, s.about(at, err)
 	}
 	if err := file.Truncate(0); err != nil {
-		return "", err
+		return signed{}, err
 	}
 	_, err = file.WriteAt(block.Plaintext, 0)
-	return signer(by), err
+	return good, err
 }
 
 const errNotSigned = wrong("it is not signed, and has to be")
@@ -138,19 +146,27 @@ func (s *Server) small(ctx context.Context, path string, limit int64) ([]byte, e
 }
 
 // detached verifies a signature of what is in file.
-func (k *Keys) detached(file io.ReadSeeker, signature []byte) (*openpgp.Entity, error) {
+func (k *Keys) detached(file io.ReadSeeker, signature []byte) (signed, error) {
 	if _, err := file.Seek(0, io.SeekStart); err != nil {
-		return nil, err
+		return signed{}, err
 	}
-	verify := openpgp.CheckDetachedSignature
+	var packets io.Reader = bytes.NewReader(signature)
 	if bytes.HasPrefix(bytes.TrimSpace(signature), []byte("-----BEGIN")) {
-		verify = openpgp.CheckArmoredDetachedSignature
+		block, err := armor.Decode(packets)
+		if err != nil {
+			return signed{}, k.explain(err)
+		}
+		packets = block.Body
 	}
-	by, err := verify(k.entities, file, bytes.NewReader(signature), nil)
+	return k.verify(file, packets)
+}
+
+func (k *Keys) verify(text, signature io.Reader) (signed, error) {
+	packet, by, err := openpgp.VerifyDetachedSignature(k.entities, text, signature, nil)
 	if err != nil {
-		return nil, k.explain(err)
+		return signed{}, k.explain(err)
 	}
-	return by, nil
+	return signed{signer(by), packet.CreationTime.UTC()}, nil
 }
 
 // explain says in a few words why a signature is not good.

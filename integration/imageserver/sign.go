@@ -13,12 +13,11 @@ import (
 	"github.com/ProtonMail/go-crypto/openpgp/packet"
 )
 
-// NewKey makes a key to sign with; an expired one was good for an hour, two days ago.
+// NewKey makes a key to sign with, as of a week ago; an expired one was good for an hour.
 func NewKey(name string, expired bool) (*openpgp.Entity, error) {
-	config := &packet.Config{Algorithm: packet.PubKeyAlgoEdDSA}
+	config := &packet.Config{Algorithm: packet.PubKeyAlgoEdDSA, Time: func() time.Time { return time.Now().Add(-7 * 24 * time.Hour) }}
 	if expired {
 		config.KeyLifetimeSecs = 3600
-		config.Time = func() time.Time { return time.Now().Add(-48 * time.Hour) }
 	}
 	return openpgp.NewEntity(name, "", name+"@example.com", config)
 }
@@ -36,7 +35,12 @@ func WriteKey(w io.Writer, key *openpgp.Entity) error {
 }
 
 // Sign signs the lists of a tree, beside them as .gpg or around copies of them as .sjson, and takes other signatures away.
-func Sign(dir string, key *openpgp.Entity, around bool) error {
+// Old are signatures of when the key was made.
+func Sign(dir string, key *openpgp.Entity, around, old bool) error {
+	config := &packet.Config{}
+	if old {
+		config.Time = func() time.Time { return key.PrimaryKey.CreationTime }
+	}
 	lists, err := filepath.Glob(filepath.Join(dir, "streams", "v1", "*.json"))
 	if err != nil {
 		return err
@@ -46,9 +50,9 @@ func Sign(dir string, key *openpgp.Entity, around bool) error {
 		os.Remove(beside)
 		os.Remove(copied)
 		if around {
-			err = signAround(list, copied, key)
+			err = signAround(list, copied, key, config)
 		} else {
-			err = signBeside(list, beside, key)
+			err = signBeside(list, beside, key, config)
 		}
 		if err != nil {
 			return err
@@ -57,12 +61,7 @@ func Sign(dir string, key *openpgp.Entity, around bool) error {
 	return nil
 }
 
-// then is when a key has signed: when it was made, and so before it expired.
-func then(key *openpgp.Entity) *packet.Config {
-	return &packet.Config{Time: func() time.Time { return key.PrimaryKey.CreationTime }}
-}
-
-func signBeside(list, to string, key *openpgp.Entity) error {
+func signBeside(list, to string, key *openpgp.Entity, config *packet.Config) error {
 	text, err := os.Open(list)
 	if err != nil {
 		return err
@@ -73,10 +72,10 @@ func signBeside(list, to string, key *openpgp.Entity) error {
 		return err
 	}
 	defer out.Close()
-	return openpgp.ArmoredDetachSign(out, key, text, then(key))
+	return openpgp.ArmoredDetachSign(out, key, text, config)
 }
 
-func signAround(list, to string, key *openpgp.Entity) error {
+func signAround(list, to string, key *openpgp.Entity, config *packet.Config) error {
 	text, err := os.ReadFile(list)
 	if err != nil {
 		return err
@@ -86,7 +85,7 @@ func signAround(list, to string, key *openpgp.Entity) error {
 		return err
 	}
 	defer out.Close()
-	w, err := clearsign.Encode(out, key.PrivateKey, then(key))
+	w, err := clearsign.Encode(out, key.PrivateKey, config)
 	if err != nil {
 		return err
 	}
