@@ -61,6 +61,23 @@ func (s *Store) Aliases() (map[string]string, error) {
 	return aliases, nil
 }
 
+// spelled is the alias that ref is: one to the letter, or what a reference to an OCI image is called by when it is pulled,
+// which always has a tag or a digest. "" is none.
+func spelled(aliases map[string]string, ref string) string {
+	names := []string{ref}
+	if oci, is, err := ParseOCI(ref); is && err == nil {
+		names = append(names, oci.String())
+	} else if strings.Contains(ref, ":") {
+		names = append(names, ref+":"+latest) // at a remote that is a registry
+	}
+	for _, name := range names {
+		if _, ok := aliases[name]; ok {
+			return name
+		}
+	}
+	return ""
+}
+
 // SetAlias makes alias call the image ref. An alias that calls another image already is ErrExist unless replace.
 func (s *Store) SetAlias(alias, ref string, replace bool) error {
 	return s.locked(func() error {
@@ -79,10 +96,11 @@ func (s *Store) RemoveAlias(alias string) error {
 		if err != nil {
 			return err
 		}
-		if _, ok := aliases[alias]; !ok {
+		is := spelled(aliases, alias)
+		if is == "" {
 			return fmt.Errorf("alias %s: %w", alias, state.ErrNotExist)
 		}
-		delete(aliases, alias)
+		delete(aliases, is)
 		return s.writeAliases(aliases)
 	})
 }

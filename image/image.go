@@ -53,6 +53,7 @@ type Image struct {
 	Origin *Origin `json:"origin,omitempty"` // of an image that was pulled
 
 	Aliases []string `json:"-"` // sorted; REMOTE:NAME is one that follows what the remote has
+	Alias   string   `json:"-"` // the one of them that it was got by; "" when that was a fingerprint
 	Damaged string   `json:"-"` // why the record cannot be used; empty when it can
 }
 

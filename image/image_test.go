@@ -531,3 +531,47 @@ func TestRuns(t *testing.T) {
 		t.Error("no host architecture")
 	}
 }
+
+// TestSpelled calls images of registries as people do, and images of one's own by nothing but their aliases.
+func TestSpelled(t *testing.T) {
+	aliases := map[string]string{
+		"quay.io/team/app:latest": "a", "docker:nginx:latest": "b", "docker:grafana/loki:3": "c", "corp:app:latest": "d", "images:debian/13": "e",
+		"own": "f", "localhost:5000/app:1": "g", "oci:/srv/lay:v1": "h",
+	}
+	for ref, want := range map[string]string{
+		"quay.io/team/app": "a", "quay.io/team/app:latest": "a", "quay.io/team/app:2": "", "docker:nginx": "b", "docker:library/nginx": "b",
+		"docker.io/library/nginx": "b", "docker:grafana/loki": "", "docker.io/grafana/loki:3": "c", "corp:app": "d", "corp:other": "",
+		"images:debian/13": "e", "images:debian": "", "own": "f", "own:latest": "", "localhost:5000/app:1": "g", "localhost:5000/app": "",
+		"oci:/srv/../srv/lay:v1": "h", "nginx": "", "": "", ":": "", "docker:": "", "quay.io/UPPER": "",
+	} {
+		if got := aliases[spelled(aliases, ref)]; got != want {
+			t.Errorf("%q calls %q, and not %q", ref, got, want)
+		}
+	}
+}
+
+// TestRemoveSpelled takes one of two names away by another spelling, and then the image by the other name.
+func TestRemoveSpelled(t *testing.T) {
+	s := testStore(t)
+	img := mustImport(t, s, rootfsTar(t, ""), "own")
+	if err := s.locked(func() error { return s.call("quay.io/team/app:latest", img.Fingerprint) }); err != nil {
+		t.Fatal(err)
+	}
+	got, err := s.Get("quay.io/team/app")
+	if err != nil || got.Fingerprint != img.Fingerprint || got.Alias != "quay.io/team/app:latest" {
+		t.Fatalf("%+v, %v", got, err)
+	}
+	if err := s.Remove("quay.io/team/app", nil); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.Get("quay.io/team/app"); !errors.Is(err, state.ErrNotExist) {
+		t.Errorf("the name is still there: %v", err)
+	}
+	if got, err := s.Get("own"); err != nil || got.Alias != "own" {
+		t.Errorf("the image went with one of its names: %+v, %v", got, err)
+	}
+	if err := s.Remove("own", nil); err != nil {
+		t.Error(err)
+	}
+	clean(t, s, 0, 0)
+}

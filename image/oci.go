@@ -149,8 +149,10 @@ func (r Remote) Reference(name string) (OCIReference, error) {
 	return ref, nil
 }
 
-// dockerHub is the registry of names that name none.
-const dockerHub = "docker.io"
+const (
+	dockerHub = "docker.io" // the registry of names that name none
+	latest    = "latest"    // the tag of names that have none
+)
 
 // digest is the one that the reference asks for; "" when it has a tag.
 func (r OCIReference) digest() digest.Digest {

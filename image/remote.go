@@ -269,7 +269,8 @@ func (r *Remotes) Add(one Remote, keys []string) error {
 	})
 }
 
-// Remove takes a remote away. The images that came from it stay.
+// Remove takes a remote away, and its keys: another of that name is not to be trusted for them. The images that came from
+// it stay.
 func (r *Remotes) Remove(name string) error {
 	if _, err := r.Get(name); err != nil {
 		return err
@@ -282,7 +283,7 @@ func (r *Remotes) Remove(name string) error {
 			none := ""
 			c.Default = &none
 		}
-		return nil
+		return r.addKeys(name, nil)
 	})
 }
 

@@ -53,15 +53,16 @@ type Store struct {
 // LayerPath is where the layer lies: a directory, or the file of a filesystem. It is shared and read-only to everybody.
 func (s *Store) LayerPath(l Layer) string { return filepath.Join(s.Dir, layersName, l.hex()) }
 
-// Get finds the image that ref calls: an alias, a fingerprint, or the first six or more digits of one. None is
-// ErrNotExist, with a hint at what was probably meant.
+// Get finds the image that ref calls: an alias, a reference to an OCI image however it is spelled, a fingerprint, or the
+// first six or more digits of one. None is ErrNotExist, with a hint at what was probably meant.
 func (s *Store) Get(ref string) (Image, error) {
 	aliases, err := s.Aliases()
 	if err != nil {
 		return Image{}, err
 	}
-	fingerprint, ok := aliases[ref]
-	if !ok {
+	alias := spelled(aliases, ref)
+	fingerprint := aliases[alias]
+	if alias == "" {
 		fingerprint, err = s.match(ref)
 	}
 	if errors.Is(err, state.ErrNotExist) {
@@ -74,7 +75,7 @@ func (s *Store) Get(ref string) (Image, error) {
 	if errors.Is(err, fs.ErrNotExist) {
 		return Image{}, unknown(ref, aliases) // an alias that outlived its image by a crash
 	}
-	img.Aliases = aliasesOf(aliases)[fingerprint]
+	img.Aliases, img.Alias = aliasesOf(aliases)[fingerprint], alias
 	return img, err
 }
 
@@ -164,8 +165,8 @@ func (s *Store) Remove(ref string, inUse func(fingerprint string) []string) erro
 		if err != nil && img.Fingerprint == "" {
 			return err
 		} // a damaged image can be removed
-		if _, isAlias := aliases[ref]; isAlias && len(img.Aliases) > 1 {
-			delete(aliases, ref)
+		if img.Alias != "" && len(img.Aliases) > 1 {
+			delete(aliases, img.Alias)
 			return s.writeAliases(aliases)
 		}
 		if err := unused(ref, img.Fingerprint, inUse); err != nil {
