@@ -36,7 +36,8 @@ type Wanted struct {
 // Obtain makes sure that the image that is wanted is here, and gives what it is called here: an alias or fingerprint of
 // this store, or REMOTE:NAME. A name without a remote that calls nothing here is the default remote's.
 func (e *Engine) Obtain(ctx context.Context, w Wanted) (string, error) {
-	if ref, is, err := e.registry(w.Ref); is {
+	remotes, unread := e.Remotes() // of no concern to who only wants what is here
+	if ref, is, err := e.registry(remotes, w.Ref); is {
 		return e.obtainOCI(ctx, ref, err, w)
 	}
 	here := e.present(w.Ref, w)
@@ -44,7 +45,10 @@ func (e *Engine) Obtain(ctx context.Context, w Wanted) (string, error) {
 	if here == nil && ours || here != nil && !errors.Is(here, state.ErrNotExist) {
 		return w.Ref, here
 	}
-	remote, name, err := e.locate(w.Ref)
+	if unread != nil {
+		return w.Ref, unread
+	}
+	remote, name, err := e.locate(remotes, w.Ref)
 	if err != nil || remote.Name == "" { // nobody but this store could have it
 		if err == nil {
 			err = here
@@ -60,7 +64,7 @@ func (e *Engine) Obtain(ctx context.Context, w Wanted) (string, error) {
 	if w.Pull == PullNever {
 		return ref, state.Hint(fmt.Errorf("image %s: is not here: %w", ref, state.ErrNotExist), "croft image pull "+ref)
 	}
-	img, err := e.pull(ctx, remote, name, w.PullOptions)
+	img, err := e.pull(ctx, remotes, remote, name, w.PullOptions)
 	switch {
 	case err == nil:
 		return called(img, ref), nil
@@ -132,15 +136,14 @@ func (w Wanted) fits(img Image) bool {
 }
 
 // registry reads a reference to an OCI image; is tells that it is one. What is the name of a remote before a colon names that
-// remote, and what calls an image of this store and has no colon calls that.
-func (e *Engine) registry(ref string) (r image.OCIReference, is bool, err error) {
-	remotes, err := e.Remotes()
-	if err != nil {
-		return r, false, nil // whoever asks the remotes next says so
+// remote, and an alias of one's own calls what it calls. Of no remotes, nil, nothing is known.
+func (e *Engine) registry(remotes *image.Remotes, ref string) (r image.OCIReference, is bool, err error) {
+	if remotes == nil {
+		return r, false, nil
 	}
 	prefix, name, has := strings.Cut(ref, ":")
 	if !has {
-		if _, err := e.Images.Get(ref); err == nil {
+		if img, err := e.Images.Get(ref); err == nil && !strings.Contains(img.Alias, ":") {
 			return r, false, nil
 		}
 	}
@@ -169,11 +172,7 @@ func near(err error) bool {
 
 // locate divides a reference into a remote and the name that the image has there. No remote is one that has only this
 // store to be looked for in.
-func (e *Engine) locate(ref string) (image.Remote, string, error) {
-	remotes, err := e.Remotes()
-	if err != nil {
-		return image.Remote{}, "", err
-	}
+func (e *Engine) locate(remotes *image.Remotes, ref string) (image.Remote, string, error) {
 	prefix, name, has := strings.Cut(ref, ":")
 	if !has {
 		prefix, name = remotes.Default, ref
@@ -242,8 +241,8 @@ func (e *Engine) Refresh(ctx context.Context, ref string, o PullOptions) (news [
 		return nil, err
 	}
 	names := slices.DeleteFunc(slices.Clone(img.Aliases), func(name string) bool { return !strings.Contains(name, ":") })
-	if strings.Contains(ref, ":") {
-		names = []string{ref}
+	if strings.Contains(img.Alias, ":") {
+		names = []string{img.Alias}
 	}
 	if len(names) == 0 {
 		return nil, fmt.Errorf("image %s: it came from no remote, or has been replaced: %w", ref, state.ErrUnsupported)
@@ -260,36 +259,50 @@ func (e *Engine) Refresh(ctx context.Context, ref string, o PullOptions) (news [
 	return news, nil
 }
 
-// Pulled lists the names of images that remotes have, too, sorted.
+// Pulled lists the names of images that can be asked for at a remote or registry, sorted. What lies on this host is looked
+// at each time that it is used, and of a remote that was removed there is nothing to be had.
 func (e *Engine) Pulled() ([]string, error) {
+	remotes, err := e.Remotes()
+	if err != nil {
+		return nil, err
+	}
 	aliases, err := e.Images.Aliases()
-	maps.DeleteFunc(aliases, func(name, _ string) bool { return !strings.Contains(name, ":") })
+	maps.DeleteFunc(aliases, func(name, _ string) bool {
+		prefix, _, has := strings.Cut(name, ":")
+		_, gone := remotes.Get(prefix)
+		oci, is, err := image.ParseOCI(name)
+		return !has || gone != nil && (!is || err != nil || oci.Local())
+	})
 	return slices.Sorted(maps.Keys(aliases)), err
 }
 
 // Pull brings what a remote has under a name into the store.
 func (e *Engine) Pull(ctx context.Context, ref string, o PullOptions) (Image, error) {
-	if oci, is, err := e.registry(ref); is {
+	remotes, err := e.Remotes()
+	if err != nil {
+		return Image{}, err
+	}
+	if oci, is, err := e.registry(remotes, ref); is {
 		if err != nil {
 			return Image{}, err
 		}
 		return e.pullOCI(ctx, oci, o)
 	}
-	remote, name, err := e.locate(ref)
+	remote, name, err := e.locate(remotes, ref)
 	if err == nil && remote.Name == "" {
 		err = state.Hint(fmt.Errorf("image %s: there is no default remote: %w", ref, state.ErrNotExist), "croft remote set-default REMOTE")
 	}
 	if err != nil {
 		return Image{}, err
 	}
-	return e.pull(ctx, remote, name, o)
+	return e.pull(ctx, remotes, remote, name, o)
 }
 
-func (e *Engine) pull(ctx context.Context, remote image.Remote, name string, o PullOptions) (Image, error) {
+func (e *Engine) pull(ctx context.Context, remotes *image.Remotes, remote image.Remote, name string, o PullOptions) (Image, error) {
 	if o.Signed || o.Unsigned {
 		remote.Signed, remote.Unsigned = o.Signed, o.Unsigned
 	}
-	keys, err := (&image.Remotes{Dir: e.Settings}).Keys(remote)
+	keys, err := remotes.Keys(remote)
 	if err != nil {
 		return Image{}, err
 	}

@@ -285,7 +285,7 @@ func images(a *app) []*man.Command {
 			},
 			{
 				Name: "refresh", Args: "[IMAGE...]", Short: "Get newer images from their remotes", New: a.imageRefresh(),
-				Long:     "Asks the remotes that images were pulled from for newer builds, of all images or of those that are named, pulls these, and prints what REMOTE:NAME calls now. Machines stay on the image that they were made of, which stays as long as there are any; then croft prune removes it. An alias of one's own stays where it is.\n\nA run whose image was last asked for six hours ago does the same behind its back: it starts at once with what is here, and the next one has what is new.",
+				Long:     "Asks the remotes that images were pulled from for newer builds, of all images or of those that are named, pulls these, and prints what REMOTE:NAME calls now. An image stays as it is when its remote has been removed. Machines stay on the image that they were made of, which stays as long as there are any; then croft prune removes it. An alias of one's own stays where it is.\n\nA run whose image was last asked for six hours ago does the same behind its back: it starts at once with what is here, and the next one has what is new.",
 				Examples: []man.Example{{Say: "All of them, in a timer", Do: "croft image refresh -q"}, {Say: "One", Do: "croft image refresh images:debian/13"}},
 			},
 			{
