@@ -1,0 +1,349 @@
+package netsetup
+
+import (
+	"slices"
+
+	"github.com/google/nftables"
+	"github.com/google/nftables/binaryutil"
+	"github.com/google/nftables/expr"
+	"golang.org/x/sys/unix"
+)
+
+// What croft's tables are made of. Chains and rules are the same on every host: what networks and machines there are is in the
+// sets and maps, so that a start adds a few elements, however many machines there are.
+//
+// There is a table of family inet, for what is routed, and one of family bridge, for what machines send: there alone a frame
+// is seen with the link that it came by, before anything has believed it (docs/decisions/036-filter.md).
+
+// chain is one of ours. One without a hook is gone to by rules of others.
+type tableChain struct {
+	family   nftables.TableFamily
+	name     string
+	kind     nftables.ChainType
+	hook     *nftables.ChainHook
+	priority nftables.ChainPriority
+}
+
+// tableSet is a set or, with data, a map.
+type tableSet struct {
+	family    nftables.TableFamily
+	name      string
+	key, data []nftables.SetDatatype
+}
+
+// tableRule is a rule of a chain, twice: as nft prints it, and as the kernel is told. The test has nft read the one and
+// compares what the kernel then has with the other.
+type tableRule struct {
+	chain string
+	nft   string
+	exprs []expr.Any
+}
+
+const (
+	familyInet   = nftables.TableFamilyINet
+	familyBridge = nftables.TableFamilyBridge
+)
+
+func tableSets() []tableSet {
+	type types = []nftables.SetDatatype
+	ifname, mac, proto, port := nftables.TypeIFName, nftables.TypeEtherAddr, nftables.TypeInetProto, nftables.TypeInetService
+	ip, ip6 := nftables.TypeIPAddr, nftables.TypeIP6Addr
+	return []tableSet{
+		{familyInet, "bridges", types{ifname}, nil},         // all of croft's own
+		{familyInet, "within", types{ifname, ifname}, nil},  // each of them with itself
+		{familyInet, "isolated", types{ifname}, nil},        // those whose machines cannot reach one another
+		{familyInet, "internal", types{ifname}, nil},        // those without a way out or in
+		{familyInet, "nat4", types{ifname}, nil},            // those whose machines have the host's address outside
+		{familyInet, "nat6", types{ifname}, nil},            //
+		{familyInet, "neighbours4", types{ifname, ip}, nil}, // who is on which bridge
+		{familyInet, "neighbours6", types{ifname, ip6}, nil},
+		{familyInet, "allowed", types{ifname, proto, port}, nil}, // what machines may reach of the host itself
+		{familyInet, "ports4", types{proto, port}, types{ip, port}},
+		{familyInet, "ports6", types{proto, port}, types{ip6, port}},
+		{familyInet, "ports4_at", types{ip, proto, port}, types{ip, port}}, // published at one address of the host's
+		{familyInet, "ports6_at", types{ip6, proto, port}, types{ip6, port}},
+		{familyBridge, "guests", types{ifname}, types{nftables.TypeVerdict}}, // the host's ends of links
+		{familyBridge, "macs", types{ifname, mac}, nil},
+		{familyBridge, "addresses4", types{ifname, ip}, nil},
+		{familyBridge, "addresses6", types{ifname, ip6}, nil},
+	}
+}
+
+func tableChains() []tableChain {
+	none := nftables.ChainPriority(0)
+	return []tableChain{
+		{familyInet, "raw", nftables.ChainTypeFilter, nftables.ChainHookPrerouting, *nftables.ChainPriorityRaw},
+		{familyInet, "prerouting", nftables.ChainTypeNAT, nftables.ChainHookPrerouting, *nftables.ChainPriorityNATDest},
+		{familyInet, "output", nftables.ChainTypeNAT, nftables.ChainHookOutput, *nftables.ChainPriorityNATDest},
+		{familyInet, "ports", "", nil, none},
+		{familyInet, "postrouting", nftables.ChainTypeNAT, nftables.ChainHookPostrouting, *nftables.ChainPriorityNATSource},
+		{familyInet, "forward", nftables.ChainTypeFilter, nftables.ChainHookForward, *nftables.ChainPriorityFilter},
+		{familyInet, "closed", "", nil, none},
+		{familyInet, "input", nftables.ChainTypeFilter, nftables.ChainHookInput, *nftables.ChainPriorityFilter},
+		// Before br_netfilter, which is at 0 and would have the inet table see what nobody has looked at yet.
+		{familyBridge, "from", nftables.ChainTypeFilter, nftables.ChainHookPrerouting, -300},
+		{familyBridge, "local", nftables.ChainTypeFilter, nftables.ChainHookInput, -200},
+		{familyBridge, "lan", "", nil, none},
+		{familyBridge, "guest", "", nil, none},
+		{familyBridge, "guest_arp", "", nil, none},
+		{familyBridge, "guest_ipv4", "", nil, none},
+		{familyBridge, "guest_ipv6", "", nil, none},
+		{familyBridge, "guest_nobody", "", nil, none},
+	}
+}
+
+// tableRules in their order. A packet that none of croft's bridges has to do with is let be by the first rule of each chain.
+func tableRules() []tableRule {
+	return []tableRule{
+		// Bridges take what is routed to 127.0.0.0/8 (route_localnet), for the answers to what the host asked of itself there.
+		// Nobody else is to come that way, nor by the rules for ports: those are before routing and know no martians.
+		{"raw", `iifname != "lo" ip daddr 127.0.0.0/8 drop`,
+			do(ne(iifname, name("lo")...), viaIPv4(), isLoopback(ipDaddr), drop())},
+
+		{"prerouting", `fib daddr type local jump ports`, do(toHost(), jump("ports"))},
+		{"output", `fib daddr type local jump ports`, do(toHost(), jump("ports"))},
+		{"ports", `dnat ip to ip daddr . meta l4proto . th dport map @ports4_at`,
+			do(viaIPv4(), dnat(unix.NFPROTO_IPV4, "ports4_at", ipDaddr, l4proto, dport))},
+		{"ports", `meta nfproto ipv4 dnat ip to meta l4proto . th dport map @ports4`,
+			do(viaIPv4(), dnat(unix.NFPROTO_IPV4, "ports4", l4proto, dport))},
+		{"ports", `dnat ip6 to ip6 daddr . meta l4proto . th dport map @ports6_at`,
+			do(viaIPv6(), dnat(unix.NFPROTO_IPV6, "ports6_at", ip6Daddr, l4proto, dport))},
+		{"ports", `meta nfproto ipv6 dnat ip6 to meta l4proto . th dport map @ports6`,
+			do(viaIPv6(), dnat(unix.NFPROTO_IPV6, "ports6", l4proto, dport))},
+
+		// A machine that asks its neighbour, or itself, by the host's address: the answer has to come back here.
+		// By its address and not by the bridge it came from, which br_netfilter keeps to itself.
+		{"postrouting", `oifname . ip saddr @neighbours4 ct status dnat masquerade`,
+			do(viaIPv4(), among("neighbours4", oifname, ipSaddr), ctDNAT(), masquerade())},
+		{"postrouting", `oifname . ip6 saddr @neighbours6 ct status dnat masquerade`,
+			do(viaIPv6(), among("neighbours6", oifname, ip6Saddr), ctDNAT(), masquerade())},
+		// The host that asks by 127.0.0.1, which no machine would answer.
+		{"postrouting", `oifname @bridges ip saddr 127.0.0.0/8 masquerade`,
+			do(among("bridges", oifname), viaIPv4(), isLoopback(ipSaddr), masquerade())},
+		{"postrouting", `oifname != @bridges iifname @nat4 meta nfproto ipv4 masquerade`,
+			do(notAmong("bridges", oifname), among("nat4", iifname), viaIPv4(), masquerade())},
+		{"postrouting", `oifname != @bridges iifname @nat6 meta nfproto ipv6 masquerade`,
+			do(notAmong("bridges", oifname), among("nat6", iifname), viaIPv6(), masquerade())},
+
+		{"forward", `iifname != @bridges oifname != @bridges accept`,
+			do(notAmong("bridges", iifname), notAmong("bridges", oifname), accept())},
+		{"forward", `ct state established,related accept`,
+			do(ctState(expr.CtStateBitESTABLISHED|expr.CtStateBitRELATED), accept())},
+		{"forward", `iifname . oifname @within iifname != @isolated accept`,
+			do(among("within", iifname, oifname), notAmong("isolated", iifname), accept())},
+		{"forward", `iifname @internal goto closed`, do(among("internal", iifname), toChain("closed"))},
+		{"forward", `oifname @internal goto closed`, do(among("internal", oifname), toChain("closed"))},
+		// It would go out with the machine's own address: nothing translates what belongs to no connection.
+		{"forward", `ct state invalid drop`, do(ctState(expr.CtStateBitINVALID), drop())},
+		{"forward", `ct status dnat accept`, do(ctDNAT(), accept())},
+		{"forward", `oifname @bridges goto closed`, do(among("bridges", oifname), toChain("closed"))},
+		{"closed", `iifname @bridges reject with icmpx admin-prohibited`, do(among("bridges", iifname), reject())},
+		{"closed", `drop`, do(drop())},
+
+		{"input", `iifname != @bridges accept`, do(notAmong("bridges", iifname), accept())},
+		{"input", `ct state established,related accept`,
+			do(ctState(expr.CtStateBitESTABLISHED|expr.CtStateBitRELATED), accept())},
+		{"input", `meta l4proto icmp accept`, do(eq(l4proto, unix.IPPROTO_ICMP), accept())},
+		{"input", `meta l4proto ipv6-icmp accept`, do(eq(l4proto, unix.IPPROTO_ICMPV6), accept())},
+		{"input", `iifname . meta l4proto . th dport @allowed accept`, do(among("allowed", iifname, l4proto, dport), accept())},
+		{"input", `reject with icmpx admin-prohibited`, do(reject())},
+
+		{"from", `iifname vmap @guests`, do(verdictOf("guests", iifname))},
+		// Frames to these addresses reach the host by the link and not by the bridge, so that no filter for bridges sees them.
+		{"local", `iifname "` + HostPrefix + `*" ether daddr & ff:ff:ff:ff:ff:f0 == 01:80:c2:00:00:00 drop`,
+			do(eq(iifname, []byte(HostPrefix)...), isLinkLocalGroup(), drop())},
+
+		// A link on a bridge that is not croft's: its addresses are between the machine and the LAN.
+		{"lan", `iifname . ether saddr @macs accept`, do(among("macs", iifname, etherSaddr), accept())},
+		{"lan", `drop`, do(drop())},
+
+		{"guest", `iifname . ether saddr != @macs drop`, do(notAmong("macs", iifname, etherSaddr), drop())},
+		{"guest", `ether type arp goto guest_arp`, do(eq(etherType, 0x08, 0x06), toChain("guest_arp"))},
+		{"guest", `ether type ip goto guest_ipv4`, do(eq(etherType, 0x08, 0x00), toChain("guest_ipv4"))},
+		{"guest", `ether type ip6 goto guest_ipv6`, do(eq(etherType, 0x86, 0xdd), toChain("guest_ipv6"))},
+		{"guest", `drop`, do(drop())},
+
+		{"guest_arp", `iifname . arp saddr ether != @macs drop`, do(isARP(), notAmong("macs", iifname, arpSaddrEther), drop())},
+		{"guest_arp", `iifname . arp saddr ip @addresses4 accept`, do(isARP(), among("addresses4", iifname, arpSaddrIP), accept())},
+		// Who asks whether an address is free has none yet.
+		{"guest_arp", `arp saddr ip 0.0.0.0 accept`, do(isARP(), eq(arpSaddrIP, 0, 0, 0, 0), accept())},
+		{"guest_arp", `drop`, do(drop())},
+
+		{"guest_ipv4", `iifname . ip saddr != @addresses4 drop`, do(isIPv4(), notAmong("addresses4", iifname, ipSaddr), drop())},
+		{"guest_ipv4", `icmp type redirect drop`, do(isIPv4(), eq(l4proto, unix.IPPROTO_ICMP), eq(icmpType, 5), drop())},
+		{"guest_ipv4", `icmp type router-advertisement drop`, do(isIPv4(), eq(l4proto, unix.IPPROTO_ICMP), eq(icmpType, 9), drop())},
+		{"guest_ipv4", `udp sport 67 drop`, do(eq(l4proto, unix.IPPROTO_UDP), eq(sport, 0, 67), drop())}, // answers of a DHCP server
+		{"guest_ipv4", `accept`, do(accept())},
+
+		{"guest_ipv6", `ip6 saddr :: goto guest_nobody`, do(isIPv6(), eq(ip6Saddr, make([]byte, 16)...), toChain("guest_nobody"))},
+		{"guest_ipv6", `iifname . ip6 saddr != @addresses6 drop`, do(isIPv6(), notAmong("addresses6", iifname, ip6Saddr), drop())},
+		{"guest_ipv6", `icmpv6 type nd-router-advert drop`, do(isICMPv6(), eq(icmpType, 134), drop())},
+		{"guest_ipv6", `icmpv6 type nd-redirect drop`, do(isICMPv6(), eq(icmpType, 137), drop())},
+		{"guest_ipv6", `icmpv6 type nd-neighbor-advert iifname . icmpv6 taddr != @addresses6 drop`,
+			do(isICMPv6(), eq(icmpType, 136), notAmong("addresses6", iifname, ndTarget), drop())},
+		{"guest_ipv6", `udp sport 547 drop`, do(eq(l4proto, unix.IPPROTO_UDP), eq(sport, 547>>8, 547&0xff), drop())},
+		{"guest_ipv6", `accept`, do(accept())},
+
+		// Before an address is one's own: whether another has it, and which groups to get.
+		{"guest_nobody", `icmpv6 type nd-neighbor-solicit iifname . icmpv6 taddr @addresses6 accept`,
+			do(isICMPv6(), eq(icmpType, 135), among("addresses6", iifname, ndTarget), accept())},
+		{"guest_nobody", `icmpv6 type mld2-listener-report accept`, do(isICMPv6(), eq(icmpType, 143), accept())},
+		{"guest_nobody", `drop`, do(drop())},
+	}
+}
+
+// part of a rule: it looks at something and the rule goes on if that is so, or it does something.
+type part = []expr.Any
+
+func do(parts ...part) []expr.Any { return slices.Concat(parts...) }
+
+// field is something of a packet. It is loaded into the registers from reg on, which have four bytes each.
+type field func(reg uint32) (load expr.Any, registers uint32)
+
+func iifname(reg uint32) (expr.Any, uint32) { return meta(expr.MetaKeyIIFNAME, reg), 4 }
+func oifname(reg uint32) (expr.Any, uint32) { return meta(expr.MetaKeyOIFNAME, reg), 4 }
+func nfproto(reg uint32) (expr.Any, uint32) { return meta(expr.MetaKeyNFPROTO, reg), 1 }
+func l4proto(reg uint32) (expr.Any, uint32) { return meta(expr.MetaKeyL4PROTO, reg), 1 }
+
+func etherDaddr(reg uint32) (expr.Any, uint32) { return payload(expr.PayloadBaseLLHeader, 0, 6, reg) }
+func etherSaddr(reg uint32) (expr.Any, uint32) { return payload(expr.PayloadBaseLLHeader, 6, 6, reg) }
+func etherType(reg uint32) (expr.Any, uint32)  { return payload(expr.PayloadBaseLLHeader, 12, 2, reg) }
+
+func arpSaddrEther(reg uint32) (expr.Any, uint32) {
+	return payload(expr.PayloadBaseNetworkHeader, 8, 6, reg)
+}
+func arpSaddrIP(reg uint32) (expr.Any, uint32) {
+	return payload(expr.PayloadBaseNetworkHeader, 14, 4, reg)
+}
+func ipSaddr(reg uint32) (expr.Any, uint32) {
+	return payload(expr.PayloadBaseNetworkHeader, 12, 4, reg)
+}
+func ipDaddr(reg uint32) (expr.Any, uint32) {
+	return payload(expr.PayloadBaseNetworkHeader, 16, 4, reg)
+}
+func ip6Saddr(reg uint32) (expr.Any, uint32) {
+	return payload(expr.PayloadBaseNetworkHeader, 8, 16, reg)
+}
+func ip6Daddr(reg uint32) (expr.Any, uint32) {
+	return payload(expr.PayloadBaseNetworkHeader, 24, 16, reg)
+}
+
+func sport(reg uint32) (expr.Any, uint32) { return payload(expr.PayloadBaseTransportHeader, 0, 2, reg) }
+func dport(reg uint32) (expr.Any, uint32) { return payload(expr.PayloadBaseTransportHeader, 2, 2, reg) }
+func icmpType(reg uint32) (expr.Any, uint32) {
+	return payload(expr.PayloadBaseTransportHeader, 0, 1, reg)
+}
+func ndTarget(reg uint32) (expr.Any, uint32) {
+	return payload(expr.PayloadBaseTransportHeader, 8, 16, reg)
+}
+
+func meta(key expr.MetaKey, reg uint32) expr.Any { return &expr.Meta{Key: key, Register: reg} }
+
+func payload(base expr.PayloadBase, offset, length, reg uint32) (expr.Any, uint32) {
+	return &expr.Payload{DestRegister: reg, Base: base, Offset: offset, Len: length}, (length + 3) / 4
+}
+
+// first is the register where every part begins.
+const first = unix.NFT_REG32_00
+
+// load puts fields one after the other, as the keys of sets have them.
+func load(fields ...field) (p part) {
+	reg := uint32(first)
+	for _, f := range fields {
+		e, registers := f(reg)
+		p, reg = append(p, e), reg+registers
+	}
+	return p
+}
+
+func among(set string, fields ...field) part {
+	return append(load(fields...), &expr.Lookup{SourceRegister: first, SetName: set})
+}
+
+func notAmong(set string, fields ...field) part {
+	return append(load(fields...), &expr.Lookup{SourceRegister: first, SetName: set, Invert: true})
+}
+
+// verdictOf does what a map says.
+func verdictOf(set string, fields ...field) part {
+	return append(load(fields...), &expr.Lookup{SourceRegister: first, SetName: set, DestRegister: unix.NFT_REG_VERDICT, IsDestRegSet: true})
+}
+
+func eq(f field, value ...byte) part {
+	return append(load(f), &expr.Cmp{Op: expr.CmpOpEq, Register: first, Data: value})
+}
+
+func ne(f field, value ...byte) part {
+	return append(load(f), &expr.Cmp{Op: expr.CmpOpNeq, Register: first, Data: value})
+}
+
+// The first two are for chains that see what the host has taken as such, the others look at the frame itself.
+func viaIPv4() part  { return eq(nfproto, unix.NFPROTO_IPV4) }
+func viaIPv6() part  { return eq(nfproto, unix.NFPROTO_IPV6) }
+func isIPv4() part   { return eq(etherType, 0x08, 0x00) }
+func isIPv6() part   { return eq(etherType, 0x86, 0xdd) }
+func isARP() part    { return eq(etherType, 0x08, 0x06) }
+func isICMPv6() part { return eq(l4proto, unix.IPPROTO_ICMPV6) }
+
+// isLoopback is an address in 127.0.0.0/8.
+func isLoopback(f field) part { return masked(f, []byte{255, 0, 0, 0}, []byte{127, 0, 0, 0}) }
+
+// isLinkLocalGroup is a frame to 01:80:c2:00:00:00 and the 15 after it, which no bridge passes on.
+func isLinkLocalGroup() part {
+	return masked(etherDaddr, []byte{255, 255, 255, 255, 255, 0xf0}, []byte{0x01, 0x80, 0xc2, 0, 0, 0})
+}
+
+func masked(f field, mask, value []byte) part {
+	return append(load(f),
+		&expr.Bitwise{SourceRegister: first, DestRegister: first, Len: uint32(len(mask)), Mask: mask, Xor: make([]byte, len(mask))},
+		&expr.Cmp{Op: expr.CmpOpEq, Register: first, Data: value})
+}
+
+// bits wants one of them at least.
+func bits(key expr.CtKey, wanted uint32) part {
+	mask := binaryutil.NativeEndian.PutUint32(wanted)
+	return part{
+		&expr.Ct{Key: key, Register: first},
+		&expr.Bitwise{SourceRegister: first, DestRegister: first, Len: 4, Mask: mask, Xor: make([]byte, 4)},
+		&expr.Cmp{Op: expr.CmpOpNeq, Register: first, Data: make([]byte, 4)},
+	}
+}
+
+func ctState(wanted uint32) part { return bits(expr.CtKeySTATE, wanted) }
+func ctDNAT() part               { return bits(expr.CtKeySTATUS, ipsDstNAT) }
+
+// ipsDstNAT is IPS_DST_NAT of linux/netfilter/nf_conntrack_common.h.
+const ipsDstNAT = 1 << 5
+
+// toHost is a packet to an address of the host's.
+func toHost() part {
+	return part{
+		&expr.Fib{Register: first, FlagDADDR: true, ResultADDRTYPE: true},
+		&expr.Cmp{Op: expr.CmpOpEq, Register: first, Data: binaryutil.NativeEndian.PutUint32(unix.RTN_LOCAL)},
+	}
+}
+
+// dnat sends to the address and port that a map has.
+func dnat(family uint32, ports string, fields ...field) part {
+	port := uint32(first + 1)
+	if family == unix.NFPROTO_IPV6 {
+		port = first + 4
+	}
+	return append(load(fields...),
+		&expr.Lookup{SourceRegister: first, SetName: ports, DestRegister: first, IsDestRegSet: true},
+		&expr.NAT{Type: expr.NATTypeDestNAT, Family: family, RegAddrMin: first, RegProtoMin: port})
+}
+
+func masquerade() part { return part{&expr.Masq{}} }
+
+func reject() part {
+	return part{&expr.Reject{Type: unix.NFT_REJECT_ICMPX_UNREACH, Code: unix.NFT_REJECT_ICMPX_ADMIN_PROHIBITED}}
+}
+
+func accept() part              { return part{&expr.Verdict{Kind: expr.VerdictAccept}} }
+func drop() part                { return part{&expr.Verdict{Kind: expr.VerdictDrop}} }
+func jump(chain string) part    { return part{&expr.Verdict{Kind: expr.VerdictJump, Chain: chain}} }
+func toChain(chain string) part { return part{&expr.Verdict{Kind: expr.VerdictGoto, Chain: chain}} }
+
+// name is one as the kernel compares it: as long as they can be.
+func name(s string) []byte { return append([]byte(s), make([]byte, unix.IFNAMSIZ-len(s))...) }
