@@ -50,16 +50,13 @@ func Changes(r Root, driver string, ids state.Range, generated Files, mounts []s
 	for _, m := range mounts {
 		d.pass(m)
 	}
-	top := filepath.Join(upperOf(r), "fs")
-	switch driver {
-	case "overlay":
-	case "dir":
-		top, d.whole, d.was = copyOf(r), true, filepath.Join(r.Dir, "generated")
-	case "shifted":
-		top, d.whole, d.was = shiftedOf(r, int(ids.Base)), true, filepath.Join(r.Dir, "generated")
+	top, was, err := ownFiles(r, driver, ids)
+	if err != nil {
+		return nil, err
+	}
+	d.whole, d.was = was != "", was
+	if driver == "shifted" {
 		d.owners = owners{from: int(ids.Base)}
-	default:
-		return nil, fmt.Errorf("driver %q: %w", driver, state.ErrUnsupported)
 	}
 	root, err := os.OpenFile(top, unix.O_DIRECTORY, 0)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -76,6 +73,21 @@ func Changes(r Root, driver string, ids state.Range, generated Files, mounts []s
 	}
 	slices.SortFunc(d.found, func(a, b Change) int { return strings.Compare(a.Path, b.Path) })
 	return d.found, nil
+}
+
+// ownFiles is where the machine's own files are: over those of the image, or the whole of them, and then was is what of the
+// generated files was put there last.
+func ownFiles(r Root, driver string, ids state.Range) (top, was string, err error) {
+	was = filepath.Join(r.Dir, "generated")
+	switch driver {
+	case "overlay":
+		return filepath.Join(upperOf(r), "fs"), "", nil
+	case "dir":
+		return copyOf(r), was, nil
+	case "shifted":
+		return shiftedOf(r, int(ids.Base)), was, nil
+	}
+	return "", "", fmt.Errorf("driver %q: %w", driver, state.ErrUnsupported)
 }
 
 // differ compares what a machine has with its image. The image's layers do not change and are trusted; the machine's
@@ -211,11 +223,15 @@ func (d *differ) put(at string) bool {
 // untouched says whether a generated file in a whole copy is as it was put there.
 func (d *differ) untouched(handle *os.File, at string) bool {
 	var st unix.Stat_t
-	if d.was == "" || unix.Fstat(int(handle.Fd()), &st) != nil || st.Mode&unix.S_IFMT != unix.S_IFREG {
+	if d.was == "" || unix.Fstat(int(handle.Fd()), &st) != nil {
 		return false
 	}
-	last, err := os.ReadFile(filepath.Join(d.was, at))
-	if err != nil || st.Size != int64(len(last)) {
+	last, err := readGenerated(filepath.Join(d.was, at))
+	if err == nil && last.Link != "" && st.Mode&unix.S_IFMT == unix.S_IFLNK {
+		to, err := readlinkat(handle, "")
+		return err == nil && to == last.Link
+	}
+	if err != nil || st.Mode&unix.S_IFMT != unix.S_IFREG || st.Size != int64(len(last.Text)) {
 		return false
 	}
 	f, err := reopen(handle, 0)
@@ -223,9 +239,9 @@ func (d *differ) untouched(handle *os.File, at string) bool {
 		return false
 	}
 	defer f.Close()
-	now := make([]byte, len(last))
+	now := make([]byte, len(last.Text))
 	n, err := f.ReadAt(now, 0)
-	return err == nil && n == len(last) && string(now) == string(last)
+	return err == nil && n == len(last.Text) && string(now) == last.Text
 }
 
 // underneath finds name in the directories of layers that lie over each other, top first: what it is, nil when it is

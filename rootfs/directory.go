@@ -50,10 +50,20 @@ func (Directory) Mount(r Root, userns *os.File, at string) error {
 	if err := overwrite(r.Guest(), copyOf(r), filepath.Join(r.Dir, "generated")); err != nil {
 		return err
 	}
-	tree, err := cloneTree(copyOf(r), userns)
+	return mountShifted(copyOf(r), userns, at)
+}
+
+// mountShifted mounts dir at the directory at, as userns sees it.
+func mountShifted(dir string, userns *os.File, at string) error {
+	tree, err := cloneTree(dir, userns)
 	if err != nil {
 		return err
 	}
+	return attach(tree, at)
+}
+
+// attach gives a detached tree its mount point, and closes it.
+func attach(tree *os.File, at string) error {
 	defer tree.Close()
 	if err := unix.MoveMount(int(tree.Fd()), "", unix.AT_FDCWD, at, unix.MOVE_MOUNT_F_EMPTY_PATH); err != nil {
 		return &os.PathError{Op: "move_mount", Path: at, Err: err}

@@ -28,6 +28,9 @@ type Root struct {
 // under what the machine changed.
 func (r Root) Guest() string { return filepath.Join(r.Dir, "guest") }
 
+// Net is a directory of the machine's that the host writes to as well, while it runs: it is mounted beside the root.
+func (r Root) Net() string { return filepath.Join(r.Dir, "net") }
+
 // Driver keeps root filesystems in one way. All four are idempotent; nil means the state holds, not that
 // this call brought it about.
 type Driver interface {

@@ -9,8 +9,6 @@ import (
 	"strings"
 
 	"croft/state"
-
-	"golang.org/x/sys/unix"
 )
 
 // Shifted keeps a full copy of the image for each machine, whose owners on disk are the machine's as the host sees
@@ -47,15 +45,11 @@ func (Shifted) Mount(r Root, userns *os.File, at string) error {
 	if err != nil {
 		return err
 	}
-	tree, err := unix.OpenTree(unix.AT_FDCWD, shiftedOf(r, base), unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC|unix.AT_NO_AUTOMOUNT)
+	tree, err := detach(shiftedOf(r, base))
 	if err != nil {
-		return &os.PathError{Op: "open_tree", Path: shiftedOf(r, base), Err: err}
+		return err
 	}
-	defer unix.Close(tree)
-	if err := unix.MoveMount(tree, "", unix.AT_FDCWD, at, unix.MOVE_MOUNT_F_EMPTY_PATH); err != nil {
-		return &os.PathError{Op: "move_mount", Path: at, Err: err}
-	}
-	return nil
+	return attach(tree, at)
 }
 
 // Unmount detaches the copy.

@@ -78,8 +78,8 @@ func (p *Plan) mounts() []specs.Mount {
 	return append(m, p.asked()...)
 }
 
-// asked are the mounts that the machine's spec and its unit want, and those that a read-only root needs, parents before what
-// lies in them.
+// asked are the mounts that the machine's spec and its unit want, those that a read-only root needs, and the directory of its
+// hosts file, parents before what lies in them.
 func (p *Plan) asked() []specs.Mount {
 	var m []specs.Mount
 	for _, v := range p.Instance.Spec.Mounts {
@@ -95,6 +95,7 @@ func (p *Plan) asked() []specs.Mount {
 			}
 		}
 	}
+	m = append(m, specs.Mount{Destination: guestNet, Type: "bind", Source: netMount(), Options: []string{"bind", "nosuid", "nodev", "noexec"}})
 	if p.Credentials != "" {
 		m = append(m, specs.Mount{Destination: guestCredentials, Type: "bind", Source: p.credentialsMount(), Options: []string{"bind", "ro", "nosuid", "nodev", "noexec"}})
 	}

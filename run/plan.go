@@ -99,17 +99,13 @@ func NewPlan(dir *state.Dir, in *state.Instance, layers []string, h host, hold H
 // guestFiles are made anew at each start. The machine id is written rather than left to the guest, since a
 // systemd that has to commit one calls sync(2) for the whole host.
 func guestFiles(in *state.Instance, h host) rootfs.Files {
-	host := in.Spec.Host()
-	short, _, _ := strings.Cut(host, ".")
-	names := host
-	if short != host {
-		names += " " + short
-	}
 	f := rootfs.Files{
-		"/etc/hostname":   {Text: host + "\n"},
+		"/etc/hostname":   {Text: in.Spec.Host() + "\n"},
 		"/etc/machine-id": {Text: in.UUID + "\n"},
-		"/etc/hosts": {Text: "127.0.0.1 localhost\n127.0.1.1 " + names + "\n" +
-			"::1 localhost ip6-localhost ip6-loopback\n"},
+		"/etc/hosts":      {Link: guestHosts},
+	}
+	if in.Facts.Init.Mode != state.InitBoot {
+		f[guestHosts] = rootfs.File{} // with its directory, which is a mount point; a booting machine has its own /run
 	}
 	if in.Spec.HostNetwork() && h.resolv != "" {
 		f["/etc/resolv.conf"] = rootfs.File{Text: h.resolv}

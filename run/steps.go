@@ -95,7 +95,7 @@ func mountRoot(_ context.Context, l *launch) error {
 	if !ok {
 		return fmt.Errorf("driver %q: %w", l.Instance.Facts.Driver, state.ErrUnsupported)
 	}
-	for _, dir := range []string{l.RunDir, RootMount()} {
+	for _, dir := range []string{l.RunDir, RootMount(), netMount()} {
 		if err := os.MkdirAll(dir, 0o711); err != nil {
 			return err
 		}
@@ -110,6 +110,12 @@ func mountRoot(_ context.Context, l *launch) error {
 		return err
 	}
 	if err := rootfs.WriteGuest(l.Root, l.Files); err != nil {
+		return err
+	}
+	if err := rootfs.MountNet(l.Root, l.Instance.Facts.Driver, l.userns, netMount()); err != nil {
+		return err
+	}
+	if err := l.layHosts(); err != nil {
 		return err
 	}
 	if err := driver.Mount(l.Root, l.userns, RootMount()); err != nil {
@@ -143,7 +149,7 @@ func (l *launch) mountPoints() []rootfs.Point {
 func clearRoot(e *Engine, a *state.Applied) error {
 	driver, ok := rootfs.Drivers(a.Facts.Driver)
 	if _, err := hostMounts(); ok && err == nil { // never in the host's own namespace
-		if err := driver.Unmount(RootMount()); err != nil {
+		if err := errors.Join(driver.Unmount(RootMount()), rootfs.UnmountNet(netMount())); err != nil {
 			return err
 		}
 	}
@@ -210,8 +216,12 @@ func (l *launch) hostFiles() error {
 			return err
 		}
 	}
-	if l.Credentials != "" { // a mount point in what is read-only for the guest
-		if err := os.MkdirAll(filepath.Join(dir, "credentials"), 0o755); err != nil {
+	points := []string{filepath.Base(guestNet)} // in what is read-only for the guest
+	if l.Credentials != "" {
+		points = append(points, filepath.Base(guestCredentials))
+	}
+	for _, name := range points {
+		if err := os.MkdirAll(filepath.Join(dir, name), 0o755); err != nil {
 			return err
 		}
 	}

@@ -237,7 +237,7 @@ func (s *Spec) checkInit(say func(field, format string, a ...any)) {
 }
 
 // mountsOfOurs hold what the engine mounts itself: something else there would hide it or be hidden.
-var mountsOfOurs = [...]string{"/", "/proc", "/sys", "/dev", "/run", "/run/host"}
+var mountsOfOurs = [...]string{"/", "/proc", "/sys", "/dev", "/run", "/run/host", "/run/host/net"}
 
 // checkTargets judges what is mounted into the machine.
 func (s *Spec) checkTargets(say func(field, format string, a ...any)) {
