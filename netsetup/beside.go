@@ -45,7 +45,7 @@ func firewalls() []firewall {
 func noHint(*ruleset, string, state.Port) string { return "" }
 
 // OpenBeside has whatever else rules over this host's packets let pass what a bridge's machines send, and what answers it; and
-// the host's network managers leave the bridge alone. Where there is nobody else, that is one look; where all is done, one
+// the host's network managers leave the bridge alone, which is best told them before it is there. Where there is nobody else, that is one look; where all is done, one
 // more for each. Without it a network is there, and what it lacks is what the error says.
 func OpenBeside(bridge string) error {
 	managers := leaveAlone(bridge)

@@ -12,6 +12,7 @@ import (
 
 // manager is a network manager of the host, which would give our links addresses of its own, or take ours away.
 type manager struct {
+	name      string
 	installed string // exists where it may be started one day
 	runs      string // exists where it has been
 	file      string // has it leave links alone; in /run, as all that a network of ours is
@@ -21,8 +22,8 @@ type manager struct {
 
 func managers() []manager {
 	return []manager{
-		{"/etc/NetworkManager", "/run/NetworkManager/devices", "/run/NetworkManager/conf.d/50-croft.conf", networkManagerText, []string{"nmcli", "general", "reload", "conf"}},
-		{"/run/systemd/system", "/run/systemd/netif/state", "/run/systemd/network/00-croft.network", networkdText, []string{"networkctl", "reload"}},
+		{"NetworkManager", "/etc/NetworkManager", "/run/NetworkManager/devices", "/run/NetworkManager/conf.d/50-croft.conf", networkManagerText, []string{"nmcli", "general", "reload", "conf"}},
+		{"systemd-networkd", "/run/systemd/system", "/run/systemd/netif/state", "/run/systemd/network/00-croft.network", networkdText, []string{"networkctl", "reload"}},
 	}
 }
 
@@ -46,7 +47,8 @@ func bridgesDir() (string, error) {
 	return filepath.Join(ns, "bridges"), err
 }
 
-// leaveAlone has the host's network managers leave a bridge of croft's and all links of machines to themselves.
+// leaveAlone has the host's network managers leave a bridge of croft's and all links of machines to themselves. It comes before
+// the bridge: NetworkManager asks itself whether to manage a link when the link appears.
 func leaveAlone(bridge string) error {
 	dir, err := bridgesDir()
 	if err != nil {
@@ -79,6 +81,18 @@ func leaveNoMore(bridge string) error {
 	os.Remove(dir) // these go when they are empty
 	os.Remove(filepath.Dir(dir))
 	return tell()
+}
+
+// Managers names the network managers of this host that have been told to leave our links alone, and those that have not.
+func Managers() (leave, meddle []string) {
+	for _, m := range managers() {
+		if exists(m.file) {
+			leave = append(leave, m.name)
+		} else if exists(m.runs) {
+			meddle = append(meddle, m.name)
+		}
+	}
+	return leave, meddle
 }
 
 // told says whether every manager of this host has its file. Who was installed since has none.
@@ -128,11 +142,10 @@ func (m manager) tell(links []string) error {
 			return err
 		}
 	}
-	if !exists(m.runs) {
-		return nil
+	if exists(m.runs) {
+		_, _ = execute(m.reload[0], m.reload[1:]...) // fails when it has been stopped: it reads the file when it starts
 	}
-	_, err := execute(m.reload[0], m.reload[1:]...)
-	return err
+	return nil
 }
 
 func exists(path string) bool {

@@ -7,7 +7,6 @@ import (
 	"hash/fnv"
 	"net"
 	"net/netip"
-	"runtime"
 	"slices"
 	"strings"
 
@@ -141,19 +140,14 @@ func (t Table) Delete() error {
 
 // ProbeTable says what this kernel lacks of what the table is made of, by making one in a network namespace of its own.
 func ProbeTable() error {
-	done := make(chan error)
-	go func() {
-		runtime.LockOSThread() // and never unlocked: the thread ends with the goroutine, and the namespace with the thread
-		err := unix.Unshare(unix.CLONE_NEWNET)
-		if err == nil {
-			t := Table{"croft-probe"}
-			if err = t.Build(nil, nil); err != nil {
-				err = errors.Join(t.firstRefused(), err)
-			}
+	return trial(func() error {
+		t := Table{"croft-probe"}
+		err := t.Build(nil, nil)
+		if err != nil {
+			err = errors.Join(t.firstRefused(), err)
 		}
-		done <- err
-	}()
-	return <-done
+		return err
+	})
 }
 
 // firstRefused finds the rule that a kernel refuses.

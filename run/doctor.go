@@ -46,7 +46,7 @@ type probe struct {
 // probes is everything that doctor looks at, in the order of its output.
 func probes() []probe {
 	var all []probe
-	for _, group := range [][]probe{privilegeProbes(), kernelProbes(), storeProbes(), cgroupProbes(), idProbes(), limitProbes(), systemdProbes(), hostProbes()} {
+	for _, group := range [][]probe{privilegeProbes(), kernelProbes(), storeProbes(), cgroupProbes(), idProbes(), limitProbes(), networkProbes(), systemdProbes(), hostProbes()} {
 		all = append(all, group...)
 	}
 	return all
