@@ -23,35 +23,37 @@ func lockHostNetwork() (*os.File, error) {
 	return state.Lock(filepath.Join(state.HostDir, "network.lock"))
 }
 
-// connect makes links for a machine, whose init is the process pid and pidfd, and all that they need of the host.
-func (e *Engine) connect(links []state.Link, pid int, pidfd *os.File) error {
+// connect makes links for a machine, whose init is the process pid and pidfd, and all that they need of the host. What the
+// networks lack all the same, by the will of another firewall, keeps nobody from starting.
+func (e *Engine) connect(links []state.Link, pid int, pidfd *os.File) (lacks, err error) {
 	if len(links) == 0 {
-		return nil
+		return nil, nil
 	}
 	netns, err := netnsOf(pid, pidfd)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	defer netns.Close()
 	lock, err := lockHostNetwork()
 	if err != nil {
-		return err
+		return nil, err
 	}
 	defer lock.Close()
 	for _, name := range networksOf(links) {
 		n, err := e.network(name)
 		if err != nil {
-			return err
+			return nil, err
 		}
-		made, err := e.raise(n)
-		if err == nil && len(made) > 0 { // it may have been taken away below the links of others
-			_, err = e.repairLinks(name)
+		r, err := e.raise(n)
+		if err == nil && len(r.did) > 0 { // it may have been taken away below the links of others
+			err = e.rejoin(name)
 		}
 		if err != nil {
-			return fmt.Errorf("%s: %w", name, err)
+			return nil, fmt.Errorf("%s: %w", name, err)
 		}
+		lacks = errors.Join(lacks, r.lacks)
 	}
-	return netsetup.Connect(links, netns)
+	return lacks, netsetup.Connect(links, netns)
 }
 
 // netnsOf opens the network namespace of the process that is both pid and pidfd.
@@ -77,10 +79,16 @@ func networksOf(links []state.Link) (names []string) {
 	return names
 }
 
-// raise makes what a network needs of the host, and says what was missing. The caller has the lock.
-func (e *Engine) raise(n *state.Network) (did []string, err error) {
+// raised is what came of making a network.
+type raised struct {
+	did   []string // what was missing, in words
+	lacks error    // what others on this host keep from it; nil: nothing
+}
+
+// raise makes what a network needs of the host, as far as it is not there. The caller has the lock.
+func (e *Engine) raise(n *state.Network) (r raised, err error) {
 	if n.Kind != state.NetworkBridge {
-		return nil, nil
+		return r, nil
 	}
 	if n.Managed && n.MTU == 0 {
 		with := *n
@@ -89,9 +97,18 @@ func (e *Engine) raise(n *state.Network) (did []string, err error) {
 	}
 	made, err := netsetup.Bridge(n)
 	if made {
-		did = append(did, "network "+n.Name+": made its bridge "+n.Bridge)
+		r.did = append(r.did, "network "+n.Name+": made its bridge "+n.Bridge)
 	}
-	return did, err
+	if err != nil || !n.Managed {
+		return r, err
+	}
+	if err := netsetup.Forward(n.Bridge, !n.Internal && n.IPv4.IsValid(), !n.Internal && n.IPv6.IsValid()); err != nil {
+		return r, err
+	}
+	if !n.Internal {
+		r.lacks = netsetup.OpenBeside(n.Bridge)
+	}
+	return r, nil
 }
 
 // lower takes it away again. The caller has the lock.
@@ -99,7 +116,7 @@ func (e *Engine) lower(n *state.Network) error {
 	if !n.Managed {
 		return nil
 	}
-	return netsetup.RemoveBridge(n.Bridge)
+	return errors.Join(netsetup.CloseBeside(n.Bridge), netsetup.Forward(n.Bridge, false, false), netsetup.RemoveBridge(n.Bridge))
 }
 
 // disconnect undoes what connect has done to the host for a machine that has ended: its links go with it.
@@ -117,53 +134,44 @@ func (e *Engine) repairNetworks() (did []string, err error) {
 	for _, in := range running {
 		links = append(links, in.Applied.Facts.Links...)
 	}
+	did, err = e.repairHost(networksOf(links))
+	for _, in := range running {
+		for _, l := range in.Applied.Facts.Links {
+			if holds, there := netsetup.Holds(l); holds || there != nil || err != nil {
+				err = errors.Join(err, there)
+				continue
+			}
+			var what []string
+			what, err = e.relinkRunning(in, l)
+			did = append(did, what...)
+		}
+	}
+	return did, err
+}
+
+// repairHost makes anew what networks need of the host.
+func (e *Engine) repairHost(networks []string) (did []string, err error) {
 	lock, err := lockHostNetwork()
 	if err != nil {
 		return nil, err
 	}
 	defer lock.Close()
-	for _, name := range networksOf(links) {
+	for _, name := range networks {
 		n, err := e.network(name)
-		var made, linked []string
-		if err == nil {
-			made, err = e.raise(n)
+		if err != nil {
+			return did, err
 		}
-		if err == nil {
-			linked, err = e.repairLinks(name)
-		}
-		if did = append(append(did, made...), linked...); err != nil {
-			return did, fmt.Errorf("network %s: %w", name, err)
+		r, err := e.raise(n)
+		if did = append(did, r.did...); err != nil || r.lacks != nil {
+			return did, fmt.Errorf("network %s: %w", name, errors.Join(err, r.lacks))
 		}
 	}
 	return did, nil
 }
 
-// repairLinks puts the links of machines that run on a network where they belong.
-func (e *Engine) repairLinks(network string) (did []string, err error) {
-	running, err := e.runningOn(network)
-	if err != nil {
-		return nil, err
-	}
-	for _, in := range running {
-		for _, l := range in.Applied.Facts.Links {
-			if l.Network != network {
-				continue
-			}
-			what, err := e.repairLink(in, l)
-			if did = append(did, what...); err != nil {
-				return did, fmt.Errorf("%s: %w", in.Spec.Name, err)
-			}
-		}
-	}
-	return did, nil
-}
-
-// repairLink gives a machine that runs a link again that somebody has taken away.
-func (e *Engine) repairLink(in *state.Instance, l state.Link) (did []string, err error) {
-	holds, err := netsetup.Holds(l)
-	if holds || err != nil {
-		return nil, err
-	}
+// relinkRunning gives a machine that runs a link again that somebody has taken away. Not under the lock: until the machine
+// has a keeper it may be waiting for that.
+func (e *Engine) relinkRunning(in *state.Instance, l state.Link) (did []string, err error) {
 	k, err := e.Connect(context.Background(), in)
 	if errors.Is(err, state.ErrNotRunning) { // orphaned, or on its way up or down
 		return nil, nil
@@ -172,12 +180,27 @@ func (e *Engine) repairLink(in *state.Instance, l state.Link) (did []string, err
 		return nil, err
 	}
 	defer k.Close()
-	netns, err := netnsOf(k.PID, k.Init)
-	if err != nil {
+	if holds, err := netsetup.Holds(l); holds || err != nil { // it was starting
 		return nil, err
 	}
-	defer netns.Close()
-	return []string{in.Spec.Name + ": made its interface " + l.Name + " anew"}, netsetup.Connect([]state.Link{l}, netns)
+	if _, err := e.connect([]state.Link{l}, k.PID, k.Init); err != nil {
+		return nil, fmt.Errorf("%s: %w", in.Spec.Name, err)
+	}
+	return []string{in.Spec.Name + ": made its interface " + l.Name + " anew"}, nil
+}
+
+// rejoin puts the links of machines that run on a network back on its bridge.
+func (e *Engine) rejoin(network string) error {
+	running, err := e.runningOn(network)
+	for _, in := range running {
+		for _, l := range in.Applied.Facts.Links {
+			if l.Network == network {
+				_, lost := netsetup.Holds(l) // what is not there is about to be, or repair's
+				err = errors.Join(err, lost)
+			}
+		}
+	}
+	return err
 }
 
 // CreateNetwork makes a network of n, whose Name and Kind say what, with a subnet that is free of each kind that is to be
@@ -191,10 +214,11 @@ func (e *Engine) CreateNetwork(n *state.Network, pick4, pick6 bool) error {
 		return err
 	}
 	defer lock.Close()
-	if _, err := e.raise(n); err != nil {
+	r, err := e.raise(n)
+	if err != nil {
 		return errors.Join(fmt.Errorf("network %s: %w", n.Name, err), e.Dir.RemoveNetwork(n.Name, e.lower))
 	}
-	return nil
+	return r.lacks
 }
 
 // SetNetwork changes a network, for the machines that run on it, too; nobody can be given another address while it runs.
@@ -230,7 +254,8 @@ func (e *Engine) SetNetwork(name string, change func(n *state.Network) error) (*
 		return n, err
 	}
 	defer lock.Close()
-	if _, err := e.raise(n); err != nil {
+	r, err := e.raise(n)
+	if err != nil {
 		return n, fmt.Errorf("network %s: %w", name, err)
 	}
 	for _, in := range running {
@@ -240,7 +265,7 @@ func (e *Engine) SetNetwork(name string, change func(n *state.Network) error) (*
 			}
 		}
 	}
-	return n, err
+	return n, errors.Join(err, r.lacks)
 }
 
 // RemoveNetwork removes a network that no instance wants to be on.
@@ -315,7 +340,7 @@ func (e *Engine) Attach(ctx context.Context, name string, nic state.NIC) error {
 	}
 	if err == nil {
 		defer k.Close()
-		err = e.connect([]state.Link{*link}, k.PID, k.Init)
+		_, err = e.connect([]state.Link{*link}, k.PID, k.Init)
 	}
 	if err != nil {
 		return errors.Join(err, e.Detach(ctx, name, link.Name))
