@@ -23,9 +23,10 @@ func lockHostNetwork() (*os.File, error) {
 	return state.Lock(filepath.Join(state.HostDir, "network.lock"))
 }
 
-// connect makes links for a machine, whose init is the process pid and pidfd, and all that they need of the host. What the
+// connect makes the links of a machine, whose init is the process pid and pidfd, and all that they need of the host. What the
 // networks lack all the same, by the will of another firewall, keeps nobody from starting.
-func (e *Engine) connect(links []state.Link, pid int, pidfd *os.File) (lacks, err error) {
+func (e *Engine) connect(m netsetup.Member, pid int, pidfd *os.File) (lacks, err error) {
+	links := m.Links
 	if len(links) == 0 {
 		return nil, nil
 	}
@@ -53,7 +54,38 @@ func (e *Engine) connect(links []state.Link, pid int, pidfd *os.File) (lacks, er
 		}
 		lacks = errors.Join(lacks, r.lacks)
 	}
+	if err := e.table().Add(m); err != nil { // what a link may send is known before there is one
+		return nil, err
+	}
 	return lacks, netsetup.Connect(links, netns)
+}
+
+// member is what the packet filter knows of a machine that runs.
+func member(a *state.Applied) netsetup.Member {
+	return netsetup.Member{Name: a.Spec.Name, Links: a.Facts.Links, Ports: a.Facts.Ports}
+}
+
+// table is this root's part of the packet filter.
+func (e *Engine) table() netsetup.Table { return netsetup.Table{Name: "croft" + tag(e.Dir.Root)} }
+
+// build makes the table anew, of all networks and of all machines that have links, with one in place of what its record says
+// of it. The caller has the lock.
+func (e *Engine) build(one netsetup.Member) error {
+	networks, err := e.Dir.Networks()
+	if err != nil {
+		return err
+	}
+	running, err := e.linked()
+	if err != nil {
+		return err
+	}
+	members := []netsetup.Member{one}
+	for _, in := range running {
+		if in.Spec.Name != one.Name {
+			members = append(members, member(in.Applied))
+		}
+	}
+	return e.table().Build(networks, members)
 }
 
 // netnsOf opens the network namespace of the process that is both pid and pidfd.
@@ -102,6 +134,16 @@ func (e *Engine) raise(n *state.Network) (r raised, err error) {
 	if err != nil || !n.Managed {
 		return r, err
 	}
+	intact, err := e.table().Intact()
+	if err == nil && intact {
+		err = e.table().AddNetwork(n)
+	} else if err == nil {
+		r.did = append(r.did, "made the packet filter's table "+e.table().Name)
+		err = e.build(netsetup.Member{})
+	}
+	if err != nil {
+		return r, err
+	}
 	if err := netsetup.Forward(n.Bridge, !n.Internal && n.IPv4.IsValid(), !n.Internal && n.IPv6.IsValid()); err != nil {
 		return r, err
 	}
@@ -116,12 +158,48 @@ func (e *Engine) lower(n *state.Network) error {
 	if !n.Managed {
 		return nil
 	}
-	return errors.Join(netsetup.CloseBeside(n.Bridge), netsetup.Forward(n.Bridge, false, false), netsetup.RemoveBridge(n.Bridge))
+	others, err := e.Dir.Networks()
+	if err != nil {
+		return err
+	}
+	forget := func() error { return e.table().RemoveNetwork(n) }
+	if !slices.ContainsFunc(others, func(o *state.Network) bool { return o.Managed && o.Name != n.Name }) {
+		forget = e.table().Delete
+	}
+	return errors.Join(netsetup.CloseBeside(n.Bridge), netsetup.Forward(n.Bridge, false, false), netsetup.RemoveBridge(n.Bridge), forget())
 }
 
 // disconnect undoes what connect has done to the host for a machine that has ended: its links go with it.
 func (e *Engine) disconnect(a *state.Applied) error {
-	return nil
+	if len(a.Facts.Links) == 0 || a.BootID != state.BootID() {
+		return nil
+	}
+	lock, err := lockHostNetwork()
+	if err != nil {
+		return err
+	}
+	defer lock.Close()
+	return e.table().Remove(member(a))
+}
+
+// republish has the ports of a machine that runs lead where the record that is about to be written says: all or none.
+func (e *Engine) republish(in *state.Instance) error {
+	if err := e.decidePorts(in); err != nil || in.Applied == nil {
+		return err
+	}
+	held, err := e.Dir.Claimed(in.Spec.Name)
+	if err != nil || !held {
+		return err
+	}
+	now := *in.Applied
+	now.Facts.Ports = in.Facts.Ports
+	in.Applied = &now
+	lock, err := lockHostNetwork()
+	if err != nil {
+		return err
+	}
+	defer lock.Close()
+	return e.build(member(in.Applied))
 }
 
 // repairNetworks makes anew what machines that run need of the host and somebody has taken away, and says what it did.
@@ -183,7 +261,7 @@ func (e *Engine) relinkRunning(in *state.Instance, l state.Link) (did []string, 
 	if holds, err := netsetup.Holds(l); holds || err != nil { // it was starting
 		return nil, err
 	}
-	if _, err := e.connect([]state.Link{l}, k.PID, k.Init); err != nil {
+	if _, err := e.connect(netsetup.Member{Name: in.Spec.Name, Links: []state.Link{l}}, k.PID, k.Init); err != nil {
 		return nil, fmt.Errorf("%s: %w", in.Spec.Name, err)
 	}
 	return []string{in.Spec.Name + ": made its interface " + l.Name + " anew"}, nil
@@ -265,6 +343,9 @@ func (e *Engine) SetNetwork(name string, change func(n *state.Network) error) (*
 			}
 		}
 	}
+	if n.Managed { // what it was before is in the table, too
+		err = errors.Join(err, e.build(netsetup.Member{}))
+	}
 	return n, errors.Join(err, r.lacks)
 }
 
@@ -340,7 +421,7 @@ func (e *Engine) Attach(ctx context.Context, name string, nic state.NIC) error {
 	}
 	if err == nil {
 		defer k.Close()
-		_, err = e.connect([]state.Link{*link}, k.PID, k.Init)
+		_, err = e.connect(netsetup.Member{Name: name, Links: []state.Link{*link}}, k.PID, k.Init)
 	}
 	if err != nil {
 		return errors.Join(err, e.Detach(ctx, name, link.Name))
@@ -391,8 +472,13 @@ func (e *Engine) Detach(ctx context.Context, name, which string) error {
 		return err
 	}
 	defer netns.Close()
+	lock, err := lockHostNetwork()
+	if err != nil {
+		return err
+	}
+	defer lock.Close()
 	for _, l := range gone {
 		err = errors.Join(err, netsetup.Disconnect(l, netns))
 	}
-	return err
+	return errors.Join(err, e.build(member(in.Applied))) // its ports may lead to another link now
 }

@@ -48,6 +48,11 @@ func (e *Engine) respec(name string, change func(*state.Spec) error) (before, af
 				return err
 			}
 		}
+		if !reflect.DeepEqual(in.Spec.Ports, before.Spec.Ports) {
+			if err := e.republish(in); err != nil {
+				return err
+			}
+		}
 		if reflect.DeepEqual(in.Spec.Limits, before.Spec.Limits) {
 			return nil
 		}

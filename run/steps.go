@@ -251,7 +251,7 @@ func connect(_ context.Context, l *launch) error {
 	if err := delegate(l.Cgroups[0], int(l.Instance.Facts.Range.Base)); err != nil {
 		return err
 	}
-	lacks, err := l.engine.connect(l.Instance.Facts.Links, l.container.pid, l.container.pidfd)
+	lacks, err := l.engine.connect(member(l.Instance.Applied), l.container.pid, l.container.pidfd)
 	if lacks != nil {
 		l.report.warn(fmt.Sprintf("%s: %v", l.Instance.Spec.Name, lacks))
 	}
