@@ -1,6 +1,7 @@
 package run
 
 import (
+	"cmp"
 	"context"
 	"encoding/binary"
 	"errors"
@@ -40,7 +41,7 @@ const (
 // Connect connects to the keeper of in. While the machine is starting it waits for one. ErrNotRunning when
 // nobody holds the instance, or when whoever does waits to start it again; an orphan has no keeper either.
 func (e *Engine) Connect(ctx context.Context, in *state.Instance) (*Keeper, error) {
-	k, err := e.reach(ctx, in)
+	k, err := e.reach(ctx, in, connectLimit)
 	if err == nil && k.Init == nil {
 		k.Close()
 		name := in.Spec.Name
@@ -49,20 +50,16 @@ func (e *Engine) Connect(ctx context.Context, in *state.Instance) (*Keeper, erro
 	return k, err
 }
 
-// reach connects to whoever can end the machine: its keeper, or who waits to start it again (restart.go).
-func (e *Engine) reach(ctx context.Context, in *state.Instance) (*Keeper, error) {
+// reach connects to whoever can end the machine: its keeper, or who waits to start it again (restart.go). Whoever listens
+// has patience to answer; errMute when that has not sufficed.
+func (e *Engine) reach(ctx context.Context, in *state.Instance, patience time.Duration) (*Keeper, error) {
 	name := in.Spec.Name
-	for began := time.Now(); ; {
-		conn, err := dial(e.Dir.RunOf(name), socketName, unix.SOCK_SEQPACKET)
-		if err == nil {
-			k, err := hello(conn)
-			if err == nil {
-				return k, nil
-			}
-			conn.Close()
-			if !errors.Is(err, errNoKeeper) {
-				return nil, err
-			}
+	limited, cancel := context.WithTimeout(ctx, connectLimit)
+	defer cancel()
+	for {
+		k, err := e.call(limited, name, patience)
+		if !errors.Is(err, errNoKeeper) {
+			return k, err
 		}
 		held, err := e.Dir.Claimed(name)
 		if err != nil {
@@ -71,13 +68,37 @@ func (e *Engine) reach(ctx context.Context, in *state.Instance) (*Keeper, error)
 		if !held {
 			return nil, e.notRunning(in)
 		}
-		if time.Since(began) > connectLimit {
-			return nil, fmt.Errorf("%s: its keeper does not answer: %w", name, state.ErrBusy)
-		}
-		if err := Sleep(ctx, 2*time.Millisecond); err != nil {
-			return nil, err
+		if Sleep(limited, 2*time.Millisecond) != nil {
+			return nil, cmp.Or(ctx.Err(), mute(name))
 		}
 	}
+}
+
+// call connects to whoever listens at this moment and takes its greeting. errNoKeeper when nobody does.
+func (e *Engine) call(ctx context.Context, name string, patience time.Duration) (*Keeper, error) {
+	limited, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	conn, err := dial(limited, e.Dir.RunOf(name), socketName, unix.SOCK_SEQPACKET)
+	if err == nil {
+		var k *Keeper
+		if k, err = hello(limited, conn); err == nil {
+			return k, nil
+		}
+		conn.Close()
+	} else {
+		err = errNoKeeper
+	}
+	if limited.Err() != nil && ctx.Err() == nil {
+		return nil, mute(name)
+	}
+	return nil, err
+}
+
+// errMute: whoever listens does not answer, like one that is stopped or frozen.
+var errMute = errors.New("its keeper does not answer")
+
+func mute(name string) error {
+	return state.Hint(fmt.Errorf("%s: %w: %w", name, errMute, state.ErrBusy), "croft kill "+name)
 }
 
 // Runs gives the record of an instance and says whether it runs. One that does not may be held for all that, by somebody
@@ -125,9 +146,9 @@ func (e *Engine) notRunning(in *state.Instance) error {
 // errNoKeeper: whoever listens went away before it answered, at the end of a machine or at a reboot.
 var errNoKeeper = errors.New("keeper is gone")
 
-func hello(conn *os.File) (*Keeper, error) {
+func hello(ctx context.Context, conn *os.File) (*Keeper, error) {
 	var buf [16]byte
-	n, pidfd, err := receive(conn, buf[:])
+	n, pidfd, err := receiveUntil(ctx, conn, buf[:])
 	if errors.Is(err, unix.ECONNRESET) || err == nil && n == 0 {
 		return nil, errNoKeeper
 	}

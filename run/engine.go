@@ -409,6 +409,11 @@ func (e *Engine) repairOne(name string) ([]string, error) {
 		return nil, err
 	}
 	defer claim.Release()
+	return e.repairHeld(name)
+}
+
+// repairHeld is repairOne of one whose claim the caller has.
+func (e *Engine) repairHeld(name string) ([]string, error) {
 	in, err := e.Dir.Get(name)
 	if err != nil {
 		return nil, err

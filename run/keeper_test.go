@@ -232,9 +232,9 @@ func (k *ward) order(cmd string) {
 
 func (k *ward) connect() *Keeper {
 	k.Helper()
-	conn, err := dial(k.path("run"), socketName, unix.SOCK_SEQPACKET)
+	conn, err := dial(k.Context(), k.path("run"), socketName, unix.SOCK_SEQPACKET)
 	try(k.T, err)
-	client, err := hello(conn)
+	client, err := hello(k.Context(), conn)
 	if err != nil {
 		k.Fatal("hello: ", err)
 	}
@@ -586,9 +586,9 @@ func keeperCrowd(k *ward) {
 		all = append(all, k.attach())
 	}
 	for range 3 {
-		conn, err := dial(k.path("run"), socketName, unix.SOCK_SEQPACKET)
+		conn, err := dial(k.Context(), k.path("run"), socketName, unix.SOCK_SEQPACKET)
 		try(k.T, err)
-		if _, err := hello(conn); !errors.Is(err, errNoKeeper) {
+		if _, err := hello(k.Context(), conn); !errors.Is(err, errNoKeeper) {
 			k.Errorf("one too many gets %v", err)
 		}
 		conn.Close()
@@ -601,9 +601,9 @@ func keeperCrowd(k *ward) {
 		all[i].Close()
 	}
 	k.until("a place", func() bool {
-		conn, err := dial(k.path("run"), socketName, unix.SOCK_SEQPACKET)
+		conn, err := dial(k.Context(), k.path("run"), socketName, unix.SOCK_SEQPACKET)
 		try(k.T, err)
-		c, err := hello(conn)
+		c, err := hello(k.Context(), conn)
 		if err != nil {
 			conn.Close()
 			return false
@@ -676,7 +676,7 @@ type greeting struct{ magic, version, init, stopping uint32 }
 
 func (k *ward) connectRaw() (g greeting) {
 	k.Helper()
-	conn, err := dial(k.path("run"), socketName, unix.SOCK_SEQPACKET)
+	conn, err := dial(k.Context(), k.path("run"), socketName, unix.SOCK_SEQPACKET)
 	try(k.T, err)
 	defer conn.Close()
 	var buf [64]byte
@@ -1068,7 +1068,7 @@ func (k *ward) fuzz(seed uint64, n int, allowed func(first byte) bool) (sent int
 				conn.Close()
 			}
 			var err error
-			if conn, err = dial(k.path("run"), socketName, unix.SOCK_SEQPACKET); err != nil {
+			if conn, err = dial(k.Context(), k.path("run"), socketName, unix.SOCK_SEQPACKET); err != nil {
 				return sent
 			}
 			unix.SetsockoptTimeval(int(conn.Fd()), unix.SOL_SOCKET, unix.SO_SNDTIMEO, &unix.Timeval{Sec: int64(waitLimit / time.Second)})

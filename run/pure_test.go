@@ -459,12 +459,12 @@ func TestSocketsBelowLongPaths(t *testing.T) {
 	if st, err := os.Stat(filepath.Join(dir, "s")); err != nil || st.Mode().Perm() != 0o600 {
 		t.Errorf("%v, %v", st.Mode(), err)
 	}
-	c, err := dial(dir, "s", unix.SOCK_SEQPACKET)
+	c, err := dial(t.Context(), dir, "s", unix.SOCK_SEQPACKET)
 	if err != nil {
 		t.Fatal(err)
 	}
 	c.Close()
-	if _, err := dial(dir, "other", unix.SOCK_SEQPACKET); !errors.Is(err, os.ErrNotExist) {
+	if _, err := dial(t.Context(), dir, "other", unix.SOCK_SEQPACKET); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("no socket: %v", err)
 	}
 }

@@ -1,9 +1,11 @@
 package run
 
 import (
+	"context"
 	"fmt"
 	"os"
 	"path/filepath"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -42,23 +44,31 @@ func bindListen(fd int, addr string, kind int) error {
 	return unix.Listen(fd, 16)
 }
 
-// dial connects to a socket in dir.
-func dial(dir, name string, kind int) (*os.File, error) {
+// dial connects to a socket in dir. Where whoever listens there is slow to accept, it waits for a place in the queue.
+func dial(ctx context.Context, dir, name string, kind int) (*os.File, error) {
 	d, err := os.Open(dir)
 	if err != nil {
 		return nil, err
 	}
 	defer d.Close()
-	fd, err := unix.Socket(unix.AF_UNIX, kind|unix.SOCK_CLOEXEC, 0)
+	fd, err := unix.Socket(unix.AF_UNIX, kind|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
 	if err != nil {
 		return nil, fmt.Errorf("socket: %w", err)
 	}
-	f := os.NewFile(uintptr(fd), filepath.Join(dir, name))
-	if err := unix.Connect(fd, &unix.SockaddrUnix{Name: short(d, name)}); err != nil {
-		f.Close()
-		return nil, &os.PathError{Op: "connect", Path: f.Name(), Err: err}
+	err = unix.EAGAIN
+	for err == unix.EAGAIN { // the queue is full
+		if err = unix.Connect(fd, &unix.SockaddrUnix{Name: short(d, name)}); err == unix.EAGAIN && Sleep(ctx, 2*time.Millisecond) != nil {
+			break
+		}
 	}
-	return f, nil
+	if err == nil {
+		err = unix.SetNonblock(fd, false)
+	}
+	if err != nil {
+		unix.Close(fd)
+		return nil, &os.PathError{Op: "connect", Path: filepath.Join(dir, name), Err: err}
+	}
+	return os.NewFile(uintptr(fd), "socket"), nil
 }
 
 func short(dir *os.File, name string) string {
@@ -72,6 +82,32 @@ func socketpair(kind int) (a, b *os.File, err error) {
 		return nil, nil, fmt.Errorf("socketpair: %w", err)
 	}
 	return os.NewFile(uintptr(fds[0]), "socket"), os.NewFile(uintptr(fds[1]), "socket"), nil
+}
+
+// listening is a pidfd of the process that listens at the other end of a connection which it has not accepted yet.
+func listening(conn *os.File) (*os.File, error) {
+	peer, err := unix.GetsockoptUcred(int(conn.Fd()), unix.SOL_SOCKET, unix.SO_PEERCRED)
+	if err != nil {
+		return nil, fmt.Errorf("getsockopt(SO_PEERCRED): %w", err)
+	}
+	fd, err := unix.PidfdOpen(int(peer.Pid), 0)
+	if err != nil {
+		return nil, fmt.Errorf("pidfd_open: %w", err)
+	}
+	pidfd := os.NewFile(uintptr(fd), "pidfd")
+	var packet [1]byte
+	if _, _, err := unix.Recvfrom(int(conn.Fd()), packet[:], unix.MSG_PEEK|unix.MSG_DONTWAIT); err != unix.EAGAIN {
+		pidfd.Close() // it has ended, and the number may be another's by now, or it has answered
+		return nil, errNoKeeper
+	}
+	return pidfd, nil
+}
+
+// receiveUntil is receive up to the end of ctx: then it shuts the socket down, and reads nothing.
+func receiveUntil(ctx context.Context, f *os.File, buf []byte) (int, *os.File, error) {
+	stop := context.AfterFunc(ctx, func() { unix.Shutdown(int(f.Fd()), unix.SHUT_RDWR) })
+	defer stop()
+	return receive(f, buf)
 }
 
 // receive reads one packet and the descriptor that came with it, nil if none did.

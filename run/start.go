@@ -64,7 +64,7 @@ func (e *Engine) StartBound(ctx context.Context, in *state.Instance, console boo
 	}
 	theirs.Close()
 	if err == nil {
-		k, err = hello(ours)
+		k, err = hello(ctx, ours)
 	}
 	if err != nil {
 		ours.Close()

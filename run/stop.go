@@ -1,6 +1,7 @@
 package run
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -19,13 +20,18 @@ func (e *Engine) Stop(ctx context.Context, in *state.Instance, limit time.Durati
 			return err
 		}
 	}
-	return e.end(ctx, in, func(k *Keeper) error { return k.Stop(limit) })
+	return e.end(ctx, in, connectLimit, func(k *Keeper) error { return k.Stop(limit) })
 }
 
-// Kill sends a signal to the machine's init; SIGKILL ends the machine and waits until all is undone.
+// Kill sends a signal to the machine's init; SIGKILL ends the machine, whatever its keeper does, and waits until all is
+// undone.
 func (e *Engine) Kill(ctx context.Context, in *state.Instance, sig unix.Signal) error {
 	if sig == unix.SIGKILL {
-		return e.end(ctx, in, (*Keeper).Kill)
+		err := e.end(ctx, in, killPatience, (*Keeper).Kill)
+		if errors.Is(err, errMute) {
+			err = e.killKeeper(ctx, in)
+		}
+		return err
 	}
 	k, err := e.Connect(ctx, in)
 	if err != nil {
@@ -38,8 +44,46 @@ func (e *Engine) Kill(ctx context.Context, in *state.Instance, sig unix.Signal) 
 	return nil
 }
 
-func (e *Engine) end(ctx context.Context, in *state.Instance, ask func(*Keeper) error) error {
-	k, err := e.reach(ctx, in)
+// killPatience is how long a keeper may take to answer who wants its machine dead.
+const killPatience = 3 * time.Second
+
+// killKeeper kills a keeper that does not answer, and with it what it keeps.
+func (e *Engine) killKeeper(ctx context.Context, in *state.Instance) error {
+	name := in.Spec.Name
+	limited, cancel := context.WithTimeout(ctx, connectLimit)
+	defer cancel()
+	conn, err := dial(limited, e.Dir.RunOf(name), socketName, unix.SOCK_SEQPACKET)
+	if err != nil {
+		return mute(name)
+	}
+	defer conn.Close()
+	keeper, err := listening(conn)
+	if errors.Is(err, errNoKeeper) {
+		return e.end(ctx, in, connectLimit, (*Keeper).Kill)
+	}
+	if err != nil {
+		return fmt.Errorf("%s: its keeper: %w", name, err)
+	}
+	defer keeper.Close()
+	if err := unix.PidfdSendSignal(int(keeper.Fd()), unix.SIGKILL, nil, 0); err != nil {
+		return fmt.Errorf("%s: its keeper: pidfd_send_signal: %w", name, err)
+	}
+	claim, err := e.waitClaim(limited, name) // a guard, or systemd, may be before us
+	switch {
+	case errors.Is(err, state.ErrNotExist): // it was made to be removed
+		return nil
+	case err != nil:
+		return cmp.Or(ctx.Err(), mute(name))
+	}
+	defer claim.Release()
+	if _, err := e.repairHeld(name); err != nil {
+		return err
+	}
+	return e.unitEnded(ctx, in)
+}
+
+func (e *Engine) end(ctx context.Context, in *state.Instance, patience time.Duration, ask func(*Keeper) error) error {
+	k, err := e.reach(ctx, in, patience)
 	if errors.Is(err, state.ErrNotRunning) {
 		return e.endOrphan(in, err)
 	}
@@ -55,7 +99,7 @@ func (e *Engine) end(ctx context.Context, in *state.Instance, ask func(*Keeper) 
 		}
 		// A machine that ended by itself at that moment has not heard us, and may reboot, or be started again by its
 		// policy. What another process has started since is not what was to end.
-		if k, err = e.reach(ctx, now); err == nil && k.process() != was {
+		if k, err = e.reach(ctx, now, patience); err == nil && k.process() != was {
 			return k.Close()
 		}
 	}

@@ -116,10 +116,8 @@ func (e *Engine) tryUnit(ctx context.Context, bus *dbus.Conn, in *state.Instance
 
 // reportOf takes the pipe of the starter's report off the socket. errEnded when there will be none.
 func reportOf(ctx context.Context, conn *os.File) (*os.File, error) {
-	stop := context.AfterFunc(ctx, func() { unix.Shutdown(int(conn.Fd()), unix.SHUT_RDWR) })
-	defer stop()
 	var none [1]byte
-	_, pipe, err := receive(conn, none[:])
+	_, pipe, err := receiveUntil(ctx, conn, none[:])
 	switch {
 	case ctx.Err() != nil:
 		return nil, ctx.Err()
