@@ -1,6 +1,7 @@
 package run
 
 import (
+	"context"
 	"fmt"
 	"os"
 	"os/exec"
@@ -39,9 +40,9 @@ func leaveCaller() {
 	}
 }
 
-// guard starts the guard of a machine that ends with its caller (guard.c). The main process of a service of systemd's
+// guarded starts the guard of a machine that ends with its caller (guard.c). The main process of a service of systemd's
 // needs none: systemd ends what its death leaves, and has croft clear up.
-func (l *launch) guard() error {
+func guarded(_ context.Context, l *launch) error {
 	service := strings.HasSuffix(l.Unit, ".service") && os.Getppid() == 1
 	if l.Hold != HeldByCaller && l.Hold != HeldByJob || service {
 		return nil
@@ -63,8 +64,5 @@ func (l *launch) guard() error {
 	for _, f := range ways {
 		f.Close()
 	}
-	if err != nil {
-		return fmt.Errorf("guard: %w", err)
-	}
-	return nil
+	return err
 }

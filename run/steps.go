@@ -35,6 +35,7 @@ func steps() []step {
 		{"container", createContainer, destroyContainer}, // its init exists and waits
 		{"limits", holdLimits, nothing},                  // before anything of the guest's runs
 		{"network", connect, disconnect},                 // while it waits: the guest finds its links made
+		{"guard", guarded, nothing},                      // before there is a guest that could be left alone
 		{"exec", becomeGuest, nothing},                   // the init becomes the guest's
 		{"machined", register, deregister},               // while it boots
 	}

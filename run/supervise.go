@@ -142,9 +142,6 @@ func (e *Engine) supervise(ctx context.Context, name string, report *report, cli
 		}
 	}
 	if err == nil {
-		err = l.guard()
-	}
-	if err == nil {
 		err = l.become(claim, hostns, asked)
 	}
 	return e.failed(in, l, err, heir, claim)
