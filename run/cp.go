@@ -293,8 +293,7 @@ func (e *Engine) mountFiles(in *state.Instance) (*os.File, error) {
 	if err := driver.Create(files); err != nil { // it may never have been started
 		return nil, err
 	}
-	resolv, _ := os.ReadFile("/etc/resolv.conf")
-	if err := rootfs.WriteGuest(files, guestFiles(in, host{resolv: string(resolv)})); err != nil {
+	if err := rootfs.WriteGuest(files, guestFiles(in, host{resolv: hostResolv()})); err != nil {
 		return nil, err
 	}
 	if err := os.MkdirAll(RootMount(), 0o711); err != nil {

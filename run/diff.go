@@ -1,8 +1,6 @@
 package run
 
 import (
-	"os"
-
 	"croft/rootfs"
 	"croft/state"
 )
@@ -17,6 +15,5 @@ func (e *Engine) Diff(in *state.Instance) ([]Change, error) {
 		return nil, err
 	}
 	root := rootfs.Root{Dir: e.Dir.RootOf(in.Spec.Name), Layers: layers}
-	resolv, _ := os.ReadFile("/etc/resolv.conf")
-	return rootfs.Changes(root, in.Facts.Driver, in.Facts.Range, guestFiles(in, host{resolv: string(resolv)}), covered(in))
+	return rootfs.Changes(root, in.Facts.Driver, in.Facts.Range, guestFiles(in, host{resolv: hostResolv()}), covered(in))
 }

@@ -122,6 +122,9 @@ func lineOf(text []byte, start string) int {
 // layHosts makes the machine's hosts file, with what it knows by itself. The machine does not run.
 func (l *launch) layHosts() error {
 	in, h := l.Instance, hostsIn(l.Root.Dir)
+	if l.LacksDNS {
+		l.report.warn(in.Spec.Name + " resolves no names of the world: all servers that this host asks are on its own loopback; croft set --dns ADDRESS " + in.Spec.Name)
+	}
 	if err := os.RemoveAll(h.aside); err != nil {
 		return err
 	}

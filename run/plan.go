@@ -31,11 +31,12 @@ type Plan struct {
 	Echo        bool             // the console goes to the starter's stdout
 	Credentials string           // directory of those that the unit which starts it has for it
 	Stdio       bool             // the payload gets the starter's stdin, stdout and stderr instead of a console
+	LacksDNS    bool             // every server that the host asks for names is on its own loopback
 }
 
 // What a plan needs to know of the host.
 type host struct {
-	resolv      string   // its resolv.conf
+	resolv      resolv
 	cgroups     []string // roots of the hierarchies, the unified one first
 	own         []string // for each, the directory of the caller itself
 	hybrid      bool     // there are a unified hierarchy and others
@@ -65,6 +66,7 @@ func NewPlan(dir *state.Dir, in *state.Instance, layers []string, h host, hold H
 		Owners:   h.owners,
 		Hold:     hold,
 	}
+	_, p.LacksDNS = resolvConf(in, h.resolv)
 	p.Stdio = hold == HeldByCaller && !p.Boot
 	p.Echo = hold == HeldByUnit || hold == HeldByCaller && p.Boot
 	// In a unit its cgroup is kept, and in the foreground the caller's: it may be a unit's, too, or a job's. Otherwise
@@ -107,8 +109,8 @@ func guestFiles(in *state.Instance, h host) rootfs.Files {
 	if in.Facts.Init.Mode != state.InitBoot {
 		f[guestHosts] = rootfs.File{} // with its directory, which is a mount point; a booting machine has its own /run
 	}
-	if in.Spec.HostNetwork() && h.resolv != "" {
-		f["/etc/resolv.conf"] = rootfs.File{Text: h.resolv}
+	if text, _ := resolvConf(in, h.resolv); text != "" {
+		f["/etc/resolv.conf"] = rootfs.File{Text: text}
 	}
 	maps.Copy(f, h.login)
 	return f
@@ -192,7 +194,6 @@ const (
 
 // look gathers what the plan of in, an image of these layers, needs to know of this host.
 func look(in *state.Instance, layers []string) (host, error) {
-	resolv, _ := os.ReadFile("/etc/resolv.conf") // without one the guest keeps the image's
 	roots, own, err := hierarchies()
 	if err != nil {
 		return host{}, err
@@ -211,7 +212,7 @@ func look(in *state.Instance, layers []string) (host, error) {
 	}
 	login, err := loginFiles(in.Facts.InitKind, layers)
 	return host{
-		resolv: string(resolv), cgroups: roots, own: own, hybrid: len(roots) > 1 && isUnified(roots[0]),
+		resolv: hostResolv(), cgroups: roots, own: own, hybrid: len(roots) > 1 && isUnified(roots[0]),
 		divided: delegated(own[0]), unit: unitAround(own[0]), owners: owners, login: login, credentials: os.Getenv(envCredentials),
 	}, err
 }

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
@@ -36,6 +37,13 @@ func plans() map[string]*Plan {
 	add("host-network", DefaultRoot, HeldByNone, func(in *state.Instance, h *host) {
 		in.Spec.NICs = []state.NIC{{Network: state.NetworkHost}}
 		in.Spec.Hostname = "web.example.org"
+	})
+	add("networks", DefaultRoot, HeldByNone, func(in *state.Instance, h *host) {
+		in.Spec.NICs = []state.NIC{{Network: "lan"}}
+		in.Facts.Links = []state.Link{{
+			Name: "eth0", Network: "lan", Kind: state.NetworkBridge, Managed: true, IP: netip.MustParsePrefix("10.9.0.2/24"), Gateway: netip.MustParseAddr("10.9.0.1"),
+		}}
+		h.resolv.text = "nameserver 127.0.0.53\nsearch example.org\n"
 	})
 	add("volumes", DefaultRoot, HeldByNone, func(in *state.Instance, h *host) {
 		in.Spec.Mounts = []state.Mount{{Source: "/srv", Target: "/srv"}, {Source: "/home/joe/src", Target: "/src/", ReadOnly: true}}
@@ -80,7 +88,7 @@ func trixie() (*state.Instance, host) {
 		},
 	}
 	return in, host{
-		resolv: "nameserver 192.0.2.1\n", cgroups: []string{"/sys/fs/cgroup/unified", "/sys/fs/cgroup/memory"},
+		resolv: resolv{text: "nameserver 192.0.2.1\n"}, cgroups: []string{"/sys/fs/cgroup/unified", "/sys/fs/cgroup/memory"},
 		own: []string{"/sys/fs/cgroup/unified/job", "/sys/fs/cgroup/memory/other/job"}, hybrid: true,
 	}
 }

@@ -2,13 +2,11 @@ package run
 
 import (
 	"context"
-	"errors"
-	"io"
-	"os"
-
 	"croft/image"
 	"croft/rootfs"
 	"croft/state"
+	"errors"
+	"io"
 )
 
 // Publishing says what an image of a machine is called, and what is said of it.
@@ -37,8 +35,7 @@ func (e *Engine) Publish(ctx context.Context, name string, p Publishing) (image.
 	if err != nil {
 		return image.Image{}, err
 	}
-	resolv, _ := os.ReadFile("/etc/resolv.conf")
-	generated := guestFiles(in, host{resolv: string(resolv)})
+	generated := guestFiles(in, host{resolv: hostResolv()})
 	root := rootfs.Root{Dir: e.Dir.RootOf(name), Layers: layers}
 	return e.Images.Publish(ctx, image.PublishOptions{
 		Base: in.Facts.Fingerprint, Properties: p.Properties, Aliases: p.Aliases, Reuse: p.Reuse,
