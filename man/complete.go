@@ -174,11 +174,18 @@ func (c *completion) answer(last string) []string {
 	case c.list != nil:
 		return described(c.list)
 	}
-	if o := at(c.ops, len(c.operands)); o != nil {
+	switch o := at(c.ops, len(c.operands)); {
+	case o == nil:
+		return nil
+	case o.Word == pair: // each kind of thing has keys of its own
+		return c.lookup(c.ops[0].Word + " " + pair)
+	default:
 		return c.meaning(o.Word)
 	}
-	return nil
 }
+
+// pair is a word of a synopsis that means other words for each flag and each kind of thing.
+const pair = "KEY=VALUE"
 
 func (c *completion) flagNames() []string {
 	var out []string
@@ -208,7 +215,7 @@ func (c *completion) assigned(name string) []string {
 
 func (c *completion) values(f *pflag.Flag) []string {
 	word, _ := pflag.UnquoteUsage(f)
-	if word == "KEY=VALUE" { // the pairs of each flag are others
+	if word == pair {
 		return c.lookup("--" + f.Name)
 	}
 	return c.meaning(word)

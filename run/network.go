@@ -53,10 +53,12 @@ func (e *Engine) network(name string) (*state.Network, error) {
 func (e *Engine) design(n *state.Network, pick4, pick6 bool) error {
 	switch {
 	case n.Kind == state.NetworkMacvlan:
-		return wantInterface("parent", n.Parent)
+		return wantInterface("network "+n.Name, n.Parent)
 	case n.Bridge != "" && !n.Managed:
-		_, err := netsetup.Bridge(n)
-		return err
+		if _, err := netsetup.Bridge(n); err != nil {
+			return fmt.Errorf("network %s: %w", n.Name, err)
+		}
+		return nil
 	}
 	n.Managed, n.Bridge = true, e.bridge(n.Name)
 	if _, err := net.InterfaceByName(n.Bridge); err == nil && n.Name != state.DefaultNetwork { // that one is found again
@@ -118,7 +120,7 @@ func checkSubnets(n *state.Network, taken []netip.Prefix) error {
 	for _, p := range []netip.Prefix{n.IPv4, n.IPv6} {
 		for _, t := range taken {
 			if p.IsValid() && p.Overlaps(t) {
-				return fmt.Errorf("network %s: %s overlaps with %s, which this host has already: %w", n.Name, p.Masked(), t, state.ErrExist)
+				return fmt.Errorf("network %s: %s overlaps with %s of this host: %w", n.Name, p.Masked(), t, state.ErrBusy)
 			}
 		}
 	}
@@ -276,7 +278,7 @@ func (e *Engine) pin(in *state.Instance, n *state.Network, gateway netip.Prefix,
 	if err = e.Dir.Lease(n.Name, a, in.UUID); !errors.Is(err, state.ErrExist) {
 		return err
 	}
-	return fmt.Errorf("address %s of network %s: %s has it: %w", a, n.Name, e.holderOf(n.Name, a), state.ErrExist)
+	return fmt.Errorf("address %s of network %s: %w by %s", a, n.Name, state.ErrBusy, e.holderOf(n.Name, a))
 }
 
 // holderOf names the instance that has an address.

@@ -264,7 +264,7 @@ type networkFlags struct {
 	kind, bridge, parent string
 	subnet, subnet6      string
 	noNAT                bool
-	mtu                  int
+	mtu                  string
 	isolated, internal   bool
 	dns, allow           []string
 }
@@ -277,7 +277,7 @@ func (f *networkFlags) bind(fs *pflag.FlagSet) {
 	fs.StringVar(&f.subnet, "subnet", "", "its IPv4 addresses are `ADDRESS/LENGTH`, or none; default: one that is free")
 	fs.StringVar(&f.subnet6, "subnet6", "", "its IPv6 addresses are `ADDRESS/LENGTH`, or none; default: one that is free")
 	fs.BoolVar(&f.noNAT, "no-nat", false, "let what goes out keep the machine's address; somebody has to know the way back")
-	fs.IntVar(&f.mtu, "mtu", 0, "let packets have `BYTES`; default: as on the host's way out")
+	fs.StringVar(&f.mtu, "mtu", "", "let packets have `BYTES`; default: as on the host's way out")
 	fs.BoolVar(&f.isolated, "isolated", false, "keep its machines apart from one another")
 	fs.BoolVar(&f.internal, "internal", false, "give it no way out, and none in")
 	fs.StringSliceVar(&f.dns, "dns", nil, "have its machines ask the name server at `ADDRESS`; default: the host's")
@@ -295,7 +295,7 @@ func (f *networkFlags) words() (words []string) {
 	say(f.subnet6 != "", "ipv6.address="+f.subnet6)
 	say(f.noNAT, "ipv4.nat=false")
 	say(f.noNAT, "ipv6.nat=false")
-	say(f.mtu != 0, "bridge.mtu="+strconv.Itoa(f.mtu))
+	say(f.mtu != "", "bridge.mtu="+f.mtu)
 	say(f.parent != "", "parent="+f.parent)
 	say(f.isolated, "isolated=true")
 	say(f.internal, "internal=true")
@@ -324,12 +324,15 @@ func (a *app) networkCreate() func(*pflag.FlagSet) man.Run {
 				}
 				said[c.name] = true
 			}
+			if n.Kind == state.NetworkMacvlan && n.Parent == "" {
+				return man.Misused("a macvlan needs a --parent, an interface of the host")
+			}
 			e, err := a.engine()
 			if err != nil {
 				return err
 			}
 			if err := e.CreateNetwork(n, n.Managed && !said["ipv4.address"], n.Managed && !said["ipv6.address"]); err != nil {
-				return fmt.Errorf("network create %w", err)
+				return err
 			}
 			fmt.Println(n.Name)
 			return nil

@@ -424,7 +424,13 @@ func (a *app) lookup(kind string) []string {
 	switch kind {
 	case "KEY":
 		return keyNames()
-	case "KEY=VALUE":
+	case "NET KEY=VALUE":
+		var words []string
+		for _, k := range networkKeys() {
+			words = append(words, k.name+"=")
+		}
+		return words
+	case "NAME KEY=VALUE":
 		var words []string
 		for _, s := range settings() {
 			if s.fixed == "" {
