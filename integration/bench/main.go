@@ -55,6 +55,7 @@ var tests = []struct {
 	{"registry", "pull of an image of a registry, and of one that shares its layers", measureRegistry},
 	{"delete", "delete of a stopped machine", measureDelete},
 	{"many", "many Debians at once, on the host's sysctls as they are", measureMany},
+	{"network", "links of machines, and what goes through them", measureNetwork},
 	{"unit", "machines that systemd holds", measureHosted},
 }
 

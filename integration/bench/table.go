@@ -52,6 +52,15 @@ func (b *bench) compare(what string, ours samples, peer string, theirs samples, 
 	b.rows = append(b.rows, r)
 }
 
+// compareRates adds a line whose bar is the least part of a peer's rate.
+func (b *bench) compareRates(what, unit string, ours samples, peer string, theirs samples, bar float64) {
+	ratio := ours.median() / theirs.median()
+	b.rows = append(b.rows, row{
+		What: what, Croft: fmt.Sprintf("%.4g %s", ours.median(), unit), Peer: fmt.Sprintf("%s: %.4g %s", peer, theirs.median(), unit),
+		Ratio: fmt.Sprintf("%.2fx", ratio), Bar: fmt.Sprintf(">= %gx", bar), Barred: true, Missed: ratio < bar,
+	})
+}
+
 // limit adds a line whose bar is a figure.
 func (b *bench) limit(what string, ours string, bar string, met bool) {
 	b.rows = append(b.rows, row{What: what, Croft: ours, Bar: bar, Barred: true, Missed: !met})
