@@ -34,17 +34,25 @@ func (e *Engine) Addresses(ctx context.Context, in *state.Instance) ([]netip.Add
 
 // addressesOf looks into the network namespace of a pidfd's process.
 func addressesOf(pidfd *os.File) (addrs []netip.Addr, err error) {
+	err = within(pidfd, unix.CLONE_NEWNET, func() (err error) {
+		addrs, err = reachable()
+		return err
+	})
+	return addrs, err
+}
+
+// within runs do on a thread in the namespaces of those kinds of ns, a namespace or a process.
+func within(ns *os.File, kinds int, do func() error) error {
 	done := make(chan error)
 	go func() {
 		runtime.LockOSThread() // and never unlocked: the thread ends with the goroutine
-		err := os.NewSyscallError("setns", unix.Setns(int(pidfd.Fd()), unix.CLONE_NEWNET))
+		err := os.NewSyscallError("setns", unix.Setns(int(ns.Fd()), kinds))
 		if err == nil {
-			addrs, err = reachable()
+			err = do()
 		}
 		done <- err
 	}()
-	err = <-done
-	return addrs, err
+	return <-done
 }
 
 // reachable are the addresses of this thread's network namespace.

@@ -39,7 +39,8 @@ func hierarchies() (roots, own []string, err error) {
 		}
 	}
 	if len(roots) == 0 {
-		return nil, nil, fmt.Errorf("cgroup: no hierarchy is mounted: %w", state.ErrUnsupported)
+		err := fmt.Errorf("cgroup: no hierarchy is mounted: %w", state.ErrUnsupported)
+		return nil, nil, state.Hint(err, "mount -t cgroup2 cgroup2 /sys/fs/cgroup; below ip netns exec, which hides it: nsenter --net=/run/netns/NAME croft ...")
 	}
 	return roots, own, nil
 }

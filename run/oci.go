@@ -130,12 +130,16 @@ func tmpfs(t state.Tmpfs) specs.Mount {
 }
 
 // sys is read-only: that is how udev and systemd know that the hardware is not theirs. A network namespace of somebody
-// else's does not belong to the guest's user namespace, so the kernel refuses a new sysfs of it: bind the host's.
+// else's does not belong to the guest's user namespace, so the kernel refuses a new sysfs of it: bind one.
 func (p *Plan) sys() specs.Mount {
-	if p.Instance.Spec.SharesNetwork() {
-		return specs.Mount{Destination: "/sys", Type: "none", Source: "/sys", Options: []string{"rbind", "rnosuid", "rnoexec", "rnodev", "rro"}}
+	m := specs.Mount{Destination: "/sys", Type: "none", Source: "/sys", Options: []string{"rbind", "rnosuid", "rnoexec", "rnodev", "rro"}}
+	switch {
+	case p.Instance.Spec.NetworkNamespace() != "":
+		m.Source = sysMount()
+	case !p.Instance.Spec.HostNetwork():
+		m = specs.Mount{Destination: "/sys", Type: "sysfs", Source: "sysfs", Options: []string{"nosuid", "noexec", "nodev", "ro"}}
 	}
-	return specs.Mount{Destination: "/sys", Type: "sysfs", Source: "sysfs", Options: []string{"nosuid", "noexec", "nodev", "ro"}}
+	return m
 }
 
 // volume binds a directory of the host. One that root owns keeps its ids one to one with the guest's; one

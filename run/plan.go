@@ -120,6 +120,9 @@ func guestFiles(in *state.Instance, h host) rootfs.Files {
 // The container's init, already nobody on the host, must be able to walk there, wherever --run is.
 func RootMount() string { return filepath.Join(state.HostDir, "mnt", "root") }
 
+// sysMount is where the sysfs of a network namespace of somebody else's is mounted, in the same way.
+func sysMount() string { return filepath.Join(state.HostDir, "mnt", "sys") }
+
 // HostFiles is the directory that the guest sees as /run/host.
 func (p *Plan) HostFiles() string { return filepath.Join(p.RunDir, "host") }
 

@@ -166,6 +166,11 @@ func createContainer(_ context.Context, l *launch) (err error) {
 			return err
 		}
 	}
+	if path := l.Instance.Spec.NetworkNamespace(); path != "" {
+		if err := mountSys(path); err != nil {
+			return fmt.Errorf("sysfs of %s: %w", path, err)
+		}
+	}
 	if l.Aside != "" {
 		if err := stepAside(l.Aside); err != nil {
 			return err
@@ -180,6 +185,22 @@ func createContainer(_ context.Context, l *launch) (err error) {
 		}
 	}
 	return err
+}
+
+// mountSys mounts, in the starter's namespace, a sysfs that shows the links of a network namespace: it is of the one that the
+// thread is in which mounts it.
+func mountSys(netns string) error {
+	ns, err := os.Open(netns)
+	if err != nil {
+		return err
+	}
+	defer ns.Close()
+	if err := os.MkdirAll(sysMount(), 0o711); err != nil {
+		return err
+	}
+	return within(ns, unix.CLONE_NEWNET, func() error {
+		return unix.Mount("sysfs", sysMount(), "sysfs", unix.MS_RDONLY|unix.MS_NOSUID|unix.MS_NOEXEC|unix.MS_NODEV, "")
+	})
 }
 
 // stepAside makes a cgroup and moves this process there.
