@@ -322,19 +322,18 @@ func (e *Engine) disown(name string) error {
 	return e.arrange(context.Background(), func() (bool, error) { return removed(filepath.Join(atBoot, e.BootUnit(name))) })
 }
 
-// rehome gives what the host's start has for a machine to its new name, with what else its unit was given. The caller
-// keeps others of this root away.
+// rehome gives what the host's start has for a machine to its new name, with what else its unit was given. It may have
+// been killed at that before. The caller keeps others of this root away.
 func (e *Engine) rehome(from, to string) error {
-	if !e.enabled(from) {
+	if !e.enabled(from) && !e.enabled(to) {
 		return nil
 	}
 	old, now := e.BootUnit(from), e.BootUnit(to)
-	err := os.Rename(filepath.Join(hostUnits, old+".d"), filepath.Join(hostUnits, now+".d"))
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return err
-	}
-	if err := os.Rename(filepath.Join(atBoot, old), filepath.Join(atBoot, now)); err != nil {
-		return err
+	for _, at := range [][2]string{{hostUnits, ".d"}, {atBoot, ""}} {
+		err := os.Rename(filepath.Join(at[0], old+at[1]), filepath.Join(at[0], now+at[1]))
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
 	}
 	if _, err := e.describe(); err != nil {
 		return err
