@@ -288,8 +288,11 @@ func holdLimits(_ context.Context, l *launch) error {
 // relimit has what runs follow a change of in, whose record is about to be written: all of it or nothing.
 func (e *Engine) relimit(in *state.Instance) error {
 	held, err := e.Dir.Claimed(in.Spec.Name)
-	if err != nil || !held {
+	if err != nil {
 		return err
+	}
+	if !held { // its unit may be there, and yet to begin
+		return e.relimitUnit(in.Spec.Name, free(), &in.Spec.Limits)
 	}
 	var now state.Applied // of a machine that waits for its restart there is none
 	if in.Applied != nil {

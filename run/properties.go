@@ -2,12 +2,14 @@ package run
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math"
 
 	"croft/state"
 
 	"github.com/coreos/go-systemd/v22/dbus"
+	godbus "github.com/godbus/dbus/v5"
 )
 
 // unlimited is what systemd takes for no limit, and for a weight that is the kernel's own.
@@ -29,6 +31,10 @@ func (e *Engine) relimitUnit(name string, before, after *state.Limits) error {
 	if err == nil {
 		defer bus.Close()
 		err = bus.SetUnitPropertiesContext(ctx, unit, true, limitProperties(&l)...)
+	}
+	var said godbus.Error
+	if errors.As(err, &said) && said.Name == "org.freedesktop.systemd1.NoSuchUnit" { // gone meanwhile
+		return nil
 	}
 	if err != nil {
 		return fmt.Errorf("unit %s: %w", unit, err)

@@ -149,7 +149,14 @@ func (e *Engine) transient(ctx context.Context, bus *dbus.Conn, in *state.Instan
 	properties := []dbus.Property{property("StandardInputFileDescriptor", godbus.UnixFD(stdin.Fd()))}
 	properties = append(properties, e.properties(in, exe)...)
 	for began := time.Now(); ; {
-		_, err := bus.StartTransientUnitContext(ctx, unit, "fail", properties, nil)
+		var err error
+		looked := e.Dir.Look(in.Spec.Name, func(now *state.Instance) error { // who changes limits meanwhile finds the unit
+			_, err = bus.StartTransientUnitContext(ctx, unit, "fail", append(limitProperties(&now.Spec.Limits), properties...), nil)
+			return nil
+		})
+		if looked != nil {
+			return looked
+		}
 		var said godbus.Error
 		switch {
 		case errors.As(err, &said) && said.Name == "org.freedesktop.DBus.Error.PropertyReadOnly" && properties[len(properties)-1].Name == subgroup:
@@ -192,10 +199,9 @@ func property(name string, value any) dbus.Property {
 	return dbus.Property{Name: name, Value: godbus.MakeVariant(value)}
 }
 
-// properties are all of the machine's unit but its stdin.
+// properties are all of the machine's unit but its stdin and its limits.
 func (e *Engine) properties(in *state.Instance, exe string) []dbus.Property {
-	all := append(limitProperties(&in.Spec.Limits), logProperties(e.Unit(in.Spec.Name), e.Dir.Root, in)...)
-	return append(all, unitProperties(in, exe, e.environ())...)
+	return append(logProperties(e.Unit(in.Spec.Name), e.Dir.Root, in), unitProperties(in, exe, e.environ())...)
 }
 
 // unitProperties are those of the machine's unit, but for its stdin. exe is croft, and env what it runs with. It is pure.
