@@ -337,11 +337,14 @@ func (e *Engine) SetNetwork(name string, change func(n *state.Network) error) (*
 		return n, fmt.Errorf("network %s: %w", name, err)
 	}
 	for _, in := range running {
-		for _, l := range in.Applied.Facts.Links {
+		links := slices.Clone(in.Applied.Facts.Links)
+		for i, l := range links {
 			if l.Network == name && l.Host != "" {
+				links[i].Isolated = n.Isolated
 				err = errors.Join(err, netsetup.Isolate(l, n.Isolated))
 			}
 		}
+		err = errors.Join(err, e.announce(in, links))
 	}
 	if n.Managed { // what it was before is in the table, too
 		err = errors.Join(err, e.build(netsetup.Member{}))
@@ -423,6 +426,9 @@ func (e *Engine) Attach(ctx context.Context, name string, nic state.NIC) error {
 		defer k.Close()
 		_, err = e.connect(netsetup.Member{Name: name, Links: []state.Link{*link}}, k.PID, k.Init)
 	}
+	if err == nil {
+		err = e.announce(in, in.Applied.Facts.Links)
+	}
 	if err != nil {
 		return errors.Join(err, e.Detach(ctx, name, link.Name))
 	}
@@ -467,6 +473,9 @@ func (e *Engine) Detach(ctx context.Context, name, which string) error {
 		return err
 	}
 	defer k.Close()
+	if err := e.announce(in, in.Applied.Facts.Links); err != nil {
+		return err
+	}
 	netns, err := netnsOf(k.PID, k.Init)
 	if err != nil {
 		return err

@@ -143,12 +143,14 @@ func (h hosts) adopt(text []byte) error {
 		return err
 	}
 	f, err := h.open()
-	if err == nil {
-		err = h.make(text, f.Stat_t, true)
-	}
 	if err != nil {
 		return err
 	}
+	made, err := h.make(text, f.Stat_t, true)
+	if err != nil {
+		return err
+	}
+	unix.Close(made)
 	return h.rename(unix.RENAME_NOREPLACE)
 }
 
@@ -227,18 +229,24 @@ func (w *hostsWriter) try(h hosts, block []byte) (done bool, err error) {
 		return true, nil
 	}
 	before, after := ownHosts(w.was)
-	if err := h.make(w.text, f.Stat_t, len(before)+len(after) > 0); err != nil {
+	ours, err := h.make(w.text, f.Stat_t, len(before)+len(after) > 0)
+	if err != nil {
 		return false, errors.Join(err, h.clear())
 	}
+	defer unix.Close(ours)
 	if f.fd < 0 {
 		err := h.rename(unix.RENAME_NOREPLACE)
 		return err == nil, errors.Join(unless(err, unix.EEXIST), h.clear())
 	}
-	if err := h.rename(unix.RENAME_EXCHANGE); err != nil {
+	err = h.rename(unix.RENAME_EXCHANGE)
+	if errors.Is(err, unix.EINVAL) { // not on this filesystem: what the machine writes at this very moment is lost
+		return true, h.rename(0)
+	}
+	if err != nil {
 		return false, errors.Join(unless(err, unix.ENOENT), h.clear())
 	}
 	if !w.cameOut(h, f) {
-		return false, h.giveBack()
+		return false, h.giveBack(ours)
 	}
 	return true, h.clear()
 }
@@ -309,36 +317,41 @@ func (f hostsFile) read(buf []byte) ([]byte, error) {
 	return buf, nil
 }
 
-// make makes the new file aside, with the owner and the mode of the one that is. Precious says that there are lines in it
-// which nobody could write again.
-func (h hosts) make(text []byte, like unix.Stat_t, precious bool) error {
-	const how = os.O_WRONLY | os.O_CREATE | os.O_EXCL
-	f, err := os.OpenFile(h.aside, how, 0o644)
-	if errors.Is(err, os.ErrExist) { // of somebody who was killed
+// make makes the new file aside, with the owner and the mode of the one that is, and gives a descriptor of it. Precious says
+// that there are lines in it which nobody could write again.
+func (h hosts) make(text []byte, like unix.Stat_t, precious bool) (fd int, err error) {
+	const how = unix.O_WRONLY | unix.O_CREAT | unix.O_EXCL | unix.O_CLOEXEC
+	fd, err = unix.Open(h.aside, how, 0o644)
+	if errors.Is(err, unix.EEXIST) { // of somebody who was killed
 		if err := h.clear(); err != nil {
-			return err
+			return -1, err
 		}
-		f, err = os.OpenFile(h.aside, how, 0o644)
+		fd, err = unix.Open(h.aside, how, 0o644)
 	}
 	if err != nil {
-		return err
+		return -1, &os.PathError{Op: "open", Path: h.aside, Err: err}
 	}
-	defer f.Close()
 	if like.Uid != 0 || like.Gid != 0 {
-		err = f.Chown(int(like.Uid), int(like.Gid))
+		err = unix.Fchown(fd, int(like.Uid), int(like.Gid))
 	}
 	if mode := like.Mode & 0o777; err == nil && like.Mode&unix.S_IFMT == unix.S_IFREG && mode != 0o644 {
-		err = f.Chmod(os.FileMode(mode))
+		err = unix.Fchmod(fd, mode)
 	}
-	if err == nil {
-		_, err = f.Write(text)
+	for err == nil && len(text) > 0 {
+		var n int
+		n, err = unix.Write(fd, text)
+		text = text[max(n, 0):]
 	}
 	if err == nil && precious {
 		// Where two names change places the filesystem does not see to it that the new file's bytes are on disk before its
 		// name is, as it does where one takes the other's place.
-		err = os.NewSyscallError("sync_file_range", unix.SyncFileRange(int(f.Fd()), 0, 0, unix.SYNC_FILE_RANGE_WRITE))
+		err = unix.SyncFileRange(fd, 0, 0, unix.SYNC_FILE_RANGE_WRITE)
 	}
-	return err
+	if err != nil {
+		unix.Close(fd)
+		return -1, &os.PathError{Op: "write", Path: h.aside, Err: err}
+	}
+	return fd, nil
 }
 
 func (h hosts) rename(how uint) error {
@@ -352,22 +365,40 @@ func (h hosts) rename(how uint) error {
 // cameOut says whether what has come out of the machine's directory is the file that was read, with nothing written to it
 // since.
 func (w *hostsWriter) cameOut(h hosts, f hostsFile) bool {
-	var out unix.Stat_t
-	err := unix.Lstat(h.aside, &out)
-	if err == nil && out.Dev == f.Dev && out.Ino == f.Ino && out.Size == int64(len(w.was)) {
-		w.now, err = f.read(w.now)
-		return err == nil && bytes.Equal(w.now, w.was)
+	if !h.isAside(f.fd) {
+		return false
 	}
-	return false
+	now, err := f.read(w.now)
+	w.now = now
+	return err == nil && bytes.Equal(now, w.was)
 }
 
-// giveBack lets the machine have again what came out of its directory, whatever it is.
-func (h hosts) giveBack() error {
-	err := h.rename(unix.RENAME_EXCHANGE)
-	if errors.Is(err, unix.ENOENT) {
-		err = h.rename(unix.RENAME_NOREPLACE)
+// giveBack lets the machine have again what came out of its directory, whatever it is, when the file put was put there. It may
+// have put something newer there since: then that comes out next, and is given back. What is open is no other's number.
+func (h hosts) giveBack(put int) error {
+	var err error
+	const tries = 100
+	for range tries {
+		var back int
+		if back, err = unix.Open(h.aside, unix.O_PATH|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0); err != nil {
+			break
+		}
+		defer unix.Close(back)
+		if err = h.rename(unix.RENAME_EXCHANGE); errors.Is(err, unix.ENOENT) {
+			return h.rename(unix.RENAME_NOREPLACE)
+		}
+		if err != nil || h.isAside(put) {
+			break
+		}
+		put = back
 	}
 	return errors.Join(err, h.clear())
+}
+
+// isAside says whether what is aside is the open file.
+func (h hosts) isAside(fd int) bool {
+	var a, b unix.Stat_t
+	return unix.Lstat(h.aside, &a) == nil && unix.Fstat(fd, &b) == nil && a.Dev == b.Dev && a.Ino == b.Ino
 }
 
 // clear removes what is aside, if anything.

@@ -75,7 +75,9 @@ func (e *Engine) announce(in *state.Instance, links []state.Link) error {
 	me := nameOf(in, links)
 	return e.changeNames(func(n *names) (networks []string, changed bool) {
 		was := n.Machines[me.Name]
-		n.Machines[me.Name] = me
+		if n.Machines[me.Name] = me; len(links) == 0 {
+			delete(n.Machines, me.Name)
+		}
 		return append(was.networks(), me.networks()...), !reflect.DeepEqual(was, me)
 	})
 }
@@ -100,9 +102,6 @@ func (e *Engine) withdraw(a *state.Applied) error {
 // two locks: of many who come at the same time the first one writes the files, those who come meanwhile wait for it, and
 // the first of them writes for all.
 func (e *Engine) changeNames(change func(*names) (networks []string, changed bool)) error {
-	if err := os.MkdirAll(e.namesDir(), 0o700); err != nil {
-		return err
-	}
 	since := map[string]int{}
 	err := e.editNames(func(n *names) {
 		networks, changed := change(n)
@@ -117,7 +116,7 @@ func (e *Engine) changeNames(change func(*names) (networks []string, changed boo
 		return err
 	}
 	// Also where nothing has changed: who is writing now may still be at the files of a machine that will be removed next.
-	lock, err := state.Lock(filepath.Join(e.namesDir(), "writing"))
+	lock, err := state.Lock(filepath.Join(e.Dir.Run, ".hosts.lock"))
 	if err != nil {
 		return err
 	}
@@ -125,11 +124,11 @@ func (e *Engine) changeNames(change func(*names) (networks []string, changed boo
 	return e.writeNames(since)
 }
 
-func (e *Engine) namesDir() string { return filepath.Join(e.Dir.Run, ".net") }
+func (e *Engine) namesFile() string { return filepath.Join(e.Dir.Run, ".names.json") }
 
 func (e *Engine) readNames() (*names, error) {
 	n := &names{}
-	data, err := os.ReadFile(filepath.Join(e.namesDir(), "names.json"))
+	data, err := os.ReadFile(e.namesFile())
 	if err == nil {
 		err = json.Unmarshal(data, n)
 	}
@@ -149,7 +148,7 @@ func (e *Engine) readNames() (*names, error) {
 
 // editNames changes the names under their lock. Nothing of it has to survive a power cut.
 func (e *Engine) editNames(change func(*names)) error {
-	lock, err := state.Lock(filepath.Join(e.namesDir(), "lock"))
+	lock, err := state.Lock(filepath.Join(e.Dir.Run, ".names.lock"))
 	if err != nil {
 		return err
 	}
@@ -159,16 +158,21 @@ func (e *Engine) editNames(change func(*names)) error {
 		return err
 	}
 	change(n)
+	if len(n.Machines)+len(n.Changed) == 0 {
+		if err := os.Remove(e.namesFile()); !errors.Is(err, os.ErrNotExist) {
+			return err
+		}
+		return nil
+	}
 	data, err := json.Marshal(n)
 	if err != nil {
 		return err
 	}
-	path := filepath.Join(e.namesDir(), "names.json")
-	aside := filepath.Join(e.namesDir(), ".new-names.json")
+	aside := e.namesFile() + ".new"
 	if err := os.WriteFile(aside, data, 0o600); err != nil {
 		return err
 	}
-	return os.Rename(aside, path)
+	return os.Rename(aside, e.namesFile())
 }
 
 // writeNames writes the files of all machines of the networks whose files are older than since, and of those that have

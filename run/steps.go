@@ -36,6 +36,7 @@ func steps() []step {
 		{"limits", holdLimits, nothing},                  // before anything of the guest's runs
 		{"network", connect, disconnect},                 // while it waits: the guest finds its links made
 		{"guard", guarded, nothing},                      // before there is a guest that could be left alone
+		{"names", tellNames, withdrawNames},              // before the guest asks for one
 		{"exec", becomeGuest, nothing},                   // the init becomes the guest's
 		{"machined", register, deregister},               // while it boots
 	}
@@ -281,6 +282,15 @@ func connect(_ context.Context, l *launch) error {
 }
 
 func disconnect(e *Engine, a *state.Applied) error { return e.disconnect(a) }
+
+func tellNames(_ context.Context, l *launch) error {
+	if links := l.Instance.Applied.Facts.Links; len(links) > 0 {
+		return l.engine.announce(l.Instance, links)
+	}
+	return nil
+}
+
+func withdrawNames(e *Engine, a *state.Applied) error { return e.withdraw(a) }
 
 // delegate lets the guest's root make cgroups below dir (cgroup-v2.rst, "Delegation"): the directory and the
 // files that move processes, and none of those that set limits.
