@@ -305,7 +305,7 @@ func (t Table) explain(err error, all []element) error {
 	if failed != nil || len(taken) == 0 {
 		return wrap(err)
 	}
-	return fmt.Errorf("port %s: is published by %s: %w", taken[0].port(), taken[0].holder, state.ErrBusy)
+	return fmt.Errorf("port %s is published by %s: %w", taken[0].port(), taken[0].holder, state.ErrBusy)
 }
 
 // port names the port that is the key of an element.

@@ -82,7 +82,6 @@ func tableChains() []tableChain {
 		{familyInet, "input", nftables.ChainTypeFilter, nftables.ChainHookInput, *nftables.ChainPriorityFilter},
 		// Before br_netfilter, which is at 0 and would have the inet table see what nobody has looked at yet.
 		{familyBridge, "from", nftables.ChainTypeFilter, nftables.ChainHookPrerouting, -300},
-		{familyBridge, "local", nftables.ChainTypeFilter, nftables.ChainHookInput, -200},
 		{familyBridge, "lan", "", nil, none},
 		{familyBridge, "guest", "", nil, none},
 		{familyBridge, "guest_arp", "", nil, none},
@@ -99,6 +98,8 @@ func tableRules() []tableRule {
 		// Nobody else is to come that way, nor by the rules for ports: those are before routing and know no martians.
 		{"raw", `iifname != "lo" ip daddr 127.0.0.0/8 drop`,
 			do(ne(iifname, name("lo")...), viaIPv4(), isLoopback(ipDaddr), drop())},
+		// A frame to a bridge's own group address (01:80:c2:00:00:0e and such) is the host's without having been on the bridge.
+		{"raw", `iifname "` + HostPrefix + `*" drop`, do(eq(iifname, []byte(HostPrefix)...), drop())},
 
 		{"prerouting", `fib daddr type local jump ports`, do(toHost(), jump("ports"))},
 		{"output", `fib daddr type local jump ports`, do(toHost(), jump("ports"))},
@@ -149,10 +150,6 @@ func tableRules() []tableRule {
 		{"input", `reject with icmpx admin-prohibited`, do(reject())},
 
 		{"from", `iifname vmap @guests`, do(verdictOf("guests", iifname))},
-		// Frames to these addresses reach the host by the link and not by the bridge, so that no filter for bridges sees them.
-		{"local", `iifname "` + HostPrefix + `*" ether daddr & ff:ff:ff:ff:ff:f0 == 01:80:c2:00:00:00 drop`,
-			do(eq(iifname, []byte(HostPrefix)...), isLinkLocalGroup(), drop())},
-
 		// A link on a bridge that is not croft's: its addresses are between the machine and the LAN.
 		{"lan", `iifname . ether saddr @macs accept`, do(among("macs", iifname, etherSaddr), accept())},
 		{"lan", `drop`, do(drop())},
@@ -205,7 +202,6 @@ func oifname(reg uint32) (expr.Any, uint32) { return meta(expr.MetaKeyOIFNAME, r
 func nfproto(reg uint32) (expr.Any, uint32) { return meta(expr.MetaKeyNFPROTO, reg), 1 }
 func l4proto(reg uint32) (expr.Any, uint32) { return meta(expr.MetaKeyL4PROTO, reg), 1 }
 
-func etherDaddr(reg uint32) (expr.Any, uint32) { return payload(expr.PayloadBaseLLHeader, 0, 6, reg) }
 func etherSaddr(reg uint32) (expr.Any, uint32) { return payload(expr.PayloadBaseLLHeader, 6, 6, reg) }
 func etherType(reg uint32) (expr.Any, uint32)  { return payload(expr.PayloadBaseLLHeader, 12, 2, reg) }
 
@@ -286,17 +282,10 @@ func isARP() part    { return eq(etherType, 0x08, 0x06) }
 func isICMPv6() part { return eq(l4proto, unix.IPPROTO_ICMPV6) }
 
 // isLoopback is an address in 127.0.0.0/8.
-func isLoopback(f field) part { return masked(f, []byte{255, 0, 0, 0}, []byte{127, 0, 0, 0}) }
-
-// isLinkLocalGroup is a frame to 01:80:c2:00:00:00 and the 15 after it, which no bridge passes on.
-func isLinkLocalGroup() part {
-	return masked(etherDaddr, []byte{255, 255, 255, 255, 255, 0xf0}, []byte{0x01, 0x80, 0xc2, 0, 0, 0})
-}
-
-func masked(f field, mask, value []byte) part {
+func isLoopback(f field) part {
 	return append(load(f),
-		&expr.Bitwise{SourceRegister: first, DestRegister: first, Len: uint32(len(mask)), Mask: mask, Xor: make([]byte, len(mask))},
-		&expr.Cmp{Op: expr.CmpOpEq, Register: first, Data: value})
+		&expr.Bitwise{SourceRegister: first, DestRegister: first, Len: 4, Mask: []byte{255, 0, 0, 0}, Xor: make([]byte, 4)},
+		&expr.Cmp{Op: expr.CmpOpEq, Register: first, Data: []byte{127, 0, 0, 0}})
 }
 
 // bits wants one of them at least.

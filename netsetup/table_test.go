@@ -15,6 +15,7 @@ import (
 	"croft/state"
 
 	"github.com/google/nftables"
+	"golang.org/x/sys/unix"
 )
 
 // wantNFT skips where there is no nft: the product does not need it.
@@ -354,4 +355,236 @@ func portsArePublished(t *testing.T, bridgeNetfilter bool) {
 	}
 	w.hearsNot("out", state.TCP, "198.51.100.1:8080")
 	w.hearsNot("", state.TCP, "127.0.0.1:8080")
+}
+
+func TestPortsAtOneAddress(t *testing.T) {
+	if !ownHost(t) {
+		return
+	}
+	w := newWorld(t)
+	must(t, "ip addr add 198.51.100.7/32 dev eth0; ip addr add 2001:db8::7/128 dev eth0 nodad")
+	for _, ns := range []string{"a", "b", "c"} {
+		w.answer(ns, state.TCP, 80)
+		w.answer(ns, state.TCP, 81)
+	}
+	w.publish("a", state.Port{Proto: state.TCP, Host: 8080, Guest: 80})
+	w.publish("b", state.Port{Proto: state.TCP, IP: "198.51.100.7", Host: 8080, Guest: 80, Count: 2},
+		state.Port{Proto: state.TCP, IP: "2001:db8::7", Host: 8080, Guest: 80})
+	w.publish("c", state.Port{Proto: state.TCP, IP: "127.0.0.1", Host: 9090, Guest: 80},
+		state.Port{Proto: state.TCP, IP: "0.0.0.0", Host: 9091, Guest: 80})
+	w.hears("out", state.TCP, "198.51.100.1:8080", "a 198.51.100.2")
+	w.hears("out", state.TCP, "198.51.100.7:8080", "b 198.51.100.2")
+	w.hears("out", state.TCP, "198.51.100.7:8081", "b 198.51.100.2")
+	w.hears("out", state.TCP, "[2001:db8::7]:8080", "b 2001:db8::2")
+	w.hears("out", state.TCP, "[2001:db8::1]:8080", "a 2001:db8::2")
+	w.hears("", state.TCP, "127.0.0.1:9090", "c 10.87.1.1")
+	w.hears("out", state.TCP, "198.51.100.1:9091", "c 198.51.100.2")
+	w.hearsNot("out", state.TCP, "[2001:db8::1]:9091")
+	w.hearsNot("out", state.TCP, "198.51.100.1:9090")
+	w.hearsNot("out", state.TCP, "198.51.100.1:8081")
+
+	// What is at 127.0.0.1 is for the host: a neighbour outside, and a machine, who send there all the same.
+	for _, ns := range []string{"out", "a"} {
+		gateway := map[string]string{"out": "198.51.100.1", "a": "10.87.0.1"}[ns]
+		must(t, fmt.Sprintf(`ip netns exec %s sysctl -qw net.ipv4.conf.all.route_localnet=1
+		ip -n %[1]s addr del 127.0.0.1/8 dev lo
+		ip -n %[1]s route add 127.0.0.1 via %s`, ns, gateway))
+		w.hearsNot(ns, state.TCP, "127.0.0.1:9090")
+	}
+	must(t, "sysctl -qw net.ipv4.conf.all.route_localnet=1")
+	w.hearsNot("out", state.TCP, "127.0.0.1:9090")
+	if _, err := lookPath("nft"); err == nil {
+		must(t, "nft flush chain inet croft raw") // which is what kept them
+		w.hears("out", state.TCP, "127.0.0.1:9090", "c 198.51.100.2")
+	}
+}
+
+func TestNetworksAreApart(t *testing.T) { networksAreApart(t, false) }
+
+func TestNetworksAreApartWithBridgeNetfilter(t *testing.T) { networksAreApart(t, true) }
+
+func networksAreApart(t *testing.T, bridgeNetfilter bool) {
+	if !ownHost(t) {
+		return
+	}
+	passBridges(t, bridgeNetfilter)
+	w := newWorld(t)
+	for _, ns := range []string{"", "a", "b", "c", "out"} {
+		w.answer(ns, state.TCP, 80)
+	}
+	change := func(n *state.Network, do func()) {
+		t.Helper()
+		err := w.table.RemoveNetwork(n)
+		do()
+		if err = errors.Join(err, w.table.AddNetwork(n)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	apart := func() {
+		t.Helper()
+		w.hearsNot("a", state.TCP, "10.87.1.5:80")
+		w.hearsNot("c", state.TCP, "[fd87::5]:80")
+		w.hearsNot("out", state.TCP, "10.87.0.5:80")
+		w.hearsNot("out", state.TCP, "[fd87:1::5]:80")
+	}
+	apart()
+	w.hears("a", state.TCP, "10.87.0.6:80", "b 10.87.0.5")
+	w.hears("a", state.TCP, "[fd87::6]:80", "b fd87::5")
+	w.hears("a", state.TCP, "198.51.100.2:80", "out 198.51.100.1")
+	w.hears("a", state.TCP, "[2001:db8::2]:80", "out 2001:db8::1")
+	w.hears("", state.TCP, "10.87.0.5:80", "a 10.87.0.1")
+
+	// The host is closed to machines, but for what the network allows; and says so at once.
+	for _, address := range []string{"10.87.0.1:80", "198.51.100.1:80", "[fd87::1]:80", "10.87.1.1:80"} {
+		if _, err := w.ask("a", state.TCP, address, 5*time.Second); !errors.Is(err, unix.EHOSTUNREACH) && !errors.Is(err, unix.EACCES) {
+			t.Errorf("a asks the host by %s: %v, want a refusal", address, err)
+		}
+	}
+	w.hears("out", state.TCP, "198.51.100.1:80", " 198.51.100.2")
+	change(w.one, func() { w.one.Allow = []string{"tcp/80"} })
+	w.hears("a", state.TCP, "10.87.0.1:80", " 10.87.0.5")
+	w.hears("a", state.TCP, "[fd87::1]:80", " fd87::5")
+	w.hearsNot("c", state.TCP, "10.87.1.1:80")
+	change(w.one, func() { w.one.Allow = nil })
+	w.hearsNot("a", state.TCP, "10.87.0.1:80")
+
+	// Machines of an isolated network have neither the bridge's way to one another, which link.go closes, nor the host's.
+	change(w.one, func() { w.one.Isolated = true })
+	must(t, "bridge link set dev croftva isolated on; bridge link set dev croftvb isolated on")
+	w.hearsNot("a", state.TCP, "10.87.0.6:80")
+	must(t, `mac=$(ip -o link show one | sed 's/.*ether //; s/ .*//')
+	ip -n a neigh replace 10.87.0.6 lladdr $mac dev eth0; ip -n b neigh replace 10.87.0.5 lladdr $mac dev eth0`)
+	w.hearsNot("a", state.TCP, "10.87.0.6:80")
+	w.hears("a", state.TCP, "198.51.100.2:80", "out 198.51.100.1")
+	change(w.one, func() { w.one.Isolated = false })
+	w.hears("a", state.TCP, "10.87.0.6:80", "b 10.87.0.5") // the long way: it was the table that closed it
+	must(t, "bridge link set dev croftva isolated off; bridge link set dev croftvb isolated off; ip -n a neigh flush all; ip -n b neigh flush all")
+
+	// An internal one has no way out and none in, ports neither; but its own.
+	w.publish("a", state.Port{Proto: state.TCP, Host: 8080, Guest: 80})
+	w.publish("c", state.Port{Proto: state.TCP, Host: 8090, Guest: 80})
+	change(w.one, func() { w.one.Internal, w.one.NAT4, w.one.NAT6 = true, false, false })
+	w.hearsNot("a", state.TCP, "198.51.100.2:80")
+	w.hearsNot("a", state.TCP, "198.51.100.1:8090")
+	w.hearsNot("out", state.TCP, "198.51.100.1:8080")
+	w.hearsNot("c", state.TCP, "198.51.100.1:8080")
+	w.hears("a", state.TCP, "10.87.0.6:80", "b 10.87.0.5")
+	w.hears("", state.TCP, "10.87.0.5:80", "a 10.87.0.1")
+	w.hears("c", state.TCP, "198.51.100.2:80", "out 198.51.100.1")
+	apart()
+}
+
+func TestBuildRepairs(t *testing.T) {
+	wantNFT(t)
+	if !ownHost(t) {
+		return
+	}
+	w := newWorld(t)
+	w.answer("c", state.TCP, 80)
+	w.publish("c", state.Port{Proto: state.TCP, Host: 8080, Guest: 80})
+	intact := func(want bool) {
+		t.Helper()
+		if is, err := w.table.Intact(); err != nil || is != want {
+			t.Errorf("intact: %v (%v), want %v", is, err, want)
+		}
+	}
+	intact(true)
+
+	// A connection that goes on while all of it is broken and made anew.
+	var listener net.Listener
+	if err := w.at("a", func() (err error) {
+		listener, err = net.Listen("tcp", "10.87.0.5:7777")
+		return err
+	}); err != nil {
+		t.Fatal(err)
+	}
+	defer listener.Close()
+	w.publish("a", state.Port{Proto: state.TCP, Host: 7777, Guest: 7777})
+	var client net.Conn
+	if err := w.at("out", func() (err error) {
+		client, err = net.DialTimeout("tcp", "198.51.100.1:7777", 5*time.Second)
+		return err
+	}); err != nil {
+		t.Fatal(err)
+	}
+	served, err := listener.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer client.Close()
+	defer served.Close()
+
+	for _, harm := range []string{
+		"nft flush table inet croft", "nft flush table bridge croft", "nft delete table inet croft", "nft flush ruleset",
+		"nft flush chain inet croft forward", "nft 'insert rule inet croft forward accept'", "nft 'add rule inet croft input accept'",
+		"nft delete table bridge croft; nft add table bridge croft",
+	} {
+		must(t, harm)
+		intact(false)
+		var members []Member
+		for _, m := range w.members {
+			members = append(members, m)
+		}
+		if err := w.table.Build([]*state.Network{w.one, w.two}, members); err != nil {
+			t.Fatal(err)
+		}
+		intact(true)
+		w.hears("out", state.TCP, "198.51.100.1:8080", "c 198.51.100.2")
+		fmt.Fprint(client, "still there?")
+		served.SetDeadline(time.Now().Add(5 * time.Second))
+		buf := make([]byte, 100)
+		if n, err := served.Read(buf); err != nil || string(buf[:n]) != "still there?" {
+			t.Fatalf("after %s: the connection that was there: %q (%v)", harm, buf[:n], err)
+		}
+	}
+	if err := errors.Join(w.table.Delete(), w.table.Delete()); err != nil {
+		t.Fatal(err)
+	}
+	intact(false)
+	if left := must(t, "nft list ruleset"); left != "" {
+		t.Errorf("left: %s", left)
+	}
+	if err := errors.Join(w.table.Remove(w.members["a"]), w.table.RemoveNetwork(w.one)); err != nil {
+		t.Errorf("what is gone already: %v", err)
+	}
+}
+
+// What is somebody's stays so, and who wanted it has nothing.
+func TestPortsHaveOneOwner(t *testing.T) {
+	if !ownHost(t) {
+		return
+	}
+	w := newWorld(t)
+	w.answer("a", state.TCP, 80)
+	w.answer("b", state.TCP, 80)
+	w.publish("a", state.Port{Proto: state.TCP, Host: 8080, Guest: 80})
+	second := w.members["b"]
+	second.Ports = []state.Port{{Proto: state.TCP, Host: 8070, Guest: 80, Count: 20}}
+	err := w.table.Add(second)
+	if want := "port 8080/tcp is published by a: is in use"; !errors.Is(err, state.ErrBusy) || err.Error() != want {
+		t.Errorf("got %q, want %q", err, want)
+	}
+	w.hearsNot("out", state.TCP, "198.51.100.1:8070")
+	if err := w.table.Remove(second); err != nil { // as an undo does that knows no better
+		t.Fatal(err)
+	}
+	w.hears("out", state.TCP, "198.51.100.1:8080", "a 198.51.100.2")
+	w.add(w.members["a"]) // once more is fine
+	many := w.members["b"]
+	many.Ports = []state.Port{{Proto: state.TCP, Host: 20000, Guest: 80}, {Proto: state.UDP, Host: 1, Guest: 1, Count: 65535}}
+	w.add(many)
+	w.hears("out", state.TCP, "198.51.100.1:20000", "b 198.51.100.2")
+	if err := w.table.Remove(many); err != nil {
+		t.Fatal(err)
+	}
+	w.hearsNot("out", state.TCP, "198.51.100.1:20000")
+}
+
+func TestProbeTable(t *testing.T) {
+	if os.Getuid() != 0 {
+		t.Skip("SKIPPED, PROVES NOTHING: making network namespaces takes root")
+	}
+	if err := ProbeTable(); err != nil {
+		t.Error(err)
+	}
 }
