@@ -16,6 +16,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // A view is what the leak check compares: what there is -> how it is.
@@ -278,10 +280,15 @@ func lookDefaultPlaces(v view) {
 	}
 }
 
-// lookReservations notes what the roots of the scripts have reserved on the host.
+// lookReservations notes what the roots of the scripts have reserved on the host, and what has been changed in this network namespace,
+// which is kept by its cookie.
 func lookReservations(v view, places []string) {
+	here, _ := netnsCookie() // with a kernel without, before 5.14, there is no croft either
 	filepath.WalkDir("/run/croft-host", func(path string, e fs.DirEntry, err error) error {
 		if err != nil || e.IsDir() || strings.HasSuffix(e.Name(), "lock") {
+			return nil
+		}
+		if of, is := strings.CutPrefix(path, "/run/croft-host/net/"); is && !strings.HasPrefix(of, here+"/") {
 			return nil
 		}
 		if owner, _ := os.ReadFile(path); len(owner) == 0 || names(string(owner), places) {
@@ -289,6 +296,17 @@ func lookReservations(v view, places []string) {
 		}
 		return nil
 	})
+}
+
+// netnsCookie is the number that the kernel has given to the thread's network namespace, and to no other.
+func netnsCookie() (string, error) {
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return "", os.NewSyscallError("socket", err)
+	}
+	defer unix.Close(fd)
+	cookie, err := unix.GetsockoptUint64(fd, unix.SOL_SOCKET, unix.SO_NETNS_COOKIE)
+	return strconv.FormatUint(cookie, 10), os.NewSyscallError("getsockopt(SO_NETNS_COOKIE)", err)
 }
 
 // lookRoot notes instances, their files, and things half made or half removed.
@@ -322,6 +340,10 @@ func TestLeakIsSeen(t *testing.T) {
 	if err := enterNamespaces(); err != nil {
 		t.Fatal(err)
 	}
+	cookie, err := netnsCookie()
+	if err != nil {
+		t.Fatal(err)
+	}
 	place := t.TempDir()
 	before := look(place)
 	leave := []struct{ what, make, undo string }{
@@ -331,6 +353,7 @@ func TestLeakIsSeen(t *testing.T) {
 		{"file", "mkdir -p /run/croft-host/ids; echo $PWD >/run/croft-host/ids/1-1", "rm /run/croft-host/ids/1-1"},
 		{"process", "cp /bin/sleep . && ./sleep 60 >/dev/null 2>&1 & echo $! >pid; sleep 0.1", "kill $(cat pid); rm pid"},
 		{"process", "WORK=$PWD sleep 60 >/dev/null 2>&1 & echo $! >pid; sleep 0.1", "kill $(cat pid); rm pid"},
+		{"file", "mkdir -p /run/croft-host/net/$COOKIE; touch /run/croft-host/net/$COOKIE/leak", "rm -r /run/croft-host/net/$COOKIE"},
 		{"network namespace", "touch /run/netns/leak", "rm /run/netns/leak"},
 		{"link", "ip link add leak type veth peer name leak2", "ip link del leak"},
 		{"nft table", "nft add table inet leak", "nft delete table inet leak"},
@@ -340,7 +363,7 @@ func TestLeakIsSeen(t *testing.T) {
 			t.Helper()
 			cmd := exec.Command("sh", "-ec", "CG=$(dirname $(ls -d /sys/fs/cgroup/unified/cgroup.procs /sys/fs/cgroup/cgroup.procs 2>/dev/null | head -n 1)); "+script)
 			cmd.Dir = place
-			cmd.Env = append(os.Environ(), "TAG="+tag(rootOf(place)))
+			cmd.Env = append(os.Environ(), "TAG="+tag(rootOf(place)), "COOKIE="+cookie)
 			if out, err := cmd.CombinedOutput(); err != nil {
 				t.Fatalf("%s: %v: %s", script, err, out)
 			}

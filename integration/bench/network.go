@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"strconv"
+	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -187,10 +188,11 @@ func measureTraffic(b *bench) error {
 	if err != nil {
 		return err
 	}
-	address, err := b.output(b.croft.do("inspect", "--format", "{{(index .Facts.Links 0).IP.Addr}}", "b"))
+	prefix, err := b.output(b.croft.do("inspect", "--format", "{{(index .Facts.Links 0).IP}}", "b"))
 	if err != nil {
 		return err
 	}
+	address, _, _ := strings.Cut(prefix, "/")
 	named := func(name string) string { return "/run/netns/" + name }
 	for _, way := range []struct {
 		what       string
