@@ -146,12 +146,16 @@ func (e *Engine) transient(ctx context.Context, bus *dbus.Conn, in *state.Instan
 	if err != nil {
 		return err
 	}
-	properties := []dbus.Property{property("StandardInputFileDescriptor", godbus.UnixFD(stdin.Fd()))}
-	properties = append(properties, e.properties(in, exe)...)
+	subgroups := true
 	for began := time.Now(); ; {
 		var err error
 		looked := e.Dir.Look(in.Spec.Name, func(now *state.Instance) error { // who changes limits meanwhile finds the unit
-			_, err = bus.StartTransientUnitContext(ctx, unit, "fail", append(limitProperties(&now.Spec.Limits), properties...), nil)
+			properties := []dbus.Property{property("StandardInputFileDescriptor", godbus.UnixFD(stdin.Fd()))}
+			properties = append(properties, e.properties(now, exe)...)
+			if !subgroups {
+				properties = slices.DeleteFunc(properties, func(p dbus.Property) bool { return p.Name == subgroup })
+			}
+			_, err = bus.StartTransientUnitContext(ctx, unit, "fail", properties, nil)
 			return nil
 		})
 		if looked != nil {
@@ -159,8 +163,8 @@ func (e *Engine) transient(ctx context.Context, bus *dbus.Conn, in *state.Instan
 		}
 		var said godbus.Error
 		switch {
-		case errors.As(err, &said) && said.Name == "org.freedesktop.DBus.Error.PropertyReadOnly" && properties[len(properties)-1].Name == subgroup:
-			properties = properties[:len(properties)-1] // before systemd 254
+		case errors.As(err, &said) && said.Name == "org.freedesktop.DBus.Error.PropertyReadOnly" && subgroups:
+			subgroups = false // before systemd 254
 			continue
 		case errors.As(err, &said) && said.Name == "org.freedesktop.systemd1.UnitExists":
 			active, err := bus.GetUnitPropertyContext(ctx, unit, "ActiveState")
@@ -199,9 +203,10 @@ func property(name string, value any) dbus.Property {
 	return dbus.Property{Name: name, Value: godbus.MakeVariant(value)}
 }
 
-// properties are all of the machine's unit but its stdin and its limits.
+// properties are all of the machine's unit but its stdin.
 func (e *Engine) properties(in *state.Instance, exe string) []dbus.Property {
-	return append(logProperties(e.Unit(in.Spec.Name), e.Dir.Root, in), unitProperties(in, exe, e.environ())...)
+	all := append(limitProperties(&in.Spec.Limits), logProperties(e.Unit(in.Spec.Name), e.Dir.Root, in)...)
+	return append(all, unitProperties(in, exe, e.environ())...)
 }
 
 // unitProperties are those of the machine's unit, but for its stdin. exe is croft, and env what it runs with. It is pure.
@@ -239,7 +244,7 @@ func unitProperties(in *state.Instance, exe string, env []string) []dbus.Propert
 		property("Delegate", true),
 		property("DevicePolicy", "closed"),
 		property("DeviceAllow", []device{{"char-pts", "rw"}, {"/dev/loop-control", "rw"}, {"block-loop", "rwm"}, {"/dev/fuse", "rwm"}, {"/dev/net/tun", "rwm"}}),
-		property(subgroup, supervisorGroup), // last: see transient
+		property(subgroup, supervisorGroup),
 	}
 }
 
