@@ -154,22 +154,19 @@ func (h hosts) adopt(text []byte) error {
 	return h.rename(unix.RENAME_NOREPLACE)
 }
 
-// withoutUsual are the machine's own lines of a hosts file, but for those of loopback and of its own name that systems are
-// installed with: no name should be at two addresses.
+// withoutUsual is a hosts file with nothing in croft's part, and without the lines of loopback and of the machine's own name that
+// systems are installed with: no name should be at two addresses.
 func withoutUsual(text []byte, in *state.Instance) (rest []byte) {
 	usual := map[string][]string{} // names by address
 	for line := range bytes.Lines(hostsBlock(nil, named{Name: in.Spec.Name, Host: in.Spec.Host()})) {
 		fields := strings.Fields(string(line))
 		usual[fields[0]] = fields[1:]
 	}
-	before, after := ownHosts(text)
-	for _, part := range [][]byte{before, after} {
-		for line := range bytes.Lines(part) {
-			fields := strings.Fields(string(line))
-			other := func(name string) bool { return !slices.Contains(usual[fields[0]], name) }
-			if len(fields) < 2 || slices.ContainsFunc(fields[1:], other) {
-				rest = append(rest, line...)
-			}
+	for line := range bytes.Lines(mergeHosts(nil, text, []byte(hostsBegin+"\n"+hostsEnd+"\n"))) {
+		fields := strings.Fields(string(line))
+		other := func(name string) bool { return !slices.Contains(usual[fields[0]], name) }
+		if len(fields) < 2 || fields[0] == "#" || slices.ContainsFunc(fields[1:], other) {
+			rest = append(rest, line...)
 		}
 	}
 	return rest
@@ -402,9 +399,4 @@ func (h hosts) isAside(fd int) bool {
 }
 
 // clear removes what is aside, if anything.
-func (h hosts) clear() error {
-	if err := unix.Unlink(h.aside); err != nil && err != unix.ENOENT {
-		return &os.PathError{Op: "unlink", Path: h.aside, Err: err}
-	}
-	return nil
-}
+func (h hosts) clear() error { return unlink(h.aside) }

@@ -158,21 +158,26 @@ func (e *Engine) editNames(change func(*names)) error {
 		return err
 	}
 	change(n)
+	aside := e.namesFile() + ".new"
 	if len(n.Machines)+len(n.Changed) == 0 {
-		if err := os.Remove(e.namesFile()); !errors.Is(err, os.ErrNotExist) {
-			return err
-		}
-		return nil
+		return errors.Join(unlink(aside), unlink(e.namesFile()))
 	}
 	data, err := json.Marshal(n)
 	if err != nil {
 		return err
 	}
-	aside := e.namesFile() + ".new"
 	if err := os.WriteFile(aside, data, 0o600); err != nil {
 		return err
 	}
 	return os.Rename(aside, e.namesFile())
+}
+
+// unlink removes a file that need not be there.
+func unlink(path string) error {
+	if err := os.Remove(path); !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	return nil
 }
 
 // writeNames writes the files of all machines of the networks whose files are older than since, and of those that have

@@ -277,6 +277,22 @@ func TestOwnHosts(t *testing.T) {
 	}
 }
 
+// Of a file that the machine has put in the place of the link only its own lines are taken over, where they stood.
+func TestAdoptedHosts(t *testing.T) {
+	in := &state.Instance{Spec: state.Spec{Name: "web", Hostname: "www.example.org"}}
+	const empty = hostsBegin + "\n" + hostsEnd + "\n"
+	for text, want := range map[string]string{
+		"": empty,
+		"127.0.0.1 localhost\n127.0.1.1\twww.example.org www\n\n::1\tlocalhost ip6-localhost ip6-loopback\nff02::1 ip6-allnodes\n": empty + "\nff02::1 ip6-allnodes\n",
+		"127.0.1.1 www.lan www\n127.0.0.1 localhost mine\n":                                                                        empty + "127.0.1.1 www.lan www\n127.0.0.1 localhost mine\n",
+		"10.1.1.1 a\n" + hostsBegin + "\n10.9.0.3 gone\n" + hostsEnd + "\n# by hand\n10.1.1.2 b":                                   "10.1.1.1 a\n" + empty + "# by hand\n10.1.1.2 b",
+	} {
+		if got := string(withoutUsual([]byte(text), in)); got != want {
+			t.Errorf("%q became\n%q and not\n%q", text, got, want)
+		}
+	}
+}
+
 // While the machine puts files of its own in the place of the one that is written, it always reads a whole one, and the last
 // of its own stays.
 func TestHostsAtTheSameTime(t *testing.T) {

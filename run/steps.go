@@ -155,7 +155,8 @@ func clearRoot(e *Engine, a *state.Applied) error {
 			return err
 		}
 	}
-	if err := rootfs.RemoveGuest(rootfs.Root{Dir: e.Dir.RootOf(a.Spec.Name)}); err != nil {
+	root := rootfs.Root{Dir: e.Dir.RootOf(a.Spec.Name)}
+	if err := errors.Join(rootfs.RemoveGuest(root), os.RemoveAll(hostsIn(root.Dir).aside)); err != nil {
 		return err
 	}
 	return rootfs.Clear(a.Run)
