@@ -6,7 +6,6 @@ import (
 	"net"
 	"net/netip"
 	"os"
-	"runtime"
 
 	"croft/state"
 
@@ -43,16 +42,7 @@ func addressesOf(pidfd *os.File) (addrs []netip.Addr, err error) {
 
 // within runs do on a thread in the namespaces of those kinds of ns, a namespace or a process.
 func within(ns *os.File, kinds int, do func() error) error {
-	done := make(chan error)
-	go func() {
-		runtime.LockOSThread() // and never unlocked: the thread ends with the goroutine
-		err := os.NewSyscallError("setns", unix.Setns(int(ns.Fd()), kinds))
-		if err == nil {
-			err = do()
-		}
-		done <- err
-	}()
-	return <-done
+	return thread(func() error { return os.NewSyscallError("setns", unix.Setns(int(ns.Fd()), kinds)) }, do)
 }
 
 // reachable are the addresses of this thread's network namespace.

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"runtime"
 	"time"
 
 	"croft/idmap"
@@ -315,17 +314,11 @@ func (e *Engine) mountFiles(in *state.Instance) (*os.File, error) {
 // privately calls do on a thread with a mount namespace of its own, which ends with it. What was opened in there
 // stays.
 func privately(do func() error) error {
-	done := make(chan error)
-	go func() {
-		runtime.LockOSThread() // and never unlocked: the thread ends with the goroutine
-		err := os.NewSyscallError("unshare(CLONE_NEWNS)", unix.Unshare(unix.CLONE_NEWNS))
-		if err == nil {
-			err = os.NewSyscallError("mount(/, rslave)", unix.Mount("", "/", "", unix.MS_REC|unix.MS_SLAVE, ""))
-		}
-		if err == nil {
-			err = do()
-		}
-		done <- err
-	}()
-	return <-done
+	return thread(
+		func() error { return os.NewSyscallError("unshare(CLONE_NEWNS)", unix.Unshare(unix.CLONE_NEWNS)) },
+		func() error {
+			return os.NewSyscallError("mount(/, rslave)", unix.Mount("", "/", "", unix.MS_REC|unix.MS_SLAVE, ""))
+		},
+		do,
+	)
 }

@@ -43,28 +43,20 @@ func (x *entry) enter() (int, error) {
 		return 0, err
 	}
 	defer errs.Close()
-	type result struct {
-		pid int
-		err error
-	}
-	done := make(chan result)
-	go func() {
-		// The thread is not unlocked, and so ends with the goroutine: its children belong to the machine's
-		// pid namespace from here on.
-		runtime.LockOSThread()
-		pid, err := x.fork(theirs)
-		done <- result{pid, err}
-	}()
-	r := <-done
+	var pid int
+	err = thread(func() (err error) { // whose children belong to the machine's pid namespace from there on
+		pid, err = x.fork(theirs)
+		return err
+	})
 	theirs.Close()
-	if r.err != nil {
-		return 0, r.err
-	}
-	if err := x.outcome(errs); err != nil {
-		unix.Wait4(r.pid, nil, 0, nil)
+	if err != nil {
 		return 0, err
 	}
-	return r.pid, nil
+	if err := x.outcome(errs); err != nil {
+		unix.Wait4(pid, nil, 0, nil)
+		return 0, err
+	}
+	return pid, nil
 }
 
 // outcome reads what the child could not do; the pipe closes by the exec when there is nothing.

@@ -8,7 +8,6 @@ import (
 	"math"
 	"os"
 	"os/exec"
-	"runtime"
 	"runtime/debug"
 	"strconv"
 	"strings"
@@ -269,19 +268,11 @@ func onHost(do func() error) error {
 	if err != nil {
 		return do() // we never left it
 	}
-	result := make(chan error)
-	go func() {
-		runtime.LockOSThread() // and never unlocked: the thread ends with the goroutine
-		err := unix.Unshare(unix.CLONE_FS)
-		if err == nil {
-			err = unix.Setns(hostns, unix.CLONE_NEWNS)
-		}
-		if err == nil {
-			err = do() // what forks or executes does it from this thread
-		}
-		result <- err
-	}()
-	return <-result
+	return thread(
+		func() error { return os.NewSyscallError("unshare(CLONE_FS)", unix.Unshare(unix.CLONE_FS)) },
+		func() error { return os.NewSyscallError("setns", unix.Setns(hostns, unix.CLONE_NEWNS)) },
+		do, // what forks or executes does it from this thread
+	)
 }
 
 // Foreground starts an instance in this very process, which becomes its keeper and exits with its status:
