@@ -149,7 +149,7 @@ func (x *Exec) environment(in *state.Instance, who account) []string {
 func overlayEnv(env, over []string) []string {
 	var out []string
 	at := map[string]int{}
-	for _, kv := range append(append([]string(nil), env...), over...) {
+	for _, kv := range slices.Concat(env, over) {
 		k, _, _ := strings.Cut(kv, "=")
 		if i, ok := at[k]; ok {
 			out[i] = kv

@@ -4,10 +4,8 @@ import (
 	"context"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
-	"syscall"
 
 	"golang.org/x/sys/unix"
 )
@@ -53,13 +51,9 @@ func guarded(_ context.Context, l *launch) error {
 	}
 	us := os.NewFile(uintptr(fd), "pidfd")
 	defer us.Close()
-	cmd := exec.Command("/proc/self/exe", "guard", l.Instance.Spec.Name)
-	cmd.Args[0] = "croft"
-	cmd.Env = l.engine.environ()
+	cmd := l.engine.another("guard", l.Instance.Spec.Name)
 	ways := tops()
 	cmd.ExtraFiles = append([]*os.File{l.container.pidfd, us}, ways...)
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
-	cmd.Dir = "/"
 	err = onHost(cmd.Run)
 	for _, f := range ways {
 		f.Close()

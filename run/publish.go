@@ -2,11 +2,12 @@ package run
 
 import (
 	"context"
+	"errors"
+	"io"
+
 	"croft/image"
 	"croft/rootfs"
 	"croft/state"
-	"errors"
-	"io"
 )
 
 // Publishing says what an image of a machine is called, and what is said of it.

@@ -6,10 +6,8 @@ import (
 	"fmt"
 	"maps"
 	"os"
-	"os/exec"
 	"slices"
 	"strings"
-	"syscall"
 	"time"
 
 	"croft/image"
@@ -215,11 +213,8 @@ func (e *Engine) Revalidate(ref string) error {
 
 // errand has croft do something in a process that nobody waits for (errand.c).
 func (e *Engine) errand(args ...string) error {
-	cmd := exec.Command("/proc/self/exe", append([]string{"errand"}, args...)...)
-	cmd.Args[0] = "croft"
+	cmd := e.another(append([]string{"errand"}, args...)...)
 	cmd.Env = append(os.Environ(), envRoot+"="+e.Dir.Root, envRun+"="+e.Dir.Run)
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
-	cmd.Dir = "/"
 	if err := onHost(cmd.Run); err != nil {
 		return fmt.Errorf("errand: %w", err)
 	}

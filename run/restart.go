@@ -30,7 +30,7 @@ func inARow(in *state.Instance, end time.Time) int {
 	return in.Restarts + 1
 }
 
-// pause before the nth restart in a row: what fails at once must not keep the host busy.
+// pauseBefore is how long to wait before the nth restart in a row: what fails at once must not keep the host busy.
 func pauseBefore(n int) time.Duration {
 	const least, most = 100 * time.Millisecond, 10 * time.Second
 	if n > 8 { // 100 ms << 7 is past most

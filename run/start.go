@@ -109,9 +109,8 @@ func (e *Engine) startApart(in *state.Instance, client *os.File, job bool) (*Sta
 		return nil, err
 	}
 	defer w.Close()
-	cmd := exec.Command("/proc/self/exe", "supervise", name)
-	cmd.Args[0] = "croft"
-	cmd.Env = append(e.environ(), envReport+"=3")
+	cmd := e.another("supervise", name)
+	cmd.Env = append(cmd.Env, envReport+"=3")
 	cmd.ExtraFiles = []*os.File{w}
 	if job {
 		cmd.Env = append(cmd.Env, envHold+"="+string(HeldByJob))
@@ -119,8 +118,6 @@ func (e *Engine) startApart(in *state.Instance, client *os.File, job bool) (*Sta
 	if client != nil {
 		cmd.Env, cmd.ExtraFiles = append(cmd.Env, envClient+"=4"), append(cmd.ExtraFiles, client)
 	}
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
-	cmd.Dir = "/"
 	// What our caller has left open for us, a lock or the sockets of a unit, is not for a machine that outlives us.
 	if err := unix.CloseRange(3, math.MaxUint32, unix.CLOSE_RANGE_CLOEXEC); err != nil {
 		return nil, fmt.Errorf("close_range: %w", err)
@@ -256,6 +253,17 @@ func (s *Started) lastWords(e *Engine) string {
 		return text + " and printed nothing"
 	}
 	return text + "; its last lines: " + words
+}
+
+// another is a process of croft's that outlives this one: in a session of its own, and nowhere that somebody may want to
+// unmount.
+func (e *Engine) another(args ...string) *exec.Cmd {
+	cmd := exec.Command("/proc/self/exe", args...)
+	cmd.Args[0] = "croft"
+	cmd.Env = e.environ()
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	cmd.Dir = "/"
+	return cmd
 }
 
 // startOnHost starts cmd in the host's mount namespace: the machine must not keep the namespace of a caller that it
