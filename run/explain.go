@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 
+	"croft/netsetup"
 	"croft/state"
 )
 
@@ -31,6 +32,9 @@ type Explanation struct {
 	IDs          state.Range      `json:"ids"`
 	Namespaces   []string         `json:"namespaces"`
 	Network      string           `json:"network"`
+	Links        []state.Link     `json:"links"`
+	Ports        []string         `json:"ports"` // as -p takes them
+	Rules        []string         `json:"rules"` // what the packet filter has of it: FAMILY TABLE SET: ELEMENT
 	Cgroups      []string         `json:"cgroups"`
 	Limits       state.Limits     `json:"limits"`
 	Capabilities []string         `json:"capabilities"`
@@ -72,6 +76,7 @@ func (e *Engine) Explain(in *state.Instance) (Explanation, error) {
 		return Explanation{}, err
 	}
 	x := NewPlan(e.Dir, &as, layers, h, HeldByNone).explain()
+	x.Rules = append(x.Rules, e.table().Describe(netsetup.Member{Name: as.Spec.Name, Links: as.Facts.Links, Ports: as.Facts.Ports})...)
 	if booted() && as.Spec.Supervisor != state.SupervisorNone {
 		x.Unit = e.Unit(as.Spec.Name)
 	}
@@ -119,10 +124,18 @@ func (p *Plan) explain() Explanation {
 		IDs: in.Facts.Range, Network: state.NetworkNone, Cgroups: p.Cgroups, Limits: in.Spec.Limits,
 		Capabilities: oci.Process.Capabilities.Bounding, Refused: refused[:], StopSignal: in.Facts.StopSignal, StopCommand: in.Facts.StopCommand,
 		StopSeconds: int(in.Spec.Timeouts.StopAfter().Seconds()), Removed: in.Spec.Remove,
+		Links: append([]state.Link{}, in.Facts.Links...), Ports: []string{}, Rules: []string{},
 		Files: slices.Sorted(maps.Keys(p.Files)), Namespaces: []string{"user"}, Mounts: []ExplainedMount{}, Properties: []string{}, Later: []string{},
 	}
-	if in.Spec.HostNetwork() {
-		x.Network = state.NetworkHost
+	var networks []string
+	for _, n := range in.Spec.NICs {
+		networks = append(networks, n.Network)
+	}
+	if networks != nil {
+		x.Network = strings.Join(networks, " ")
+	}
+	for _, port := range in.Facts.Ports {
+		x.Ports = append(x.Ports, port.String())
 	}
 	for _, n := range oci.Linux.Namespaces {
 		x.Namespaces = append(x.Namespaces, string(n.Type))

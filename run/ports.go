@@ -24,37 +24,44 @@ func (e *Engine) decidePorts(in *state.Instance) error {
 	if err != nil {
 		return err
 	}
-	var ports []state.Port
-	for i, asked := range in.Spec.Ports {
-		p := asked
+	before := slices.Clone(in.Facts.Ports)
+	for _, p := range in.Spec.Ports {
 		if p.Host != 0 {
 			if err := others.check(p); err != nil {
 				return err
 			}
-		} else if p, err = others.pick(asked, had(in.Facts.Ports, i, asked)); err != nil {
-			return err
+			before = slices.DeleteFunc(before, p.Overlaps)
+		}
+	}
+	ports := slices.Clone(in.Spec.Ports)
+	for i, p := range ports {
+		if p.Host == 0 {
+			others[in.Spec.Name] = ports // for what is picked is not to be one of them
+			if ports[i], err = others.pick(p, had(&before, p)); err != nil {
+				return err
+			}
+			p = ports[i]
 		}
 		if len(in.Facts.Links) > 0 && !slices.ContainsFunc(in.Facts.Links, func(l state.Link) bool { return e.carries(l, p) }) {
 			return fmt.Errorf("port %s: the machine has no address on a network of croft's that it could lead to: %w", p, state.ErrInvalid)
 		}
-		ports = append(ports, p)
 	}
 	in.Facts.Ports = ports
 	return nil
 }
 
-// had is the port on the host that the i-th port was given before, when it is the same one; else 0.
-func had(before []state.Port, i int, asked state.Port) uint16 {
-	if i >= len(before) {
+// had takes the one like asked out of the ports that were there before and gives its port on the host; 0 when there is none.
+func had(before *[]state.Port, asked state.Port) uint16 {
+	at := slices.IndexFunc(*before, func(was state.Port) bool {
+		was.Host = 0
+		return was == asked
+	})
+	if at < 0 {
 		return 0
 	}
-	was := before[i]
-	given := was.Host
-	was.Host = 0
-	if was != asked {
-		return 0
-	}
-	return given
+	was := (*before)[at]
+	*before = slices.Delete(*before, at, at+1)
+	return was.Host
 }
 
 // carries says whether ports can be published by a link.
@@ -93,14 +100,14 @@ func (e *Engine) published(but string) (publishers, error) {
 func (all publishers) check(p state.Port) error {
 	for name, ports := range all {
 		if slices.ContainsFunc(ports, p.Overlaps) {
-			return fmt.Errorf("port %s: %s has it: %w", p, name, state.ErrExist)
+			return fmt.Errorf("port %s: %w by %s", p, state.ErrBusy, name)
 		}
 	}
 	for i := range p.Len() {
 		err := tryListen(p.Proto, p.IP, p.Host+uint16(i))
 		switch {
 		case errors.Is(err, unix.EADDRINUSE):
-			return fmt.Errorf("port %s: a process of the host listens on %d: %w", p, int(p.Host)+i, state.ErrExist)
+			return fmt.Errorf("port %s: %w by a process of the host, which listens on %d", p, state.ErrBusy, int(p.Host)+i)
 		case errors.Is(err, unix.EADDRNOTAVAIL):
 			return fmt.Errorf("port %s: %s is no address of this host: %w", p, p.IP, state.ErrNotExist)
 		case err != nil:

@@ -3,6 +3,7 @@ package cli
 import (
 	"context"
 	"fmt"
+	"net/netip"
 	"os"
 	"slices"
 	"strings"
@@ -88,7 +89,9 @@ func explained(x run.Explanation, wanted *state.Spec) [][2]string {
 	}
 	say("Ids", fmt.Sprintf("0-%d are %d-%d on the host", x.IDs.Size-1, x.IDs.Base, x.IDs.End()-1))
 	say("Namespaces", strings.Join(x.Namespaces, " "))
-	say("Network", map[string]string{state.NetworkNone: "loopback alone", state.NetworkHost: "the host's own"}[x.Network])
+	say("Network", networkText(x)...)
+	say("Ports", x.Ports...)
+	say("Filter", x.Rules...)
 	say("Cgroups", x.Cgroups...)
 	say("Limits", limitLines(&x.Limits)...)
 	say("Capabilities", lines(x.Capabilities)...)
@@ -103,6 +106,34 @@ func explained(x run.Explanation, wanted *state.Spec) [][2]string {
 		say("Restart", fmt.Sprintf("when it fails, %d times in a row at most", x.Restart.Most()))
 	}
 	say("Stop", stopText(x))
+	return out
+}
+
+// networkText says how it is connected: a line for each link.
+func networkText(x run.Explanation) (out []string) {
+	switch kind, _ := (state.NIC{Network: x.Network}).Form(); kind {
+	case state.NetworkNone:
+		return []string{"loopback alone"}
+	case state.NetworkHost:
+		return []string{"the host's own"}
+	case state.NetworkNS:
+		return []string{"somebody else's, " + x.Network}
+	}
+	for _, l := range x.Links {
+		text := linkText(l)
+		if l.Host != "" {
+			text += ", " + l.Host + " of the host"
+		}
+		if l.Parent != "" {
+			text += ", on " + l.Parent
+		}
+		for _, a := range []netip.Addr{l.Gateway, l.Gateway6} {
+			if a.IsValid() {
+				text += ", out by " + a.String()
+			}
+		}
+		out = append(out, text)
+	}
 	return out
 }
 

@@ -177,9 +177,6 @@ func published(text string) (p state.Port, err error) {
 		p.Count = count
 	}
 	if host == "" {
-		if count > 1 {
-			return wrong(guest+":"+guest+suffix, "a range needs its ports on the host")
-		}
 		return p, nil
 	}
 	onHost, n, err := span(host)
