@@ -468,7 +468,11 @@ func (n named) set(s *state.Spec, values []string) error {
 			now = n.with(now, n.entry(v), v)
 		}
 	}
-	if err := n.put(s, now); err != nil {
+	err := n.put(s, now)
+	if errors.As(err, new(*man.Misuse)) { // it says what it is about
+		return err
+	}
+	if err != nil {
 		return man.Misused("%s %s: %v", n.word, strings.Join(values, " "), err)
 	}
 	return nil
