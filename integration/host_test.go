@@ -12,6 +12,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"runtime"
 	"slices"
 	"strings"
 	"syscall"
@@ -113,24 +114,28 @@ func inReboots(t *testing.T, dir string, kind hostKind) {
 	}
 }
 
+// hold runs what a host is made of. It dies with this process.
+func (h *testHost) hold(cmd *exec.Cmd) error {
+	cmd.Stdout, cmd.Stderr = &h.said, &h.said
+	cmd.SysProcAttr.Pdeathsig = syscall.SIGKILL
+	runtime.LockOSThread() // the signal comes when the thread ends, not the process
+	defer runtime.UnlockOSThread()
+	return cmd.Run()
+}
+
 // newHost makes the directory of a host and clears it away when the test ends, with a look at what has become of the machine.
 func newHost(t *testing.T, kind hostKind) *testHost {
-	if testing.Short() {
-		t.Skip("scripts need minutes and root")
-	}
-	shop, err := openWorkshop()
-	if err != nil {
-		t.Fatal(err)
-	}
-	result.clock(t)
+	shop := scriptShop(t)
 	h := &testHost{hostKind: kind, shop: shop, dir: filepath.Join(shop.dir, "host-"+strings.ReplaceAll(t.Name(), "/", "-"))}
 	h.made = map[string]string{}
 	needFacts(t, []string{"root", "cgroup2", "overlay"})
 	for _, part := range kind.parts {
 		needFacts(t, []string{"host:" + part})
-		if h.made[part], err = hostPart(part); err != nil {
+		made, err := hostPart(part)
+		if err != nil {
 			t.Fatal(err)
 		}
+		h.made[part] = made
 	}
 	before := look(h.dir)
 	t.Cleanup(func() {

@@ -43,6 +43,12 @@ const scriptLimit = 3 * time.Minute
 // runScripts runs the scripts of a directory one after the other: the leak check looks at the whole host, so each must be alone.
 // The variables are added to each script's environment.
 func runScripts(t *testing.T, dir string, variables ...string) {
+	shop := scriptShop(t)
+	testscript.RunT(&serial{T: t, shop: shop}, shop.params(dir, variables))
+}
+
+// scriptShop is the workshop of a test that runs scripts.
+func scriptShop(t *testing.T) *workshop {
 	if testing.Short() {
 		t.Skip("scripts need minutes and root")
 	}
@@ -51,7 +57,7 @@ func runScripts(t *testing.T, dir string, variables ...string) {
 		t.Fatal(err)
 	}
 	result.clock(t)
-	testscript.RunT(&serial{T: t, shop: shop}, shop.params(dir, variables))
+	return shop
 }
 
 // runInstalled installs croft in this host, runs them with it and its default places, and leaves what they leave.

@@ -8,7 +8,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
 	"syscall"
 	"testing"
 	"time"
@@ -55,16 +54,12 @@ func startNamespaces(ctx context.Context, h *testHost) error {
 	defer fd.Close()
 	cmd := exec.CommandContext(ctx, "host/systemd", filepath.Join(h.made["trixie"], "tree"), h.dir,
 		h.dir+"/croft", "/croft", h.dir+"/out", "/croft/out", h.dir+"/lib", "/var/lib/croft")
-	cmd.Stdout, cmd.Stderr = &h.said, &h.said
 	cmd.SysProcAttr = &syscall.SysProcAttr{
 		Cloneflags:  syscall.CLONE_NEWNS | syscall.CLONE_NEWPID | syscall.CLONE_NEWNET | syscall.CLONE_NEWUTS | syscall.CLONE_NEWIPC,
 		UseCgroupFD: true,
 		CgroupFD:    int(fd.Fd()),
-		Pdeathsig:   syscall.SIGKILL,
 	}
-	runtime.LockOSThread() // the signal comes when the thread ends, not the process
-	defer runtime.UnlockOSThread()
-	err = cmd.Run()
+	err = h.hold(cmd)
 	var exit *exec.ExitError
 	if errors.As(err, &exit) {
 		switch exit.Sys().(syscall.WaitStatus).Signal() {

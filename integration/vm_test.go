@@ -6,7 +6,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
 	"strings"
 	"syscall"
 	"testing"
@@ -55,11 +54,8 @@ func startVM(part string) func(ctx context.Context, h *testHost) error {
 			"-drive", "file="+h.dir+"/croft.ext4,format=raw,if=none,id=croft,cache=unsafe", "-device", "virtio-blk-pci,drive=croft",
 			"-device", "virtio-serial-pci", "-chardev", "file,id=out,path="+h.dir+"/out", "-device", "virtserialport,chardev=out",
 			"-serial", "file:"+h.dir+"/console")
-		cmd.Stdout, cmd.Stderr = &h.said, &h.said
-		cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-		runtime.LockOSThread() // the signal comes when the thread ends, not the process
-		defer runtime.UnlockOSThread()
-		err := cmd.Run() // which is a success after a panic too: what the tests said decides
+		cmd.SysProcAttr = &syscall.SysProcAttr{}
+		err := h.hold(cmd) // which is a success after a panic too: what the tests said decides
 		console, _ := os.ReadFile(h.dir + "/console")
 		h.said.Write(console)
 		return err
