@@ -3,7 +3,9 @@ package run
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
+	"os"
 
 	"croft/image"
 	"croft/rootfs"
@@ -89,19 +91,62 @@ func (e *Engine) holdFiles(ctx context.Context, in *state.Instance) (h heldFiles
 	return h, err
 }
 
-// frozen calls do while the running machine in is frozen, and tell before.
+// frozen calls do while the running machine in is frozen, and tell before. Should this process be killed meanwhile, the machine
+// goes on nevertheless.
 func (e *Engine) frozen(ctx context.Context, in *state.Instance, tell func(), do func() error) (err error) {
 	if tell != nil {
 		tell()
 	}
+	release, err := e.releaser(in)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, release()) }()
 	if err := e.Pause(ctx, in); err != nil {
 		return err
 	}
-	defer func() {
-		resumed := e.Resume(context.WithoutCancel(ctx), in)
-		if !errors.Is(resumed, state.ErrNotRunning) { // killed meanwhile: what was read counts
-			err = errors.Join(err, resumed)
-		}
-	}()
 	return do()
+}
+
+// releaser starts a process that resumes the machine in as soon as release is called, or this process is no more.
+func (e *Engine) releaser(in *state.Instance) (release func() error, err error) {
+	theirs, ours, err := os.Pipe()
+	if err != nil {
+		return nil, err
+	}
+	cmd := e.another("release", in.Spec.Name)
+	cmd.Stdin = theirs
+	err = startOnHost(cmd)
+	theirs.Close()
+	if err != nil {
+		ours.Close()
+		return nil, fmt.Errorf("release: %w", err)
+	}
+	return func() error {
+		ours.Close()
+		if err := cmd.Wait(); err != nil { // it said nothing: here somebody listens
+			return unlessEnded(e.Resume(context.Background(), in))
+		}
+		return nil
+	}, nil
+}
+
+// Release resumes a machine when from has come to its end.
+func (e *Engine) Release(ctx context.Context, name string, from io.Reader) error {
+	if _, err := io.Copy(io.Discard, from); err != nil {
+		return err
+	}
+	in, err := e.Dir.Get(name)
+	if err != nil {
+		return err
+	}
+	return unlessEnded(e.Resume(ctx, in))
+}
+
+// unlessEnded is err, but nil for a machine that was killed meanwhile: what was read counts.
+func unlessEnded(err error) error {
+	if errors.Is(err, state.ErrNotRunning) {
+		return nil
+	}
+	return err
 }

@@ -188,7 +188,7 @@ func remoteVerbs(a *app) []*man.Command {
 				Long:     "Calls the server at URL, which begins with https://, by NAME. Nothing is asked of it yet.\n\nIts lists of images have to be signed when a key of its is known: by --key, or by croft itself, which knows those of linuxcontainers.org and of Ubuntu. What is signed says what every file of an image has to be.",
 				Examples: []man.Example{{Say: "One with a certificate of your own", Do: "croft remote add --ca ca.pem corp https://images.example.com"}, {Say: "One that signs what it offers", Do: "croft remote add --key images.asc corp https://images.example.com"}, {Say: "A registry", Do: "croft remote add --protocol oci quay https://quay.io"}},
 			},
-			{Name: "rm", Aliases: []string{"remove", "delete"}, Args: "REMOTE...", Short: "Remove remotes", New: a.remoteRemove(), Long: "Takes remotes away. The images that came from them stay.", Examples: []man.Example{{Say: "One", Do: "croft remote rm corp"}}},
+			{Name: "rm", Aliases: []string{"remove", "delete"}, Args: "REMOTE...", Short: "Remove remotes", New: a.remoteRemove(), Long: "Takes remotes away, and the keys that were added for them. The images that came from them stay.", Examples: []man.Example{{Say: "One", Do: "croft remote rm corp"}}},
 			{
 				Name: "set-default", Aliases: []string{"switch"}, Args: "[REMOTE]", Short: "Choose whom a name without a remote belongs to", New: a.remoteSetDefault(),
 				Long:     "Has a NAME that calls nothing here looked for at REMOTE; without REMOTE it is looked for nowhere else.",

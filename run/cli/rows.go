@@ -369,6 +369,9 @@ func hidden(a *app) []*man.Command {
 		}},
 		{Name: "await", Args: "NAME", Hidden: true, New: a.helper((*run.Engine).Await)},
 		{Name: "wake", Args: "NAME", Hidden: true, New: a.helper((*run.Engine).Wake)},
+		{Name: "release", Args: "NAME", Hidden: true, New: a.helper(func(e *run.Engine, ctx context.Context, name string) error {
+			return e.Release(ctx, name, os.Stdin)
+		})},
 		{Name: "ask", Args: "NAME", Hidden: true, New: a.helper((*run.Engine).Ask)},
 		{Name: "__manual", Args: "DIR", Hidden: true, New: func(*pflag.FlagSet) man.Run {
 			return func(_ context.Context, args []string) error { return a.manual(args[0]) }
