@@ -25,11 +25,7 @@ type Placed struct {
 // Place writes files into the root that is mounted at the directory at, as the machine's root would. The machine does not
 // run, but what it has left there may be hostile: no link leads out of its root, and only regular files are written to.
 func Place(at string, userns *os.File, files []Placed) error {
-	base, err := ownerOf(userns)
-	if err != nil {
-		return err
-	}
-	root, err := os.OpenFile(at, unix.O_PATH|unix.O_DIRECTORY, 0)
+	root, base, err := openRoot(at, userns)
 	if err != nil {
 		return err
 	}
@@ -40,6 +36,15 @@ func Place(at string, userns *os.File, files []Placed) error {
 		}
 	}
 	return nil
+}
+
+// openRoot opens the root that is mounted at the directory at, and tells which user of the host is the machine's root.
+func openRoot(at string, userns *os.File) (root *os.File, base int, err error) {
+	if base, err = ownerOf(userns); err != nil {
+		return nil, 0, err
+	}
+	root, err = os.OpenFile(at, unix.O_PATH|unix.O_DIRECTORY, 0)
+	return root, base, err
 }
 
 func (p Placed) write(root *os.File, base int) error {

@@ -20,11 +20,7 @@ type Point struct {
 // before: nobody can afterwards. The machine cannot undo it, since a mount that comes to a user namespace from outside
 // keeps its flags.
 func Seal(at string, userns *os.File, points []Point) error {
-	base, err := ownerOf(userns)
-	if err != nil {
-		return err
-	}
-	root, err := os.OpenFile(at, unix.O_PATH|unix.O_DIRECTORY, 0)
+	root, base, err := openRoot(at, userns)
 	if err != nil {
 		return err
 	}

@@ -5,7 +5,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"runtime"
 	"slices"
+	"sync"
 
 	"croft/state"
 )
@@ -46,9 +48,39 @@ func (e *Engine) LetGo(in *state.Instance, k *Keeper) error {
 	return err
 }
 
-// Returning names the machines that are to be started now that the host has been, those of the highest priority first and
+// BringBack has start start the machines that are to be started now that the host has been: in the order of the priorities, and
+// as many at once as keep the processors busy, for a start waits, too. failed is told of each error as it comes, one at a time.
+func (e *Engine) BringBack(start func(name string) error, failed func(error)) {
+	var telling sync.Mutex
+	tell := func(err error) {
+		if err != nil {
+			telling.Lock()
+			defer telling.Unlock()
+			failed(err)
+		}
+	}
+	groups, err := e.broughtBack()
+	tell(err)
+	slots := make(chan struct{}, atOnce*runtime.NumCPU())
+	for _, group := range groups {
+		var starts sync.WaitGroup
+		for _, name := range group {
+			slots <- struct{}{}
+			starts.Go(func() {
+				tell(start(name))
+				<-slots
+			})
+		}
+		starts.Wait()
+	}
+}
+
+// atOnce is how many machines start at a time for each processor.
+const atOnce = 4
+
+// broughtBack names the machines that are to be started now that the host has been, those of the highest priority first and
 // those of the same together. Before that it ends what went down with the host, so that what was made to be removed is.
-func (e *Engine) Returning() (groups [][]string, err error) {
+func (e *Engine) broughtBack() (groups [][]string, err error) {
 	all, _, err := e.Dir.List()
 	if err != nil {
 		return nil, err

@@ -4,8 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"runtime"
-	"sync"
 
 	"croft/man"
 	"croft/run"
@@ -77,42 +75,17 @@ func withSystemd(ctx context.Context, e *run.Engine, names []string) error {
 	return state.Hint(fmt.Errorf("enable: %w", err), hint)
 }
 
-// startReturning starts what the host's start is to start: in the order of the priorities, and as many at once as keep
-// the processors busy, for a start waits, too.
+// startReturning starts what the host's start is to start.
 func (a *app) startReturning(ctx context.Context) error {
 	e, err := a.engine()
 	if err != nil {
 		return err
 	}
-	groups, err := e.Returning()
 	var first error
-	var printing sync.Mutex
-	note := func(err error) {
-		printing.Lock()
-		defer printing.Unlock()
+	e.BringBack(func(name string) error { return a.startOne(ctx, name, false) }, func(err error) {
 		if status := a.fail(err, false); first == nil {
 			first = said{err, status}
 		}
-	}
-	if err != nil {
-		note(err)
-	}
-	slots := make(chan struct{}, atOnce*runtime.NumCPU())
-	for _, group := range groups {
-		var starts sync.WaitGroup
-		for _, name := range group {
-			slots <- struct{}{}
-			starts.Go(func() {
-				if err := a.startOne(ctx, name, false); err != nil {
-					note(err)
-				}
-				<-slots
-			})
-		}
-		starts.Wait()
-	}
+	})
 	return first
 }
-
-// atOnce is how many machines start at a time for each processor.
-const atOnce = 4

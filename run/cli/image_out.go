@@ -137,10 +137,13 @@ func verifyTree(tree run.Tree) error {
 	for _, line := range wrong {
 		fmt.Println(line)
 	}
-	if len(wrong) > 0 {
-		return fmt.Errorf("%s: %d things are wrong", tree.Dir, len(wrong))
+	switch len(wrong) {
+	case 0:
+		return nil
+	case 1:
+		return fmt.Errorf("%s: one thing is wrong", tree.Dir)
 	}
-	return nil
+	return fmt.Errorf("%s: %d things are wrong", tree.Dir, len(wrong))
 }
 
 const exportText = `Writes an image in a form that others take, and prints the name of each file. The same image makes the same bytes each time.
