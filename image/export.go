@@ -104,7 +104,7 @@ func (s *Store) writeUnified(ctx context.Context, img Image, w io.Writer) error 
 		if err := s.addMetadata(archive, img); err != nil {
 			return err
 		}
-		err := s.packed(ctx, img.Layers, func(r io.Reader) error { return addTree(archive, r, "rootfs") })
+		err := s.packed(ctx, img, func(r io.Reader) error { return addTree(archive, r, "rootfs") })
 		if err != nil {
 			return err
 		}
@@ -179,28 +179,33 @@ func addFile(to *tar.Writer, name string, content []byte, at time.Time) error {
 	return err
 }
 
-// packed has read read the tree of layers as a tar.
-func (s *Store) packed(ctx context.Context, layers []Layer, read func(io.Reader) error) error {
-	root, err := s.merged(layers)
+// packed has read read the tree of an image as a tar.
+func (s *Store) packed(ctx context.Context, img Image, read func(io.Reader) error) error {
+	root, err := s.merged(img)
 	if err != nil {
 		return err
 	}
 	defer root.Close()
+	return s.packedFrom(ctx, root, read)
+}
+
+// packedFrom has read read the tree at root as a tar.
+func (s *Store) packedFrom(ctx context.Context, root *os.File, read func(io.Reader) error) error {
 	r, w := io.Pipe()
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
 		w.CloseWithError(s.Pack(ctx, root.Name(), w))
 	}()
-	err = read(r)
+	err := read(r)
 	r.CloseWithError(errors.Join(err, io.ErrClosedPipe))
 	<-done // it reads the tree
 	return err
 }
 
-func (s *Store) merged(layers []Layer) (*os.File, error) {
+func (s *Store) merged(img Image) (*os.File, error) {
 	var paths []string
-	for _, l := range layers {
+	for _, l := range img.Layers {
 		paths = append(paths, s.LayerPath(l))
 	}
 	return s.Merge(paths)
@@ -265,7 +270,7 @@ func (s *Store) writeMetadata(img Image, w io.Writer) error {
 
 // writeTree writes the root filesystem of an image as a tar.
 func (s *Store) writeTree(ctx context.Context, img Image, w io.Writer) error {
-	return s.packed(ctx, img.Layers, func(r io.Reader) error {
+	return s.packed(ctx, img, func(r io.Reader) error {
 		_, err := io.Copy(w, r)
 		return err
 	})
@@ -287,7 +292,7 @@ func (s *Store) writeSquashfs(ctx context.Context, img Image, to *os.File) error
 	if errors.Is(err, exec.ErrNotFound) {
 		return errNoSquashfs
 	}
-	root, err := s.merged(img.Layers)
+	root, err := s.merged(img)
 	if err != nil {
 		return err
 	}

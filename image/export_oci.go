@@ -78,9 +78,14 @@ func (s *Store) packLayer(ctx context.Context, l Layer, file string) (b layoutFi
 		return b, "", err
 	}
 	defer f.Close()
+	root, err := s.OpenLayer(s.LayerPath(l))
+	if err != nil {
+		return b, "", err
+	}
+	defer root.Close()
 	packed, plain := sha256.New(), sha256.New()
 	out := &counter{w: io.MultiWriter(f, packed)}
-	err = s.packed(ctx, []Layer{l}, func(r io.Reader) error {
+	err = s.packedFrom(ctx, root, func(r io.Reader) error {
 		return compressedTo(out, func(w io.Writer) error {
 			_, err := io.Copy(io.MultiWriter(w, plain), r)
 			return err

@@ -46,8 +46,10 @@ type Store struct {
 	// asLayer says whether machines can have the file as it is; otherwise it has to be unpacked. It is rootfs's, too.
 	Mount func(file string) (root *os.File, asLayer bool, err error)
 
-	// Merge gives the tree that layers make, lowest first, where nobody sees it, as Mount does. It is rootfs's.
-	Merge func(layers []string) (root *os.File, err error)
+	// Merge gives the tree that layers make, lowest first, where nobody sees it, as Mount does; OpenLayer that of one layer
+	// as it is, with what it says of those below it. They are rootfs's.
+	Merge     func(layers []string) (root *os.File, err error)
+	OpenLayer func(layer string) (root *os.File, err error)
 }
 
 // LayerPath is where the layer lies: a directory, or the file of a filesystem. It is shared and read-only to everybody.

@@ -17,20 +17,22 @@ func Merge(layers []string) (root *os.File, err error) {
 	var dirs []*os.File
 	defer func() {
 		for _, d := range dirs { // an overlay holds what it is made of
-			if d != root {
-				d.Close()
-			}
+			d.Close()
 		}
 	}()
+	if len(layers) == 1 { // which may have whiteouts, of nothing: overlayfs knows them, and wants two
+		empty, err := emptyDir()
+		if err != nil {
+			return nil, err
+		}
+		dirs = append(dirs, empty)
+	}
 	for _, layer := range layers {
-		d, err := openLayer(layer)
+		d, err := OpenLayer(layer)
 		if err != nil {
 			return nil, err
 		}
 		dirs = append(dirs, d)
-	}
-	if len(dirs) == 1 {
-		return dirs[0], nil
 	}
 	if root, err = overlayOf(dirs); err != nil {
 		return nil, fmt.Errorf("overlay of %d layers: %w", len(layers), err)
@@ -38,8 +40,25 @@ func Merge(layers []string) (root *os.File, err error) {
 	return root, nil
 }
 
-// openLayer opens the root directory of a layer.
-func openLayer(layer string) (*os.File, error) {
+// emptyDir is a directory that nobody sees and that has nothing in it.
+func emptyDir() (*os.File, error) {
+	fs, err := unix.Fsopen("tmpfs", unix.FSOPEN_CLOEXEC)
+	if err != nil {
+		return nil, fmt.Errorf("fsopen(tmpfs): %w", err)
+	}
+	defer unix.Close(fs)
+	if err := unix.FsconfigCreate(fs); err != nil {
+		return nil, fmt.Errorf("fsconfig(create): %w", err)
+	}
+	mnt, err := unix.Fsmount(fs, unix.FSMOUNT_CLOEXEC, unix.MOUNT_ATTR_RDONLY)
+	if err != nil {
+		return nil, fmt.Errorf("fsmount: %w", err)
+	}
+	return os.NewFile(uintptr(mnt), fmt.Sprintf("/proc/self/fd/%d/", mnt)), nil
+}
+
+// OpenLayer gives the root directory of one layer as it is, with its whiteouts, as Merge does that of several.
+func OpenLayer(layer string) (*os.File, error) {
 	file, err := isFile(layer)
 	if err != nil {
 		return nil, err

@@ -18,6 +18,7 @@ const (
 	whiteoutOpaque = ".wh..wh..opq"
 	whiteoutAUFS   = ".wh..wh."
 	opaqueXattr    = "trusted.overlay.opaque"
+	originXattr    = "trusted.overlay.origin"
 )
 
 type mark int
@@ -55,6 +56,9 @@ func whiteoutKind(name string) (mark, error) {
 // when it is a directory it hides the lower one.
 func (u *unpacker) whiteout(at *os.File, base string) error {
 	err := unix.Mknodat(int(at.Fd()), base, unix.S_IFCHR, 0)
+	if err == nil {
+		return hideWhiteouts(at)
+	}
 	if err != unix.EEXIST {
 		return os.NewSyscallError("mknodat", err)
 	}
@@ -67,6 +71,13 @@ func (u *unpacker) whiteout(at *os.File, base string) error {
 	}
 	err = unix.Lsetxattr(procPath(at)+"/"+base, opaqueXattr, []byte("y"), 0)
 	return os.NewSyscallError("lsetxattr "+opaqueXattr, err)
+}
+
+// hideWhiteouts has overlayfs look for whiteouts where it lists dir. In a directory that one layer alone has it does so only when
+// its origin says that it may have some, and lists names otherwise that nobody can open.
+func hideWhiteouts(dir *os.File) error {
+	err := unix.Setxattr(procPath(dir), originXattr, nil, 0) // no value: it came from somewhere
+	return os.NewSyscallError("setxattr "+originXattr, err)
 }
 
 func setOpaque(dir *os.File) error {

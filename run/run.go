@@ -88,7 +88,7 @@ func Login(ctx context.Context, registry, user, password string, insecure bool) 
 func Logout(registry string) error { return image.Logout(registry) }
 
 func images(dir *state.Dir) *image.Store {
-	return &image.Store{Dir: dir.Images(), Unpack: unpack, Pack: rootfs.Pack, Mount: rootfs.MountFile, Merge: rootfs.Merge}
+	return &image.Store{Dir: dir.Images(), Unpack: unpack, Pack: rootfs.Pack, Mount: rootfs.MountFile, Merge: rootfs.Merge, OpenLayer: rootfs.OpenLayer}
 }
 
 // Unique is, by fingerprint, how many bytes of each image no other one of them has.
