@@ -50,6 +50,18 @@ func (p patience) retry(ctx context.Context, do func() error) error {
 	}
 }
 
+// within has do, which asks for a few small things, no longer than a connection may be silent: the transport itself would wait
+// for ever.
+func (p patience) within(ctx context.Context, do func(context.Context) error) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, p.stall, errStalled)
+	defer cancel()
+	err := do(ctx)
+	if err != nil && context.Cause(ctx) == errStalled {
+		return errStalled
+	}
+	return err
+}
+
 func sleep(ctx context.Context, d time.Duration) error {
 	select {
 	case <-ctx.Done():

@@ -75,7 +75,7 @@ func (s *Store) pullOCI(ctx context.Context, ref OCIReference, o PullOptions) (I
 	}
 	var src ociSource
 	var found ociImage
-	err = o.patience.retry(ctx, func() (err error) {
+	look := func(ctx context.Context) (err error) {
 		if src, err = ref.open(ctx, sys, tree); err != nil {
 			return err
 		}
@@ -83,6 +83,12 @@ func (s *Store) pullOCI(ctx context.Context, ref OCIReference, o PullOptions) (I
 			src.Close()
 		}
 		return err
+	}
+	err = o.patience.retry(ctx, func() error {
+		if ref.Local() {
+			return look(ctx)
+		}
+		return o.patience.within(ctx, look)
 	})
 	if err != nil {
 		return Image{}, err
@@ -308,7 +314,11 @@ func (p *pulling) bring(ctx context.Context, i int, l ociLayer, kept *os.File, t
 		if err := os.Chmod(tree, 0o755); err != nil { // whatever the umask
 			return 0, err
 		}
-		if size, err = p.unpack(ctx, i, l, kept, have, tree); err == nil || !errors.Is(err, state.ErrInvalid) {
+		size, err = p.unpack(ctx, i, l, kept, have, tree)
+		if state.Full(err) { // what has come is in everybody's way
+			return 0, errors.Join(err, forget(kept))
+		}
+		if err == nil || !errors.Is(err, state.ErrInvalid) {
 			return size, err
 		}
 		if err := errors.Join(forget(kept), removeTree(tree)); err != nil {
@@ -501,6 +511,8 @@ func explained(ref OCIReference, err error) error {
 		return state.Hint(err, "--tls-verify=false asks neither for TLS nor for a certificate")
 	case has("certificate signed by unknown authority", "certificate is not trusted"):
 		return state.Hint(err, "put the authority's certificate into /etc/containers/certs.d/"+host+"/ca.crt")
+	case has("tls: certificate required", "tls: bad certificate"):
+		return state.Hint(err, "put a certificate of yours and its key into /etc/containers/certs.d/"+host+": NAME.cert, NAME.key")
 	case has("unauthorized", "authentication required", "access to the resource is denied"):
 		return state.Hint(err, "croft image login "+host)
 	}

@@ -39,7 +39,7 @@ import (
 //	reap [-t D] NAME N[|N]|any        wait for its end (10s) with status N; its output is stdout and stderr then
 //	pty [-status N] [-size WxH] FILE CMD ARG...   under a terminal, talked to by FILE (pty_test.go); what it showed is stdout
 //	build VAR VERSION [COMMIT]        $VAR is a croft that says it is VERSION, made of COMMIT or else of this tree
-//	registry VAR [-tls] [-auth]       start a registry that ends with the script; $VAR is its HOST:PORT (registry_test.go)
+//	registry VAR [-tls|-clients] [-auth]  start a registry that ends with the script; $VAR is its HOST:PORT (registry_test.go)
 //	owns N [VAR]                      N processes run from this script's croft binary (within 5s); their pids are in $VAR
 //	tree DIR FILE                     DIR is an image server's directory with the images that FILE describes (imageserver.Image, JSON)
 //	sign DIR KEY [around|expired|old] sign its lists beside them, or around copies, or a week ago; the key is made when it is

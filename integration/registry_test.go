@@ -26,9 +26,10 @@ const (
 )
 
 // cmdRegistry starts Debian's docker-registry on loopback, empty, with its files in $WORK/VAR. With -tls its authority's
-// certificate is in $WORK/VAR/ca.crt. With -auth it wants registryAccount.
+// certificate is in $WORK/VAR/ca.crt. With -clients it has TLS and wants a certificate of its clients, too: $WORK/VAR/client.cert
+// and client.key are one. With -auth it wants registryAccount.
 func cmdRegistry(ts *testscript.TestScript, neg bool, args []string) {
-	usage(ts, !neg && len(args) > 0, "registry VAR [-tls] [-auth]")
+	usage(ts, !neg && len(args) > 0, "registry VAR [-tls|-clients] [-auth]")
 	cmdNeed(ts, false, []string{"registry"})
 	name, dir := args[0], ts.MkAbs(args[0])
 	ts.Check(os.MkdirAll(filepath.Join(dir, "blobs"), 0o755))
@@ -37,9 +38,14 @@ func cmdRegistry(ts *testscript.TestScript, neg bool, args []string) {
 	addr := free.Addr().String()
 	config := fmt.Sprintf("version: 0.1\nlog: {level: error, accesslog: {disabled: true}}\n"+
 		"storage: {filesystem: {rootdirectory: %s/blobs}}\nhttp:\n  addr: %s\n", dir, addr)
-	if slices.Contains(args, "-tls") {
-		ts.Check(writeCertificates(dir))
-		config += fmt.Sprintf("  tls: {certificate: %s/server/crt, key: %[1]s/server/key}\n", dir)
+	clients := slices.Contains(args, "-clients")
+	if clients || slices.Contains(args, "-tls") {
+		ts.Check(writeCertificates(dir, clients))
+		tls := fmt.Sprintf("certificate: %s/server/crt, key: %[1]s/server/key", dir)
+		if clients {
+			tls += fmt.Sprintf(", clientcas: [%s/ca.crt]", dir)
+		}
+		config += "  tls: {" + tls + "}\n"
 	}
 	if slices.Contains(args, "-auth") {
 		ts.Check(os.WriteFile(filepath.Join(dir, "htpasswd"), []byte(registryEntry), 0o600))
@@ -73,48 +79,60 @@ func cmdRegistry(ts *testscript.TestScript, neg bool, args []string) {
 	ts.Setenv(name, addr)
 }
 
-// writeCertificates makes an authority and a server's certificate of it for 127.0.0.1.
-func writeCertificates(dir string) error {
+// writeCertificates makes an authority and a certificate of it for 127.0.0.1, and with client one for who talks to that.
+func writeCertificates(dir string, client bool) error {
 	day := 24 * time.Hour
-	authority := &x509.Certificate{
-		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "croft's test authority"}, IsCA: true, BasicConstraintsValid: true,
-		NotBefore: time.Now().Add(-day), NotAfter: time.Now().Add(day), KeyUsage: x509.KeyUsageCertSign,
+	template := func(serial int64, name string) *x509.Certificate {
+		return &x509.Certificate{
+			SerialNumber: big.NewInt(serial), Subject: pkix.Name{CommonName: name}, NotBefore: time.Now().Add(-day), NotAfter: time.Now().Add(day),
+		}
 	}
-	server := &x509.Certificate{
-		SerialNumber: big.NewInt(2), Subject: pkix.Name{CommonName: "localhost"}, IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)},
-		DNSNames: []string{"localhost"}, NotBefore: authority.NotBefore, NotAfter: authority.NotAfter,
-	}
+	authority := template(1, "croft's test authority")
+	authority.IsCA, authority.BasicConstraintsValid, authority.KeyUsage = true, true, x509.KeyUsageCertSign
 	authorityKey, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		return err
 	}
-	serverKey, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		return err
-	}
-	ca, err := x509.CreateCertificate(rand.Reader, authority, authority, &authorityKey.PublicKey, authorityKey)
-	if err != nil {
-		return err
-	}
-	cert, err := x509.CreateCertificate(rand.Reader, server, authority, &serverKey.PublicKey, authorityKey)
-	if err != nil {
-		return err
-	}
-	key, err := x509.MarshalPKCS8PrivateKey(serverKey)
-	if err != nil {
+	if err := writeCertificate(authority, authority, authorityKey, nil, filepath.Join(dir, "ca.crt"), ""); err != nil {
 		return err
 	}
 	if err := os.MkdirAll(filepath.Join(dir, "server"), 0o755); err != nil { // dir itself can be a client's directory of certificates
 		return err
 	}
-	for _, file := range []struct {
-		name, kind string
-		data       []byte
-	}{{"ca.crt", "CERTIFICATE", ca}, {"server/crt", "CERTIFICATE", cert}, {"server/key", "PRIVATE KEY", key}} {
-		text := pem.EncodeToMemory(&pem.Block{Type: file.kind, Bytes: file.data})
-		if err := os.WriteFile(filepath.Join(dir, file.name), text, 0o600); err != nil {
+	server := template(2, "localhost")
+	server.IPAddresses, server.DNSNames = []net.IP{net.IPv4(127, 0, 0, 1)}, []string{"localhost"}
+	if err := writeCertificate(server, authority, nil, authorityKey, filepath.Join(dir, "server", "crt"), filepath.Join(dir, "server", "key")); err != nil {
+		return err
+	}
+	if !client {
+		return nil
+	}
+	one := template(3, "client")
+	one.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}
+	return writeCertificate(one, authority, nil, authorityKey, filepath.Join(dir, "client.cert"), filepath.Join(dir, "client.key"))
+}
+
+// writeCertificate writes a certificate that authority signs, and its key: own, or a new one. No signer is an authority that
+// signs itself.
+func writeCertificate(template, authority *x509.Certificate, own, signer *ecdsa.PrivateKey, certificateFile, keyFile string) (err error) {
+	if own == nil {
+		if own, err = ecdsa.GenerateKey(elliptic.P256(), rand.Reader); err != nil {
 			return err
 		}
 	}
-	return nil
+	if signer == nil {
+		signer = own
+	}
+	certificate, err := x509.CreateCertificate(rand.Reader, template, authority, &own.PublicKey, signer)
+	if err != nil {
+		return err
+	}
+	if err := os.WriteFile(certificateFile, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: certificate}), 0o600); err != nil || keyFile == "" {
+		return err
+	}
+	key, err := x509.MarshalPKCS8PrivateKey(own)
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(keyFile, pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: key}), 0o600)
 }
