@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strconv"
 
+	"croft/netsetup"
 	"croft/state"
 
 	"golang.org/x/sys/unix"
@@ -76,6 +77,27 @@ func (e *Engine) carries(l state.Link, p state.Port) bool {
 	}
 	ip, err := netip.ParseAddr(p.IP)
 	return err != nil || ip.Is4() && l.IP.IsValid() || ip.Is6() && l.IP6.IsValid()
+}
+
+// PortHints are the commands that let in what the world sends to the ports of a machine that runs, where a firewall of this
+// host keeps it out: that only its administrator opens. What cannot be found out is no hint.
+func (e *Engine) PortHints(name string) (commands []string) {
+	in, err := e.Dir.Get(name)
+	if err != nil || in.Applied == nil {
+		return nil
+	}
+	public := slices.DeleteFunc(slices.Clone(in.Applied.Facts.Ports), func(p state.Port) bool {
+		a, err := netip.ParseAddr(p.IP)
+		return err == nil && a.IsLoopback()
+	})
+	if len(public) == 0 {
+		return nil
+	}
+	links := in.Applied.Facts.Links
+	if i := slices.IndexFunc(links, func(l state.Link) bool { return l.Managed }); i >= 0 { // it is where they lead to
+		commands, _ = netsetup.Hints(links[i].Parent, public)
+	}
+	return commands
 }
 
 // publishers are the ports on the host of machines, by their names.

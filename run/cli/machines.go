@@ -195,6 +195,7 @@ func (a *app) startOne(ctx context.Context, name string, timings bool) error {
 	if timings {
 		printTimings(s.Timings, time.Since(began))
 	}
+	hintPorts(e, name)
 	return nil
 }
 

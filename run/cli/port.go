@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"croft/man"
+	"croft/run"
 	"croft/state"
 
 	"github.com/spf13/pflag"
@@ -96,4 +97,16 @@ func leadingTo(rows []port, text string) (kept []port, err error) {
 		}
 	}
 	return kept, nil
+}
+
+// hintPorts tells how what the world sends to a machine's ports is let in, where a firewall of this host keeps it out.
+func hintPorts(e *run.Engine, name string) {
+	commands := e.PortHints(name)
+	if len(commands) == 0 {
+		return
+	}
+	fmt.Fprintf(os.Stderr, "croft: a firewall of this host keeps the world from the ports of %s\n", name)
+	for _, c := range commands {
+		fmt.Fprintln(os.Stderr, "hint: "+c)
+	}
 }

@@ -174,6 +174,9 @@ func (a *app) runDetached(ctx context.Context, e *run.Engine, in *state.Instance
 	if o.timings {
 		printTimings(s.Timings, time.Since(began))
 	}
+	if !o.quiet {
+		hintPorts(e, in.Spec.Name)
+	}
 	fmt.Println(in.Spec.Name)
 	return nil
 }

@@ -603,6 +603,9 @@ func (a *app) reconfigure(verb, name string, quiet bool, change func(*state.Spec
 	if later := waiting(e, before, after); len(later) > 0 && !quiet {
 		fmt.Fprintf(os.Stderr, "%s is running: %s will hold from its next start\n", name, strings.Join(later, ", "))
 	}
+	if !slices.Equal(before.Spec.Ports, after.Spec.Ports) && !quiet {
+		hintPorts(e, name)
+	}
 	if _, err := os.Lstat(e.Dir.RootOf(name)); err == nil && after.Spec.Root.Ephemeral && !before.Spec.Root.Ephemeral && !quiet {
 		fmt.Fprintf(os.Stderr, "%s is ephemeral: all that it has written will be gone at its next start\n", name)
 	}
