@@ -28,7 +28,7 @@ func netMount() string { return RootMount() + ".net" }
 
 // What stands between these lines is croft's, and all else the machine's own.
 const (
-	hostsBegin = "# croft: begin. Written anew when machines start and stop; lines of your own go below the end."
+	hostsBegin = "# croft: begin. These lines are written anew; your own stay outside of them."
 	hostsEnd   = "# croft: end"
 )
 
@@ -134,7 +134,7 @@ func (l *launch) layHosts() error {
 	if err != nil {
 		return err
 	}
-	return (&hostsWriter{}).put(l.Root.Dir, hostsBlock(nil, nameOf(in, in.Facts.Links)))
+	return (&hostsWriter{}).put(l.Root.Dir, hostsBlock(nil, nameOf(&in.Spec, in.Facts.Links)))
 }
 
 // adopt makes the hosts file of one that the machine had put in the place of the link to it.

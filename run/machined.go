@@ -5,6 +5,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"net"
 	"path/filepath"
 	"strings"
 	"time"
@@ -108,13 +109,24 @@ func (l *launch) registerOn(ctx context.Context, bus *godbus.Conn) error {
 	if len(name) > machinedLongest {
 		return fmt.Errorf("%s has more than %d characters: %w", name, machinedLongest, state.ErrUnsupported)
 	}
-	err = bus.Object(machinedBus, machinedObject).CallWithContext(ctx, machinedManager+"RegisterMachine", 0,
-		name, id, "croft", "container", uint32(l.container.pid), "").Err
+	err = bus.Object(machinedBus, machinedObject).CallWithContext(ctx, machinedManager+"RegisterMachineWithNetwork", 0,
+		name, id, "croft", "container", uint32(l.container.pid), "", l.hostEnds()).Err
 	var said godbus.Error
 	if errors.As(err, &said) && said.Name == machinedBus+".MachineExists" {
 		return fmt.Errorf("another machine of this host has the name %s there", name)
 	}
 	return err
+}
+
+// hostEnds are the indexes of the interfaces that the host has of the machine: it shows them.
+func (l *launch) hostEnds() []int32 {
+	ends := []int32{}
+	for _, link := range l.Instance.Applied.Facts.Links {
+		if i, err := net.InterfaceByName(link.Host); err == nil {
+			ends = append(ends, int32(i.Index))
+		}
+	}
+	return ends
 }
 
 // deregister makes machined forget a machine, which it would do by itself when the unit ends: a reboot from inside does

@@ -36,8 +36,8 @@ type namedLink struct {
 	Isolated bool         `json:"isolated,omitempty"`
 }
 
-func nameOf(in *state.Instance, links []state.Link) named {
-	m := named{Name: in.Spec.Name, Host: in.Spec.Host(), Hosts: in.Spec.AddHosts}
+func nameOf(spec *state.Spec, links []state.Link) named {
+	m := named{Name: spec.Name, Host: spec.Host(), Hosts: spec.AddHosts}
 	for _, l := range links {
 		n := namedLink{Network: l.Network, Isolated: l.Isolated}
 		for _, p := range []netip.Prefix{l.IP, l.IP6} {
@@ -72,7 +72,7 @@ func (m named) on(network string) bool {
 // announce makes the names of a machine that is about to run known on its networks, and those of their machines to it.
 // What it said before is replaced.
 func (e *Engine) announce(in *state.Instance, links []state.Link) error {
-	me := nameOf(in, links)
+	me := nameOf(&in.Spec, links)
 	return e.changeNames(func(n *names) (networks []string, changed bool) {
 		was := n.Machines[me.Name]
 		if n.Machines[me.Name] = me; len(links) == 0 {
@@ -295,12 +295,7 @@ type telling struct {
 }
 
 func tell(all []named, network string) telling {
-	taken := map[string]bool{}
-	for _, m := range all {
-		if m.on(network) {
-			taken[strings.ToLower(m.Name)], taken[strings.ToLower(m.Name+namesSuffix)] = true, true
-		}
-	}
+	taken := namesOf(all, func(m named) bool { return m.on(network) })
 	t := telling{at: []int{0}}
 	for _, m := range all {
 		for _, l := range m.Links {
@@ -311,4 +306,29 @@ func tell(all []named, network string) telling {
 		t.at = append(t.at, len(t.text))
 	}
 	return t
+}
+
+// namesOf are the names in lower case that nobody else may have, of the machines that are there.
+func namesOf(all []named, there func(named) bool) map[string]bool {
+	names := map[string]bool{}
+	for _, m := range all {
+		if there(m) {
+			names[strings.ToLower(m.Name)], names[strings.ToLower(m.Name+namesSuffix)] = true, true
+		}
+	}
+	return names
+}
+
+// Hosts are lines for the host's own /etc/hosts, with the names of machines that run.
+func Hosts(running []*state.Applied) []byte {
+	var all []named
+	for _, a := range running {
+		all = append(all, nameOf(&a.Spec, a.Facts.Links))
+	}
+	taken := namesOf(all, func(named) bool { return true })
+	b := []byte(hostsBegin + "\n")
+	for _, m := range all {
+		b = hostsLines(b, m.addrs(), m.names(taken))
+	}
+	return append(b, hostsEnd+"\n"...)
 }

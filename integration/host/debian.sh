@@ -17,7 +17,7 @@ make_part() { # SUITE DIR
 	local tree=$2/tree unit etc
 	"$here/../install-deps" mmdebstrap >&2
 	mmdebstrap --quiet --mode=root --variant=minbase \
-		--include=systemd-sysv,systemd-container,dbus,libpam-systemd,udev,kmod,linux-image-cloud-$(dpkg --print-architecture),apparmor \
+		--include=systemd-sysv,systemd-container,libnss-mymachines,dbus,libpam-systemd,udev,kmod,linux-image-cloud-$(dpkg --print-architecture),apparmor \
 		--include=iproute2,nftables,procps,psmisc,util-linux,mount,e2fsprogs,uidmap,keyutils,strace,socat,curl,squashfs-tools,erofs-utils \
 		--include=python3-minimal,xz-utils,zstd,busybox-static \
 		--aptopt='Acquire::Languages "none"' --aptopt='Apt::Install-Recommends "false"' \

@@ -3,6 +3,7 @@ package cli
 import (
 	"context"
 	"fmt"
+	"io"
 	"net/netip"
 	"os"
 	"slices"
@@ -159,11 +160,11 @@ func (m *machine) reach(f *state.Facts) {
 
 func (a *app) list() func(*pflag.FlagSet) man.Run {
 	return func(fs *pflag.FlagSet) man.Run {
-		format := formatValue("table")
+		format := listFormat{"table"}
 		var filters []string
 		quiet := fs.BoolP("quiet", "q", false, "names alone")
 		columns := fs.StringP("columns", "c", "", "show `COLUMNS`, separated by commas; +NAME adds one, all shows all")
-		fs.Var(&format, "format", "print `table|json|yaml|csv|TEMPLATE`")
+		fs.Var(&format, "format", "print `table|json|yaml|csv|hosts|TEMPLATE`")
 		fs.StringArrayVar(&filters, "filter", nil, "only those with `KEY=VALUE`: name, state, image, network, label=K or label=K=V")
 		return func(_ context.Context, _ []string) error {
 			e, err := a.engine()
@@ -177,9 +178,37 @@ func (a *app) list() func(*pflag.FlagSet) man.Run {
 			if rows, err = filtered(rows, filters); err != nil {
 				return err
 			}
-			return show(machineView(), string(format), *columns, *quiet, rows)
+			if format.formatValue == hostsFormat {
+				return writeHosts(os.Stdout, rows)
+			}
+			return show(machineView(), format.String(), *columns, *quiet, rows)
 		}
 	}
+}
+
+// listFormat also takes hosts.
+type listFormat struct{ formatValue }
+
+const hostsFormat = "hosts"
+
+func (f *listFormat) Set(s string) error {
+	if s == hostsFormat {
+		f.formatValue = hostsFormat
+		return nil
+	}
+	return f.formatValue.Set(s)
+}
+
+// writeHosts prints the names of those that run as lines for /etc/hosts.
+func writeHosts(w io.Writer, rows []machine) error {
+	var running []*state.Applied
+	for _, m := range rows {
+		if m.applied != nil {
+			running = append(running, m.applied)
+		}
+	}
+	_, err := w.Write(run.Hosts(running))
+	return err
 }
 
 // show prints rows in the form that was asked for.

@@ -150,6 +150,7 @@ func machines(a *app) []*man.Command {
 				{Say: "All of them", Do: "croft list"},
 				{Say: "For a program", Do: "croft list --format json"},
 				{Say: "The names of those that run", Do: "croft list -q --filter state=running"},
+				{Say: "Their names and addresses, for the host's own /etc/hosts", Do: "croft list --format hosts >>/etc/hosts"},
 				{Say: "With one more column, or fields of your choice", Do: "croft list -c +ids\ncroft list --format '{{.Name}} {{.State}}'"},
 			},
 			See: []string{"inspect", "info"},
@@ -554,4 +555,6 @@ With --try it then makes a machine of nothing but croft itself, in the store tha
 
 With --format it prints every fact, by an id that stays the same.`
 
-const listText = `Lists machines, running and stopped. The state is asked of the kernel at that moment: ` + "`running`" + `, ` + "`paused`" + `, ` + "`restarting`" + ` (between two runs, by --restart), ` + "`stopped`" + `, ` + "`orphaned`" + ` (its keeper was killed and its processes live on) or ` + "`damaged`" + ` (its record cannot be read).`
+const listText = `Lists machines, running and stopped. The state is asked of the kernel at that moment: ` + "`running`" + `, ` + "`paused`" + `, ` + "`restarting`" + ` (between two runs, by --restart), ` + "`stopped`" + `, ` + "`orphaned`" + ` (its keeper was killed and its processes live on) or ` + "`damaged`" + ` (its record cannot be read).
+
+As ` + "`hosts`" + ` it prints the names and addresses of the machines that run as lines for /etc/hosts.`
