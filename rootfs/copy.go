@@ -237,7 +237,7 @@ func overwriteOne(root *os.Root, name, from, was string) error {
 	if now.Link != "" {
 		return root.Symlink(now.Link, name)
 	}
-	return root.WriteFile(name, []byte(now.Text), modeOf(now.Text))
+	return root.WriteFile(name, []byte(now.Text), now.mode())
 }
 
 // readGenerated reads a file as WriteGuest made it.
@@ -246,8 +246,12 @@ func readGenerated(path string) (File, error) {
 	if err == nil {
 		return File{Link: to}, nil
 	}
+	info, err := os.Stat(path)
+	if err != nil {
+		return File{}, err
+	}
 	text, err := os.ReadFile(path)
-	return File{Text: string(text)}, err
+	return File{Text: string(text), Secret: info.Mode()&0o077 == 0}, err
 }
 
 // unchanged says whether name still is what was put there last. The machine may have made anything of it, a

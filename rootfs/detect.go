@@ -6,9 +6,11 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"maps"
 	"os"
 	"path"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 
@@ -116,6 +118,38 @@ func ReadFile(layers []string, name string) ([]byte, error) {
 	}
 	defer f.Close()
 	return io.ReadAll(io.LimitReader(f, most))
+}
+
+// ReadDir gives the names in a directory of the image made of layers (lowest first), sorted; none when there is no such
+// directory.
+func ReadDir(layers []string, name string) ([]string, error) {
+	target, _, err := Lookup(layers, name)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	names := map[string]bool{}
+	for _, layer := range layers {
+		info, _, err := inLayer(layer, target)
+		if err != nil {
+			return nil, err
+		}
+		if info == nil || !info.IsDir() {
+			continue
+		}
+		all, err := os.ReadDir(filepath.Join(layer, target)) // inLayer saw no link on the way
+		if err != nil {
+			return nil, err
+		}
+		for _, e := range all {
+			if _, _, err := find(layers, path.Join(target, e.Name())); err == nil {
+				names[e.Name()] = true
+			}
+		}
+	}
+	return slices.Sorted(maps.Keys(names)), nil
 }
 
 // Lookup resolves a path of the image made of layers (lowest first) as the machine would see it: upper layers

@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 
@@ -168,6 +169,17 @@ func TestReadFile(t *testing.T) {
 	}
 	if got, err := ReadFile(dirs, "/a"); !errors.Is(err, unix.EINVAL) {
 		t.Errorf("a directory: %q, %v", got, err)
+	}
+}
+
+func TestReadDir(t *testing.T) {
+	dirs := layersOf(t, "a/x a/y b/x c/x d->a", "a/z !a/y b/* b/y !c e/x", "f->/a")
+	for name, want := range map[string][]string{
+		"/a": {"x", "z"}, "/b": {"y"}, "/c": nil, "/d": {"x", "z"}, "/e": {"x"}, "/f/": {"x", "z"}, "/none": nil,
+	} {
+		if got, err := ReadDir(dirs, name); !slices.Equal(got, want) || err != nil {
+			t.Errorf("%s: %q, %v", name, got, err)
+		}
 	}
 }
 

@@ -17,6 +17,8 @@ type Files map[string]File
 type File struct {
 	Text string `json:",omitempty"`
 	Link string `json:",omitempty"` // what it links to, when it is a symbolic link
+
+	Secret bool `json:",omitempty"` // root alone may read it
 }
 
 // WriteGuest makes the generated files of r anew. They are a layer of their own, not mounts: the machine may
@@ -41,12 +43,15 @@ func (f File) write(path string) error {
 	if f.Link != "" {
 		return os.Symlink(f.Link, path)
 	}
-	return os.WriteFile(path, []byte(f.Text), modeOf(f.Text))
+	return os.WriteFile(path, []byte(f.Text), f.mode())
 }
 
-// modeOf makes scripts executable.
-func modeOf(content string) os.FileMode {
-	if strings.HasPrefix(content, "#!") {
+// mode makes scripts executable.
+func (f File) mode() os.FileMode {
+	switch {
+	case f.Secret:
+		return 0o600
+	case strings.HasPrefix(f.Text, "#!"):
 		return 0o755
 	}
 	return 0o644

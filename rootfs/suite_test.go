@@ -465,15 +465,15 @@ func generatedFiles(r *rig) {
 	generate := func(host string) {
 		r.Helper()
 		r.create()
-		try(r, WriteGuest(r.root, Files{"/etc/hostname": {Text: host}, "etc/hosts": {Text: "hosts\n"}, "/../up": {Text: "up\n"}, "/opt/new/file": {Text: "f\n"}, "/etc/link": {Link: "to-" + strings.TrimSpace(host)}}))
+		try(r, WriteGuest(r.root, Files{"/etc/hostname": {Text: host}, "etc/hosts": {Text: "hosts\n"}, "/../up": {Text: "up\n"}, "/opt/new/file": {Text: "f\n"}, "/etc/link": {Link: "to-" + strings.TrimSpace(host)}, "/etc/key": {Text: "k\n", Secret: true}}))
 		r.mount()
 	}
 	generate("one\n")
-	r.does("cat /etc/hostname /etc/hosts /up /opt/new/file; stat -c '%u %a' /etc/hosts; readlink /etc/link; stat -c %u /etc/link", "one\nhosts\nup\nf\n0 644\nto-one\n0\n")
+	r.does("cat /etc/hostname /etc/hosts /up /opt/new/file; stat -c '%u %a' /etc/hosts /etc/key; readlink /etc/link; stat -c %u /etc/link", "one\nhosts\nup\nf\n0 644\n0 600\nto-one\n0\n")
 	r.unmount()
 	generate("two\n")
 	r.does("cat /etc/hostname; readlink /etc/link", "two\nto-two\n")
-	r.does("echo mine >/etc/.new; mv /etc/.new /etc/hostname; rm /up; cat /etc/hostname; ls /etc", "mine\nconf.d\nhostname\nhosts\nlink\nmotd\n")
+	r.does("echo mine >/etc/.new; mv /etc/.new /etc/hostname; rm /up; cat /etc/hostname; ls /etc", "mine\nconf.d\nhostname\nhosts\nkey\nlink\nmotd\n")
 	r.does("ln -sf mine /etc/link", "")
 	r.unmount()
 	generate("three\n")

@@ -292,7 +292,11 @@ func (e *Engine) mountFiles(in *state.Instance) (*os.File, error) {
 	if err := driver.Create(files); err != nil { // it may never have been started
 		return nil, err
 	}
-	if err := rootfs.WriteGuest(files, guestFiles(in, host{resolv: hostResolv()})); err != nil {
+	h, err := lookInside(in, layers)
+	if err != nil {
+		return nil, err
+	}
+	if err := rootfs.WriteGuest(files, guestFiles(in, h)); err != nil {
 		return nil, err
 	}
 	if err := os.MkdirAll(RootMount(), 0o711); err != nil {

@@ -15,5 +15,9 @@ func (e *Engine) Diff(in *state.Instance) ([]Change, error) {
 		return nil, err
 	}
 	root := rootfs.Root{Dir: e.Dir.RootOf(in.Spec.Name), Layers: layers}
-	return rootfs.Changes(root, in.Facts.Driver, in.Facts.Range, guestFiles(in, host{resolv: hostResolv()}), covered(in))
+	h, err := lookInside(in, layers)
+	if err != nil {
+		return nil, err
+	}
+	return rootfs.Changes(root, in.Facts.Driver, in.Facts.Range, guestFiles(in, h), covered(in))
 }

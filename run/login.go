@@ -15,21 +15,15 @@ import (
 
 // loginFiles are the generated files that give a machine of this image a login on its console.
 func loginFiles(kind string, layers []string) (rootfs.Files, error) {
-	if kind == "" || kind == "systemd" {
-		return nil, nil
-	}
-	view, err := rootfs.OpenView(layers)
-	if err != nil {
-		return nil, err
-	}
-	defer view.Close()
 	switch kind {
+	case "", "systemd":
+		return nil, nil
 	case "runit":
-		return runitFiles(view.Dirs)
+		return runitFiles(layers)
 	case "openrc":
-		return openrcFiles(view.Dirs)
+		return openrcFiles(layers)
 	}
-	return inittabFiles(kind, view.Dirs)
+	return inittabFiles(kind, layers)
 }
 
 // ownInittab is what busybox does without an inittab, less the shells on tty2 to tty4.

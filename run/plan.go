@@ -44,6 +44,7 @@ type host struct {
 	unit        string   // that the caller is in; "" when there is none
 	owners      map[string]Owner
 	login       rootfs.Files // what its image needs for a login on the console
+	managers    managers     // of networks, in its image
 	credentials string       // of the unit that this process is of
 }
 
@@ -109,10 +110,13 @@ func guestFiles(in *state.Instance, h host) rootfs.Files {
 	if in.Facts.Init.Mode != state.InitBoot {
 		f[guestHosts] = rootfs.File{} // with its directory, which is a mount point; a booting machine has its own /run
 	}
-	if text, _ := resolvConf(in, h.resolv); text != "" {
+	text, _ := resolvConf(in, h.resolv)
+	if text != "" {
 		f["/etc/resolv.conf"] = rootfs.File{Text: text}
 	}
+	servers, _ := readResolv(text)
 	maps.Copy(f, h.login)
+	maps.Copy(f, h.managers.files(in.Facts.Links, servers))
 	return f
 }
 
@@ -197,11 +201,16 @@ const (
 
 // look gathers what the plan of in, an image of these layers, needs to know of this host.
 func look(in *state.Instance, layers []string) (host, error) {
-	roots, own, err := hierarchies()
+	h, err := lookInside(in, layers)
 	if err != nil {
 		return host{}, err
 	}
-	owners := map[string]Owner{}
+	if h.cgroups, h.own, err = hierarchies(); err != nil {
+		return host{}, err
+	}
+	h.hybrid = len(h.cgroups) > 1 && isUnified(h.cgroups[0])
+	h.divided, h.unit, h.credentials = delegated(h.own[0]), unitAround(h.own[0]), os.Getenv(envCredentials)
+	h.owners = map[string]Owner{}
 	for _, m := range in.Spec.Mounts {
 		var st unix.Stat_t
 		if err := unix.Stat(m.Source, &st); err != nil {
@@ -211,13 +220,27 @@ func look(in *state.Instance, layers []string) (host, error) {
 		if err != nil {
 			return host{}, fmt.Errorf("volume %s: %w", m.Source, err)
 		}
-		owners[m.Source] = Owner{st.Uid, st.Gid, nested}
+		h.owners[m.Source] = Owner{st.Uid, st.Gid, nested}
 	}
-	login, err := loginFiles(in.Facts.InitKind, layers)
-	return host{
-		resolv: hostResolv(), cgroups: roots, own: own, hybrid: len(roots) > 1 && isUnified(roots[0]),
-		divided: delegated(own[0]), unit: unitAround(own[0]), owners: owners, login: login, credentials: os.Getenv(envCredentials),
-	}, err
+	return h, nil
+}
+
+// lookInside gathers what the generated files of in, an image of these layers, depend on.
+func lookInside(in *state.Instance, layers []string) (host, error) {
+	h := host{resolv: hostResolv()}
+	if in.Facts.Init.Mode != state.InitBoot {
+		return h, nil // nobody logs in, and no manager runs
+	}
+	view, err := rootfs.OpenView(layers)
+	if err != nil {
+		return h, err
+	}
+	defer view.Close()
+	if h.login, err = loginFiles(in.Facts.InitKind, view.Dirs); err != nil {
+		return h, err
+	}
+	h.managers, err = managersOf(view.Dirs)
+	return h, err
 }
 
 // nestedMounts says whether something is mounted below source, and all of it can be shifted to the ids of a machine.

@@ -38,7 +38,11 @@ func (e *Engine) Publish(ctx context.Context, name string, p Publishing) (image.
 	if err != nil {
 		return image.Image{}, err
 	}
-	generated := guestFiles(in, host{resolv: hostResolv()})
+	h, err := lookInside(in, layers)
+	if err != nil {
+		return image.Image{}, err
+	}
+	generated := guestFiles(in, h)
 	root := rootfs.Root{Dir: e.Dir.RootOf(name), Layers: layers}
 	return e.Images.Publish(ctx, image.PublishOptions{
 		Base: in.Facts.Fingerprint, Properties: p.Properties, Aliases: p.Aliases, Reuse: p.Reuse,
