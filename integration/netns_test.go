@@ -36,6 +36,7 @@ umount -R -l /sys
 mount --move "$new" /sys
 rmdir "$new"
 mkdir -p /run/netns
+! mountpoint -q /run/netns || umount -R -l /run/netns # what ip makes of it receives what others mount there
 mount -t tmpfs tmpfs /run/netns
 `
 
