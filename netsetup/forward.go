@@ -218,7 +218,9 @@ func switchedOn(pattern string) (on []string) {
 // the kernel's own hearing off.
 func advertised() (paths []string, err error) {
 	lives := map[int]bool{}
-	routes, err := netlink.RouteListFiltered(netlink.FAMILY_V6, &netlink.Route{Protocol: unix.RTPROT_RA}, netlink.RT_FILTER_PROTOCOL)
+	routes, err := whole(func() ([]netlink.Route, error) {
+		return netlink.RouteListFiltered(netlink.FAMILY_V6, &netlink.Route{Protocol: unix.RTPROT_RA}, netlink.RT_FILTER_PROTOCOL)
+	})
 	if err != nil {
 		return nil, fmt.Errorf("list the routes of router advertisements: %w", err)
 	}
@@ -228,14 +230,14 @@ func advertised() (paths []string, err error) {
 			lives[hop.LinkIndex] = true
 		}
 	}
-	addresses, err := netlink.AddrList(nil, netlink.FAMILY_V6)
+	addresses, err := whole(func() ([]netlink.Addr, error) { return netlink.AddrList(nil, netlink.FAMILY_V6) })
 	if err != nil {
 		return nil, fmt.Errorf("list addresses: %w", err)
 	}
 	for _, a := range addresses {
 		lives[a.LinkIndex] = lives[a.LinkIndex] || a.Flags&unix.IFA_F_PERMANENT == 0
 	}
-	links, err := netlink.LinkList()
+	links, err := whole(netlink.LinkList)
 	if err != nil {
 		return nil, fmt.Errorf("list interfaces: %w", err)
 	}

@@ -72,7 +72,7 @@ func address(link netlink.Link, n *state.Network) error {
 			return err
 		}
 	}
-	has, err := netlink.AddrList(link, netlink.FAMILY_ALL)
+	has, err := whole(func() ([]netlink.Addr, error) { return netlink.AddrList(link, netlink.FAMILY_ALL) })
 	if err != nil {
 		return err
 	}
@@ -100,6 +100,16 @@ func address(link netlink.Link, n *state.Network) error {
 		return nil
 	}
 	return netlink.LinkSetUp(link)
+}
+
+// whole asks for a list again that changed while the kernel gave it out, as it does when many machines start at once.
+func whole[T any](list func() ([]T, error)) (all []T, err error) {
+	for range 100 {
+		if all, err = list(); !errors.Is(err, netlink.ErrDumpInterrupted) {
+			break
+		}
+	}
+	return all, err
 }
 
 // bridgeIPv6 turns it on for a bridge, without router advertisements: nobody there may tell the host its routes.

@@ -22,7 +22,7 @@ func Taken(own string) ([]netip.Prefix, error) {
 	if link, err := net.InterfaceByName(own); err == nil {
 		index = link.Index
 	}
-	routes, err := netlink.RouteList(nil, netlink.FAMILY_ALL)
+	routes, err := whole(func() ([]netlink.Route, error) { return netlink.RouteList(nil, netlink.FAMILY_ALL) })
 	if err != nil && !errors.Is(err, netlink.ErrDumpInterrupted) {
 		return nil, fmt.Errorf("routes: %w", err)
 	}
@@ -31,7 +31,7 @@ func Taken(own string) ([]netip.Prefix, error) {
 			all = append(all, prefixOf(r.Dst))
 		}
 	}
-	addrs, err := netlink.AddrList(nil, netlink.FAMILY_ALL)
+	addrs, err := whole(func() ([]netlink.Addr, error) { return netlink.AddrList(nil, netlink.FAMILY_ALL) })
 	if err != nil && !errors.Is(err, netlink.ErrDumpInterrupted) {
 		return nil, fmt.Errorf("addresses: %w", err)
 	}
@@ -53,7 +53,9 @@ func Taken(own string) ([]netip.Prefix, error) {
 // Uplink tells the MTU of the host's way out; 0 when it has none.
 func Uplink() int {
 	for _, family := range []int{netlink.FAMILY_V4, netlink.FAMILY_V6} {
-		routes, err := netlink.RouteListFiltered(family, &netlink.Route{}, netlink.RT_FILTER_DST) // to no destination: the default
+		routes, err := whole(func() ([]netlink.Route, error) {
+			return netlink.RouteListFiltered(family, &netlink.Route{}, netlink.RT_FILTER_DST)
+		}) // to no destination: the default
 		if err != nil {
 			continue
 		}

@@ -241,9 +241,11 @@ func overlaps(r state.Range, taken []state.Range) bool {
 	return false
 }
 
-// release gives the instance's ids and addresses back.
+// release gives the instance's ids and addresses back: it does not run any more, though its record may say so until it is removed.
 func (e *Engine) release(in *state.Instance) error {
-	if err := e.endLeases(in, in.Facts.Links, nil); err != nil || in.Facts.Range.Size == 0 {
+	gone := *in
+	gone.Applied = nil
+	if err := e.endLeases(&gone, in.Facts.Links, nil); err != nil || in.Facts.Range.Size == 0 {
 		return err
 	}
 	host, err := state.OpenHost()
