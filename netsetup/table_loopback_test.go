@@ -47,6 +47,7 @@ func TestPortsOnLoopback6(t *testing.T) { portsOnLoopback6(t, false) }
 func TestPortsOnLoopback6WithBridgeNetfilter(t *testing.T) { portsOnLoopback6(t, true) }
 
 func portsOnLoopback6(t *testing.T, bridgeNetfilter bool) {
+	t.Parallel()
 	if !ownHost(t) {
 		return
 	}

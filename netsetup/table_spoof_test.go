@@ -111,6 +111,7 @@ func TestNobodySpeaksForAnother(t *testing.T) { nobodySpeaksForAnother(t, false)
 func TestNobodySpeaksForAnotherWithBridgeNetfilter(t *testing.T) { nobodySpeaksForAnother(t, true) }
 
 func nobodySpeaksForAnother(t *testing.T, bridgeNetfilter bool) {
+	t.Parallel()
 	if !ownHost(t) {
 		return
 	}
@@ -226,6 +227,7 @@ func nobodySpeaksForAnother(t *testing.T, bridgeNetfilter bool) {
 
 // A frame to one of the bridge's own groups is the host's without having been on the bridge.
 func TestNobodyPassesBesideTheBridge(t *testing.T) {
+	t.Parallel()
 	wantNFT(t)
 	if !ownHost(t) {
 		return

@@ -79,6 +79,7 @@ func typeNames(types []nftables.SetDatatype) string {
 
 // What the kernel has been told is what stands beside it: nft, reading the one and printing the other, says the same.
 func TestRulesAreWhatTheySay(t *testing.T) {
+	t.Parallel()
 	wantNFT(t)
 	if !ownHost(t) {
 		return
@@ -312,6 +313,7 @@ func TestPortsArePublished(t *testing.T) { portsArePublished(t, false) }
 func TestPortsArePublishedWithBridgeNetfilter(t *testing.T) { portsArePublished(t, true) }
 
 func portsArePublished(t *testing.T, bridgeNetfilter bool) {
+	t.Parallel()
 	if !ownHost(t) {
 		return
 	}
@@ -358,6 +360,7 @@ func portsArePublished(t *testing.T, bridgeNetfilter bool) {
 }
 
 func TestPortsAtOneAddress(t *testing.T) {
+	t.Parallel()
 	if !ownHost(t) {
 		return
 	}
@@ -404,6 +407,7 @@ func TestNetworksAreApart(t *testing.T) { networksAreApart(t, false) }
 func TestNetworksAreApartWithBridgeNetfilter(t *testing.T) { networksAreApart(t, true) }
 
 func networksAreApart(t *testing.T, bridgeNetfilter bool) {
+	t.Parallel()
 	if !ownHost(t) {
 		return
 	}
@@ -475,6 +479,7 @@ func networksAreApart(t *testing.T, bridgeNetfilter bool) {
 }
 
 func TestBuildRepairs(t *testing.T) {
+	t.Parallel()
 	wantNFT(t)
 	if !ownHost(t) {
 		return
@@ -551,6 +556,7 @@ func TestBuildRepairs(t *testing.T) {
 
 // What is somebody's stays so, and who wanted it has nothing.
 func TestPortsHaveOneOwner(t *testing.T) {
+	t.Parallel()
 	if !ownHost(t) {
 		return
 	}
