@@ -108,6 +108,22 @@ func TestRulesAreWhatTheySay(t *testing.T) {
 	}
 }
 
+// They stand in the decision about them as well, in their order.
+func TestRulesAreDocumented(t *testing.T) {
+	text, err := os.ReadFile("../docs/decisions/036-filter.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	rest := string(text)
+	for _, r := range tableRules() {
+		_, after, found := strings.Cut(rest, "\t"+r.nft+"\n")
+		if !found {
+			t.Fatalf("036-filter.md lacks, or has elsewhere: %s", r.nft)
+		}
+		rest = after
+	}
+}
+
 // A host with two networks of croft's, one and two; guests a and b on the first and c on the second, each with a link as
 // croft makes it; and what lies outside.
 type world struct {
