@@ -28,10 +28,11 @@ func machines(a *app) []*man.Command {
 				{Say: "A throw-away machine to look around in", Do: "croft run --rm debian/13"},
 				{Say: "A build of the directory here, as its owner on the host", Do: "croft run --rm -v .:/src -w /src debian/13 make test"},
 				{Say: "One that cannot take the host with it", Do: "croft run -d --name web -m 2G --cpus 1.5 --pids-limit 4096 debian/13"},
+				{Say: "Its web server on port 8080 of the host", Do: "croft run -d --name web -p 8080:80 debian/13"},
 				{Say: "In a script that may run twice", Do: "croft run -d --name web --exists start debian/13"},
 				{Say: "One program without booting anything", Do: "croft run --rm --no-boot debian/13 ps ax"},
 			},
-			Exit: innerExits(), See: []string{"exec", "create", "images", "security", "units"},
+			Exit: innerExits(), See: []string{"exec", "create", "images", "networking", "security", "units"},
 		},
 		{
 			Name: "create", Args: "IMAGE [CMD ARG...]", Short: "Create a machine without starting it", New: a.create(),
@@ -162,7 +163,7 @@ func machines(a *app) []*man.Command {
 		},
 		{
 			Name: "info", Args: "NAME", Peers: []string{"status"}, Short: "Describe a machine to people", New: a.info(),
-			Long: "Prints state, image, ids, volumes and how it last ended.", Examples: []man.Example{{Say: "How it is", Do: "croft info web"}}, See: []string{"inspect", "logs"},
+			Long: "Prints state, image, addresses, ports, ids, volumes and how it last ended.", Examples: []man.Example{{Say: "How it is", Do: "croft info web"}}, See: []string{"inspect", "logs"},
 		},
 		{
 			Name: "top", Aliases: []string{"stats"}, Args: "[NAME...]", Short: "Show what machines use, live", New: a.top(),
@@ -172,7 +173,7 @@ func machines(a *app) []*man.Command {
 		},
 		{
 			Name: "explain", Args: "NAME", Short: "Tell what a machine amounts to on this host", New: a.explain(),
-			Long:     "Prints the unit, init, mounts, ids, namespaces, cgroups, capabilities and refused system calls that a machine is started with, and what stop does. For one that runs it is what it was started with, and which settings will be different at its next start.",
+			Long:     "Prints the unit, init, mounts, ids, namespaces, links, ports, rules of the packet filter, cgroups, capabilities and refused system calls that a machine is started with, and what stop does. For one that runs it is what it was started with, and which settings will be different at its next start.",
 			Examples: []man.Example{{Say: "All of it", Do: "croft explain web"}, {Say: "Its cgroups", Do: "croft explain --format '{{range .Cgroups}}{{.}} {{end}}' web"}}, See: []string{"set", "inspect", "security"},
 		},
 		{
@@ -338,7 +339,7 @@ func theHost(a *app) []*man.Command {
 		{
 			Name: "config", Short: "Look at the settings of the host", See: []string{"environment", "files"},
 			Long: "/etc/croft/croft.toml says what holds for all of croft on this host. Flags come before variables of the environment, these before the file, and the file before the defaults.\n\n" +
-				"    root = \"/srv/croft\"            # as --root\n    run = \"/run/croft\"             # as --run\n    id-pool = \"524288-1879048191\"  # where new machines get their ids\n    stop-timeout = \"100s\"          # of new machines, as --stop-timeout\n    ready-timeout = \"2m\"           # of new machines, as --ready-timeout",
+				"    root = \"/srv/croft\"            # as --root\n    run = \"/run/croft\"             # as --run\n    id-pool = \"524288-1879048191\"  # where new machines get their ids\n    stop-timeout = \"100s\"          # of new machines, as --stop-timeout\n    ready-timeout = \"2m\"           # of new machines, as --ready-timeout\n    network = \"lab\"                # of new machines, as --network",
 			Sub: []*man.Command{{
 				Name: "show", Short: "Print each setting and where it comes from", New: a.configShow(),
 				Long:     "Prints the settings in force, each with its origin: a flag, a variable, the file or `default`.",
@@ -507,7 +508,7 @@ The machine is kept when it stops, unless --rm was given: croft start NAME start
 With --exists start, a machine of that --name is taken as it is: started if it is stopped, and stopped afterwards only if it was this run that started it. With --exists replace it is removed, running or not, once nothing speaks against the new one; but only if it was made with --rm, or with -f.
 
 ## What it has
-Its own ids, files, processes and host name; of the host's files only what -v binds; as network the loopback alone, unless --network host gives it all of the host's.
+Its own ids, files, processes and host name; of the host's files only what -v binds; two addresses on ` + state.DefaultNetwork + `, by way of which it reaches the world, and nobody it but the host and its neighbours there; ports that -p publishes are reached by all. ` + "`croft help networking`" + ` tells the rest.
 
 ## When it ends
 With --restart a machine that ends by itself is started again: after a crash or a status that is not 0 with on-failure, after a poweroff from inside too with always. Not after croft stop or kill, nor when --timeout ran out, nor when its keeper was killed. The pause before a restart grows from 100 ms to 10 s, and after five restarts in a row, or the N of on-failure:N, it gives up; a run of a minute begins the count anew. While it waits its state is restarting, and croft stop ends that. In a unit file leave this to systemd's Restart=.

@@ -111,6 +111,7 @@ Below /var/lib/croft, or CROFT_ROOT, or --root:
 - ` + "`instances/NAME/console.log`" + ` is what its console printed, ` + "`console.log.1`" + ` what it printed before; each has 1 MiB at most.
 - ` + "`instances/NAME/claim`" + ` is locked while the machine runs; ` + "`lock`" + ` while its record is written.
 - ` + "`roots/NAME/`" + ` is what the machine changed: ` + "`upper/fs`" + ` with the driver overlay, a whole copy in ` + "`fs`" + ` with the driver dir, or in ` + "`fs-ID`" + `, with the ids of the machine from ID on, with the driver shifted.
+- ` + "`networks/NAME/network.json`" + ` is the record of a network, and a file in ` + "`leases`" + ` beside it each address that is taken.
 - ` + "`images/FINGERPRINT/image.json`" + `, ` + "`images/layers/DIGEST`" + ` and ` + "`images/aliases.json`" + ` are the images; a layer is an unpacked tree, or a squashfs or EROFS as it came. ` + "`images/downloads`" + ` has what is on its way, ` + "`images/remotes`" + ` what remotes offer.
 
 Owners on disk are the machine's own: its root's files belong to 0, its user 1000's to 1000. Ids are shifted when a machine is mounted and never on disk. That is why these directories are open to root alone.
@@ -118,24 +119,25 @@ Owners on disk are the machine's own: its root's files belong to 0, its user 100
 ## Until the next boot
 Below /run/croft, or CROFT_RUN, or --run: ` + "`NAME/`" + ` while the machine runs, with the keeper's socket ` + "`keeper`" + `, ` + "`ready`" + ` once it is up, and ` + "`host/`" + `, which the machine sees as /run/host.
 
-Below /run/croft-host, always there: the ranges of ids that machines of any root have on this host.
+Below /run/croft-host, always there: the ranges of ids that machines of any root have on this host, and how the host's forwarding was before networks needed it.
 
 ## In a machine
-croft writes /etc/hostname, /etc/hosts and /etc/machine-id anew before each start, and with --network host /etc/resolv.conf. They lie under what the machine changed: once the machine has written one of them, its own counts.`
+croft writes /etc/hostname, /etc/hosts, /etc/resolv.conf and /etc/machine-id anew before each start, and what has the machine's network manager leave its addresses as they are; in /etc/hosts its own lines, also whenever a machine of the same network starts or stops. They lie under what the machine changed: once the machine has written one of them, its own counts.`
 
 const securityText = `A machine is made to hold a root user whom the host need not trust. These hold for its init and, all of them, for everything that ` + "`croft exec`" + ` and ` + "`croft shell`" + ` run in it.
 
 - Ids: each machine has 65536 ids of the host for itself and shares none with another machine. Its root is one of them and nobody on the host. See ` + "`croft info NAME`" + `.
-- Namespaces of its own for users, processes, mounts, IPC, host name and cgroups; for the network too, unless --network host was given. The user namespace belongs to the machine's own root id, so that kernel limits that count by user, of inotify for one, are its own.
+- Namespaces of its own for users, processes, mounts, IPC, host name and cgroups; for the network too, unless --network host or ns: was given. The user namespace belongs to the machine's own root id, so that kernel limits that count by user, of inotify for one, are its own.
 - Capabilities: those that the kernel keeps apart by namespace. Missing are loading modules, raw I/O, setting the clock, reading the kernel's log, MAC administration and what came to the kernel later.
 - System calls: kexec_load, kexec_file_load, init_module, finit_module, delete_module and open_by_handle_at answer as if the kernel did not have them.
 - Devices: null, zero, full, random, urandom, tty and terminals. Others can neither be made nor opened.
 - Files: /sys is read-only. Files in /proc that belong to the host's root cannot be written, since that user does not exist in the machine; none are hidden by mounts, so that nested containers can mount a /proc of their own.
+- Networks: what it sends is filtered by the link that it comes by, so that it can speak for no addresses but its own; other networks and the host's services are closed to it. See ` + "`croft help networking`" + `.
 - Limits: 16384 processes and threads, and those of ` + "`--memory`, `--cpus`, `--cpu-set`, `--pids-limit` and `--io-max`" + `. Without these a machine can take all of the host's memory and time.
 - Volumes: nosuid and nodev. When a user of the host owns the directory, the machine's root is that user there and nobody else of the machine can write; when root owns it, ids are the same inside and outside, files of the host's root included.
 
 ## What is not there yet
-There is no AppArmor profile, and no network but the host's or none. ` + "`--network host`" + ` shares all of the host's stack, its abstract unix sockets included. A machine can fill the disk that it is kept on.
+There is no AppArmor profile. ` + "`--network host`" + ` shares all of the host's stack, its abstract unix sockets included. A machine can fill the disk that it is kept on.
 
 ## On the host
 Whoever can write to croft's directories or run croft as root owns every machine. croft has no group whose members may use it.`
