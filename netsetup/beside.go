@@ -44,17 +44,16 @@ func firewalls() []firewall {
 // dnat accept"), and for Docker we tell it.
 func noHint(*ruleset, string, state.Port) string { return "" }
 
-// OpenBeside has whatever else rules over this host's packets let pass what a bridge's machines send, and what answers it; and
-// the host's network managers leave the bridge alone, which is best told them before it is there. Where there is nobody else, that is one look; where all is done, one
-// more for each. Without it a network is there, and what it lacks is what the error says.
+// OpenBeside has whatever else rules over this host's packets let pass what a bridge's machines send, and what answers it. Where
+// there is nobody else, that is one look; where all is done, one more for each. Without it a network is there, and what it lacks
+// is what the error says.
 func OpenBeside(bridge string) error {
-	managers := leaveAlone(bridge)
 	r, err := readRuleset()
 	if err != nil {
-		return errors.Join(managers, err)
+		return err
 	}
 	defer r.close()
-	all := []error{managers}
+	var all []error
 	for _, f := range firewalls() {
 		if !f.rules(r) {
 			continue
@@ -70,7 +69,7 @@ func OpenBeside(bridge string) error {
 	return errors.Join(all...)
 }
 
-// CloseBeside takes back what OpenBeside did for a bridge. Done already is fine.
+// CloseBeside takes back what OpenBeside and LeaveAlone did for a bridge. Done already is fine.
 func CloseBeside(bridge string) error {
 	managers := leaveNoMore(bridge)
 	r, err := readRuleset()

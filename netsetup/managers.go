@@ -47,9 +47,9 @@ func bridgesDir() (string, error) {
 	return filepath.Join(ns, "bridges"), err
 }
 
-// leaveAlone has the host's network managers leave a bridge of croft's and all links of machines to themselves. It comes before
+// LeaveAlone has the host's network managers leave a bridge of croft's and all links of machines to themselves. It comes before
 // the bridge: NetworkManager asks itself whether to manage a link when the link appears.
-func leaveAlone(bridge string) error {
+func LeaveAlone(bridge string) error {
 	dir, err := bridgesDir()
 	if err != nil {
 		return err

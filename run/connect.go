@@ -145,6 +145,9 @@ func (e *Engine) raise(n *state.Network) (r raised, err error) {
 		with.MTU = netsetup.Uplink()
 		n = &with
 	}
+	if n.Managed {
+		r.lacks = netsetup.LeaveAlone(n.Bridge)
+	}
 	made, err := netsetup.Bridge(n)
 	if made {
 		r.did = append(r.did, "network "+n.Name+": made its bridge "+n.Bridge)
@@ -166,7 +169,7 @@ func (e *Engine) raise(n *state.Network) (r raised, err error) {
 		return r, err
 	}
 	if !n.Internal {
-		r.lacks = netsetup.OpenBeside(n.Bridge)
+		r.lacks = errors.Join(r.lacks, netsetup.OpenBeside(n.Bridge))
 	}
 	return r, nil
 }

@@ -275,11 +275,18 @@ func connect(_ context.Context, l *launch) error {
 	if err := delegate(l.Cgroups[0], int(l.Instance.Facts.Range.Base)); err != nil {
 		return err
 	}
-	lacks, err := l.engine.connect(member(l.Instance.Applied), l.container.pid, l.container.pidfd)
+	m := member(l.Instance.Applied)
+	lacks, err := l.engine.connect(m, l.container.pid, l.container.pidfd)
 	if lacks != nil {
-		l.report.warn(fmt.Sprintf("%s: %v", l.Instance.Spec.Name, lacks))
+		l.report.warn(fmt.Sprintf("%s: %v", m.Name, lacks))
 	}
-	return err
+	if err != nil {
+		return explainNetwork(err)
+	}
+	for _, line := range portHints(m) {
+		l.report.warn(fmt.Sprintf("%s: a firewall of this host keeps others from a published port; to let them in: %s", m.Name, line))
+	}
+	return nil
 }
 
 func disconnect(e *Engine, a *state.Applied) error { return e.disconnect(a) }
