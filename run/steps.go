@@ -36,7 +36,7 @@ func steps() []step {
 		{"limits", holdLimits, nothing},                  // before anything of the guest's runs
 		{"network", connect, disconnect},                 // while it waits: the guest finds its links made
 		{"guard", guarded, nothing},                      // before there is a guest that could be left alone
-		{"names", tellNames, withdrawNames},              // before the guest asks for one
+		{"names", namesTold, withdrawNames},              // before the guest asks for one; begun with the root
 		{"exec", becomeGuest, nothing},                   // the init becomes the guest's
 		{"machined", register, deregister},               // while it boots
 	}
@@ -52,6 +52,7 @@ type launch struct {
 	listener  *os.File          // the keeper's socket
 	client    *os.File          // a connection to it of whoever asked for the start; nil when there is none
 	host      *os.File          // where the host's systemd hears of it; nil when it is in no unit that wants to
+	told      chan error        // gets what came of telling its name; nil before, and when there is nobody to tell
 	notify    *os.File          // the guest's notify socket; nil when its init does not speak that
 	machined  chan *godbus.Conn // gets one connection to machined, or nil where there is none; nil when the machine is not for it
 }
@@ -66,6 +67,7 @@ func (l *launch) up(ctx context.Context) error {
 			err = s.do(ctx, l)
 		}
 		if err != nil {
+			l.awaitNames() // or they would be told after the undo has taken them back
 			return fmt.Errorf("%s: %w", s.name, err)
 		}
 		l.report.timing(s.name, time.Since(began))
@@ -120,6 +122,7 @@ func mountRoot(_ context.Context, l *launch) error {
 	if err := l.layHosts(); err != nil {
 		return err
 	}
+	l.tellNames()
 	if err := driver.Mount(l.Root, l.userns, RootMount()); err != nil {
 		return err
 	}
@@ -291,12 +294,25 @@ func connect(_ context.Context, l *launch) error {
 
 func disconnect(e *Engine, a *state.Applied) error { return e.disconnect(a) }
 
-func tellNames(_ context.Context, l *launch) error {
-	if links := l.Instance.Applied.Facts.Links; len(links) > 0 {
-		return l.engine.announce(l.Instance, links)
+// tellNames begins to tell the machines of its networks of the new one, and it of them: that is much work for the disk where
+// there are many, and little for anybody else.
+func (l *launch) tellNames() {
+	links := l.Instance.Applied.Facts.Links
+	if len(links) == 0 {
+		return
 	}
-	return nil
+	l.told = make(chan error, 1)
+	go func() { l.told <- l.engine.announce(l.Instance, links) }()
 }
+
+func (l *launch) awaitNames() (err error) {
+	if l.told != nil {
+		err, l.told = <-l.told, nil
+	}
+	return err
+}
+
+func namesTold(_ context.Context, l *launch) error { return l.awaitNames() }
 
 func withdrawNames(e *Engine, a *state.Applied) error { return e.withdraw(a) }
 
