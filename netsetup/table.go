@@ -22,10 +22,7 @@ import (
 // Table is croft's part of the packet filter: a table of family inet and one of family bridge of the same name, which nobody
 // else is to write to. Everything is changed in one transaction, so that a packet finds it as it was or as it will be. Callers
 // hold the lock of the host's networks.
-type Table struct {
-	Name   string
-	Cgroup string // a directory of cgroup2 above all that may ask for ports on ::1; "": those are not published
-}
+type Table struct{ Name string }
 
 // Member is a running machine as the table knows it.
 type Member struct {
@@ -43,8 +40,7 @@ type element struct {
 	comment string
 }
 
-// Build makes all of it anew. Connections that are there go on. Where the kernel has no way to publish ports on ::1 they are
-// published without, here and by Add: ProbeLoopback tells why.
+// Build makes all of it anew. Connections that are there go on.
 func (t Table) Build(networks []*state.Network, members []Member) error {
 	c, err := connect()
 	if err != nil {
@@ -84,7 +80,6 @@ func (t Table) Build(networks []*state.Network, members []Member) error {
 			return err
 		}
 	}
-	_ = t.addLoopback(all, true)
 	return nil
 }
 
@@ -130,10 +125,7 @@ func (t Table) RemoveNetwork(n *state.Network) error { return t.remove(networkEl
 func (t Table) Add(m Member) error { return t.add(memberElements(m)) }
 
 // Remove makes it forget a machine, or what there is of it. Ports that another has stay the other's.
-func (t Table) Remove(m Member) error {
-	all := memberElements(m)
-	return errors.Join(t.remove(all), t.removeLoopback(all))
-}
+func (t Table) Remove(m Member) error { return t.remove(memberElements(m)) }
 
 // Delete takes all of it away. Gone is fine.
 func (t Table) Delete() error {
@@ -143,13 +135,13 @@ func (t Table) Delete() error {
 	}
 	defer c.CloseLasting()
 	t.clear(c)
-	return errors.Join(wrap(c.Flush()), t.unhook())
+	return wrap(c.Flush())
 }
 
 // ProbeTable says what this kernel lacks of what the table is made of, by making one in a network namespace of its own.
 func ProbeTable() error {
 	return trial(func() error {
-		t := Table{Name: "croft-probe"}
+		t := Table{"croft-probe"}
 		err := t.Build(nil, nil)
 		if err != nil {
 			err = errors.Join(t.firstRefused(), err)
@@ -220,11 +212,7 @@ func (t Table) add(all []element) error {
 	if err := t.change(c, c.SetAddElements, all); err != nil {
 		return err
 	}
-	if err := c.Flush(); err != nil {
-		return t.explain(err, all)
-	}
-	_ = t.addLoopback(all, false)
-	return nil
+	return t.explain(c.Flush(), all)
 }
 
 // remove makes elements not be there. Each is added first, since one that is missing cannot be deleted; that fails for one of
@@ -294,7 +282,7 @@ func (t Table) conflicts(c *nftables.Conn, all []element) (found []conflict, err
 		}
 		for _, e := range all {
 			for _, o := range there {
-				if e.set == s.name && string(o.Key) == string(e.key) && e.verdict == nil && string(o.Val) != string(e.value) && o.Comment != e.comment {
+				if e.set == s.name && string(o.Key) == string(e.key) && e.verdict == nil && string(o.Val) != string(e.value) {
 					found = append(found, conflict{e, o.Comment})
 				}
 			}
@@ -417,13 +405,13 @@ func networkElements(n *state.Network) (all []element) {
 
 // memberElements is what the table has of a machine.
 func memberElements(m Member) (all []element) {
-	var to4, to6 netip.Addr // where its ports are: at its first address of each kind on a network of croft's
+	var to4, to6 netip.Addr // where its ports are: at its first address of each kind
 	for _, l := range m.Links {
 		all = append(all, linkElements(l, m.Name)...)
-		if l.Managed && !to4.IsValid() {
+		if !to4.IsValid() {
 			to4 = l.IP.Addr()
 		}
-		if l.Managed && !to6.IsValid() {
+		if !to6.IsValid() {
 			to6 = l.IP6.Addr()
 		}
 	}

@@ -96,7 +96,7 @@ func TestRulesAreWhatTheySay(t *testing.T) {
 	}
 	written := must(t, "nft -s list ruleset")
 	must(t, "nft flush ruleset")
-	if err := (Table{Name: "croft"}).Build(nil, nil); err != nil {
+	if err := (Table{"croft"}).Build(nil, nil); err != nil {
 		t.Fatal(err)
 	}
 	built := must(t, "nft -s list ruleset")
@@ -143,7 +143,7 @@ func newWorld(t *testing.T) *world {
 	ip -n out addr add 198.51.100.2/24 dev eth0; ip -n out addr add 2001:db8::2/64 dev eth0 nodad; ip -n out link set eth0 up
 	# A neighbour who knows the way to what is not published.
 	ip -n out route add 10.87.0.0/16 via 198.51.100.1; ip -n out route add fd87::/16 via 2001:db8::1`)
-	w := &world{t: t, table: Table{Name: "croft"}, one: aNetwork("one", 0), two: aNetwork("two", 1), members: map[string]Member{}}
+	w := &world{t: t, table: Table{"croft"}, one: aNetwork("one", 0), two: aNetwork("two", 1), members: map[string]Member{}}
 	for _, n := range []*state.Network{w.one, w.two} {
 		if _, err := Bridge(n); err != nil {
 			t.Fatal(err)

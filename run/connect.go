@@ -66,25 +66,7 @@ func member(a *state.Applied) netsetup.Member {
 }
 
 // table is this root's part of the packet filter.
-func (e *Engine) table() netsetup.Table {
-	return netsetup.Table{Name: "croft" + tag(e.Dir.Root), Cgroup: everybody()}
-}
-
-// everybody is the cgroup of all processes that may ask for a port on ::1. In a network namespace that somebody made beside the
-// host's they may be anywhere, and what is attached to a cgroup outlives it: then there is none.
-func everybody() string {
-	host, err := os.Stat("/proc/1/ns/net")
-	own, failed := os.Stat("/proc/thread-self/ns/net")
-	if err != nil || failed != nil || !os.SameFile(host, own) {
-		return ""
-	}
-	for _, dir := range [...]string{unified, unified + "/unified"} {
-		if isUnified(dir) {
-			return dir
-		}
-	}
-	return ""
-}
+func (e *Engine) table() netsetup.Table { return netsetup.Table{Name: "croft" + tag(e.Dir.Root)} }
 
 // build makes the table anew, of all networks and of all machines that have links, with one in place of what its record says
 // of it. The caller has the lock.

@@ -26,7 +26,6 @@ func networkProbes() []probe {
 		probe{"network.ipv6", false, false, hasIPv6, "machines have IPv4 addresses alone", "sysctl -w net.ipv6.conf.default.disable_ipv6=0, or boot without ipv6.disable=1"},
 		probe{"network.forwarding", false, true, forwards, "machines on networks reach the host and each other alone", "mount -o remount,rw /proc/sys; in a container: start it with --privileged"},
 		probe{"network.loopback-ports", false, true, switches("ipv4/conf/lo/route_localnet", "published ports on 127.0.0.1"), loopback, "mount -o remount,rw /proc/sys; in a container: start it with --privileged"},
-		probe{"network.loopback-ports6", false, true, func(*examination) (string, error) { return "published ports on ::1", netsetup.ProbeLoopback() }, "ports on ::1", "a kernel with CONFIG_CGROUP_BPF; in a container: start it with --privileged"},
 		probe{"network.bridge-filter", false, false, bridgeFilter, "", ""},
 		probe{"network.neighbours", false, false, neighboursOf("ipv4"), "machines by the hundreds lose each other now and then", sysctl("net/ipv4/neigh/default/gc_thresh3", manyNeighbours)},
 		probe{"network.neighbours6", false, false, neighboursOf("ipv6"), "machines by the hundreds lose each other now and then", sysctl("net/ipv6/neigh/default/gc_thresh3", manyNeighbours)},
@@ -44,7 +43,7 @@ func networkKernelProbes(loss string) []probe {
 	return []probe{
 		{"network.bridge", false, true, use("bridges", netsetup.ProbeBridges), loss, "modprobe bridge"},
 		{"network.veth", false, true, use("links to machines", netsetup.ProbeVeths), loss, "modprobe veth"},
-		{"network.filter", false, true, use("packet filter with NAT, for bridges too", netsetup.ProbeTable), loss, "a kernel from 5.19 on with nf_tables, its NAT and its families inet and bridge: modprobe nf_tables nft_chain_nat nft_masq"},
+		{"network.filter", false, true, use("packet filter with NAT, at ingress too", netsetup.ProbeTable), loss, "a kernel from 5.19 on with nf_tables, its NAT and its family inet: modprobe nf_tables nft_chain_nat nft_masq"},
 		{"network.macvlan", false, true, use("macvlans", netsetup.ProbeMacvlans), "--network macvlan:INTERFACE", "modprobe macvlan"},
 	}
 }
