@@ -16,7 +16,7 @@ import (
 	"time"
 
 	"github.com/klauspost/compress/gzip"
-	"go.yaml.in/yaml/v3"
+	"gopkg.in/yaml.v3"
 
 	"croft/state"
 )

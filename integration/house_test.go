@@ -32,7 +32,7 @@ var house = []struct {
 	{"croft/image/fetch", "croft/state", "golang.org/x/sys"},
 	{"croft/image/simplestreams", "croft/state croft/image/fetch", "github.com/ProtonMail/go-crypto"},
 	{"croft/image", "croft/state croft/image/template croft/image/fetch croft/image/simplestreams",
-		"golang.org/x/sys github.com/klauspost/compress github.com/ulikunitz/xz github.com/containers/image/v5 go.yaml.in/yaml/v3 " +
+		"golang.org/x/sys github.com/klauspost/compress github.com/ulikunitz/xz github.com/containers/image/v5 gopkg.in/yaml.v3 " +
 			// The types in which containers/image speaks; the signatures that its policy.json asks for.
 			"github.com/opencontainers/go-digest github.com/opencontainers/image-spec github.com/ProtonMail/go-crypto"},
 	{"croft/rootfs", "croft/state croft/idmap", "golang.org/x/sys github.com/cyphar/filepath-securejoin"},
@@ -45,7 +45,7 @@ var house = []struct {
 			"github.com/moby/sys/user github.com/seccomp/libseccomp-golang github.com/sirupsen/logrus"},
 	{"croft/man", "", "github.com/spf13/pflag"},
 	{"croft/run/cli", "croft/state croft/run croft/man",
-		"golang.org/x/sys golang.org/x/term github.com/spf13/pflag go.yaml.in/yaml/v3 github.com/pelletier/go-toml/v2"},
+		"golang.org/x/sys golang.org/x/term github.com/spf13/pflag gopkg.in/yaml.v3 github.com/BurntSushi/toml"},
 	{"croft", "croft/run croft/run/cli", ""},
 }
 

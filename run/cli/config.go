@@ -1,7 +1,6 @@
 package cli
 
 import (
-	"bytes"
 	"cmp"
 	"context"
 	"errors"
@@ -17,7 +16,7 @@ import (
 	"croft/run"
 	"croft/state"
 
-	"github.com/pelletier/go-toml/v2"
+	"github.com/BurntSushi/toml"
 	"github.com/spf13/pflag"
 )
 
@@ -101,39 +100,38 @@ func readHostSettings() (path string, s hostSettings, err error) {
 	if err != nil {
 		return path, s, fmt.Errorf("config: %w", err)
 	}
-	d := toml.NewDecoder(bytes.NewReader(text)).DisallowUnknownFields()
-	if err := d.Decode(&s); err != nil {
-		return path, s, configError(path, err)
+	md, err := toml.Decode(string(text), &s)
+	var wrong toml.ParseError
+	if errors.As(err, &wrong) {
+		at := fmt.Sprintf("%s:%d: ", path, wrong.Position.Line)
+		if wrong.LastKey != "" {
+			at += wrong.LastKey + ": "
+		}
+		return path, s, errors.New(at + wrong.Message)
+	}
+	if err != nil {
+		return path, s, fmt.Errorf("%s: %w", path, err)
+	}
+	if unknown := md.Undecoded(); len(unknown) > 0 {
+		return path, s, unknownKey(path, string(text), unknown[0])
 	}
 	return path, s, nil
 }
 
-// configError says in one sentence what is wrong, and where.
-func configError(path string, err error) error {
-	var unknown *toml.StrictMissingError
-	var wrong *toml.DecodeError
-	switch {
-	case errors.As(err, &unknown):
-		line, _ := unknown.Errors[0].Position()
-		key := strings.Join(unknown.Errors[0].Key(), ".")
-		err := fmt.Errorf("%s:%d: no such key %q", path, line, key)
-		if near := man.Nearest(key, configKeys()); near != "" {
-			return state.Hint(err, near)
+// unknownKey says where one is, and which was meant.
+func unknownKey(path, text string, unknown toml.Key) error {
+	line, last := 1, unknown[len(unknown)-1]
+	for l := range strings.Lines(text) {
+		if l = strings.TrimSpace(l); strings.HasPrefix(strings.Trim(l, "[\"'"), last) {
+			break
 		}
-		return state.Hint(err, "croft config show lists them")
-	case errors.As(err, &wrong):
-		line, _ := wrong.Position()
-		at := fmt.Sprintf("%s:%d: ", path, line)
-		if key := wrong.Key(); len(key) > 0 {
-			at += strings.Join(key, ".") + ": "
-		}
-		text := strings.TrimPrefix(wrong.Error(), "toml: ")
-		if strings.HasPrefix(text, "cannot decode") { // into a type of ours, whose name says nothing to a reader
-			text = "is to be a string, in quotes"
-		}
-		return errors.New(at + text)
+		line++
 	}
-	return fmt.Errorf("%s: %w", path, err)
+	err := fmt.Errorf("%s:%d: no such key %q", path, line, unknown.String())
+	if near := man.Nearest(unknown.String(), configKeys()); near != "" {
+		return state.Hint(err, near)
+	}
+	return state.Hint(err, "croft config show lists them")
 }
 
 // hostSetting is one row of config show; its JSON names are a promise (docs/json.md).

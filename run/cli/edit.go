@@ -20,7 +20,7 @@ import (
 	"croft/state"
 
 	"github.com/spf13/pflag"
-	"go.yaml.in/yaml/v3"
+	"gopkg.in/yaml.v3"
 )
 
 func (a *app) edit() func(*pflag.FlagSet) man.Run {
