@@ -137,6 +137,25 @@ func HasIPv6() bool {
 	return err == nil && strings.TrimSpace(string(off)) == "0"
 }
 
+// takeSelf has the host take what comes for the addresses of self as its own, or no longer.
+func takeSelf(take bool) error {
+	lo, err := netlink.LinkByName("lo")
+	if err != nil {
+		return err
+	}
+	route := &netlink.Route{LinkIndex: lo.Attrs().Index, Table: unix.RT_TABLE_LOCAL, Type: unix.RTN_LOCAL,
+		Dst: &net.IPNet{IP: self[:], Mask: net.CIDRMask(selfBits, 128)}}
+	if take {
+		err = netlink.RouteAdd(route)
+	} else {
+		err = netlink.RouteDel(route)
+	}
+	if err != nil && !errors.Is(err, unix.EEXIST) && !errors.Is(err, unix.ESRCH) {
+		return fmt.Errorf("local route of %s: %w", route.Dst, err)
+	}
+	return nil
+}
+
 // RemoveBridge takes a bridge of croft's away. Gone is fine.
 func RemoveBridge(name string) error { return removeLink(name) }
 

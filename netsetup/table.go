@@ -135,7 +135,14 @@ func (t Table) Delete() error {
 	}
 	defer c.CloseLasting()
 	t.clear(c)
-	return wrap(c.Flush())
+	if err := c.Flush(); err != nil {
+		return wrap(err)
+	}
+	tables, err := c.ListTablesOfFamily(familyInet)
+	if err != nil || slices.ContainsFunc(tables, func(o *nftables.Table) bool { return strings.HasPrefix(o.Name, "croft") }) {
+		return wrap(err) // those of other roots need what all share
+	}
+	return takeSelf(false)
 }
 
 // ProbeTable says what this kernel lacks of what the table is made of, by making one in a network namespace of its own.
@@ -328,7 +335,7 @@ func wrap(err error) error {
 // connect opens a connection that has room for the largest of transactions, and for the answer to each part of it.
 func connect() (*nftables.Conn, error) {
 	c, err := nftables.New(nftables.AsLasting(), nftables.WithSockOptions(func(c *netlink.Conn) error {
-		return errors.Join(c.SetWriteBuffer(16<<20), c.SetReadBuffer(4<<20))
+		return errors.Join(c.SetWriteBuffer(64<<20), c.SetReadBuffer(4<<20))
 	}))
 	if err != nil {
 		return nil, fmt.Errorf("nf_tables: %w", err)
@@ -422,6 +429,9 @@ func memberElements(m Member) (all []element) {
 		}
 		if to6.IsValid() && !at.Is4() {
 			all = append(all, portElements("ports6", p, at, to6, m.Name)...)
+			if !at.IsValid() || at.IsUnspecified() || at.IsLoopback() {
+				all = append(all, selfElements(p, to6, m.Name)...)
+			}
 		}
 	}
 	return all
@@ -440,6 +450,35 @@ func portElements(set string, p state.Port, at, to netip.Addr, machine string) (
 		})
 	}
 	return all
+}
+
+// selfElements sends a port of ::1 to a machine.
+func selfElements(p state.Port, to netip.Addr, machine string) (all []element) {
+	for i := range uint16(p.Len()) {
+		key := service(p.Proto, p.Host+i)
+		as := asking(p.Proto, p.Host+i)
+		put := func(set string, key, value []byte) {
+			all = append(all, element{set: set, key: key, value: value, comment: machine})
+		}
+		put("self_as", key, as)
+		put("self_to", key, to.AsSlice())
+		put("self_at", key, number(p.Guest+i))
+		put("self_back", as, number(p.Host+i))
+	}
+	return all
+}
+
+// self has the addresses as which the table asks machines for who asks at a port of ::1: a subnet of the host's own, and
+// nobody else's.
+var self = [16]byte{0xfd, 'c', 'r', 'o', 'f', 't'}
+
+const selfBits = 96
+
+// asking is the address for a port: the protocol and the port are its end.
+func asking(proto string, port uint16) []byte {
+	a, s := self, service(proto, port)
+	a[13], a[14], a[15] = s[0], s[4], s[5]
+	return a[:]
 }
 
 func linkElements(l state.Link, machine string) (all []element) {
@@ -493,13 +532,15 @@ func service(proto string, port uint16) []byte {
 func number(port uint16) []byte { return []byte{byte(port >> 8), byte(port), 0, 0} }
 
 // takeLoopback has the bridge of n take what is routed to 127.0.0.0/8: the answers to what the host asks there. The table drops
-// everything else that would come that way, so it must be there first.
+// everything else that would come that way, so it must be there first. And it has the host take what is answered to self.
 func takeLoopback(n *state.Network) error {
-	if !n.Managed || !n.IPv4.IsValid() {
-		return nil
+	if n.Managed && n.IPv4.IsValid() {
+		if err := sysctl("ipv4", n.Bridge, "route_localnet", "1"); err != nil && !errors.Is(err, unix.ENOENT) {
+			return fmt.Errorf("bridge %s: %w", n.Bridge, err)
+		}
 	}
-	if err := sysctl("ipv4", n.Bridge, "route_localnet", "1"); err != nil && !errors.Is(err, unix.ENOENT) {
-		return fmt.Errorf("bridge %s: %w", n.Bridge, err)
+	if n.Managed && n.IPv6.IsValid() && HasIPv6() {
+		return takeSelf(true)
 	}
 	return nil
 }

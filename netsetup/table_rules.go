@@ -62,6 +62,11 @@ func tableSets() []tableSet {
 		{familyInet, "ports6", types{proto, port}, types{ip6, port}},
 		{familyInet, "ports4_at", types{ip, proto, port}, types{ip, port}}, // published at one address of the host's
 		{familyInet, "ports6_at", types{ip6, proto, port}, types{ip6, port}},
+		// Where ports are for who asks at ::1: as whom to ask, whom, at which port; and at which port the answer is awaited.
+		{familyInet, "self_as", types{proto, port}, types{ip6}},
+		{familyInet, "self_to", types{proto, port}, types{ip6}},
+		{familyInet, "self_at", types{proto, port}, types{port}},
+		{familyInet, "self_back", types{ip6}, types{port}},
 		{familyBridge, "guests", types{ifname}, types{nftables.TypeVerdict}}, // the host's ends of links
 		{familyBridge, "macs", types{ifname, mac}, nil},
 		{familyBridge, "addresses4", types{ifname, ip}, nil},
@@ -80,6 +85,9 @@ func tableChains() []tableChain {
 		{familyInet, "forward", nftables.ChainTypeFilter, nftables.ChainHookForward, *nftables.ChainPriorityFilter},
 		{familyInet, "closed", "", nil, none},
 		{familyInet, "input", nftables.ChainTypeFilter, nftables.ChainHookInput, *nftables.ChainPriorityFilter},
+		// Before connection tracking, and after it and all other filters.
+		{familyInet, "self", nftables.ChainTypeRoute, nftables.ChainHookOutput, -300},
+		{familyInet, "self_answer", nftables.ChainTypeFilter, nftables.ChainHookInput, 300},
 		// Before br_netfilter, which is at 0 and would have the inet table see what nobody has looked at yet.
 		{familyBridge, "from", nftables.ChainTypeFilter, nftables.ChainHookPrerouting, -300},
 		{familyBridge, "lan", "", nil, none},
@@ -148,6 +156,18 @@ func tableRules() []tableRule {
 		{"input", `meta l4proto ipv6-icmp accept`, do(eq(l4proto, unix.IPPROTO_ICMPV6), accept())},
 		{"input", `iifname . meta l4proto . th dport @allowed accept`, do(among("allowed", iifname, l4proto, dport), accept())},
 		{"input", `reject with icmpx admin-prohibited`, do(reject())},
+
+		// What is asked at ::1 gets other addresses before it is tracked, and the answer gets those back when all else is done.
+		// Nothing else will do: no answer to ::1 may come in by a link (RFC 4291), and connection tracking would have
+		// made it one by then.
+		{"self", `ip6 daddr ::1 ip6 saddr set meta l4proto . tcp dport map @self_as ip6 daddr set meta l4proto . tcp dport map @self_to tcp dport set meta l4proto . tcp dport map @self_at`,
+			do(viaIPv6(), eq(ip6Daddr, loopback6...), eq(l4proto, unix.IPPROTO_TCP), ask(tcpSum))},
+		{"self", `ip6 daddr ::1 ip6 saddr set meta l4proto . udp dport map @self_as ip6 daddr set meta l4proto . udp dport map @self_to udp dport set meta l4proto . udp dport map @self_at`,
+			do(viaIPv6(), eq(ip6Daddr, loopback6...), eq(l4proto, unix.IPPROTO_UDP), ask(udpSum))},
+		{"self_answer", `iifname @bridges ct state established tcp sport set ip6 daddr map @self_back ip6 saddr set ::1 ip6 daddr set ::1`,
+			do(among("bridges", iifname), ctState(expr.CtStateBitESTABLISHED), eq(l4proto, unix.IPPROTO_TCP), answer(tcpSum))},
+		{"self_answer", `iifname @bridges ct state established udp sport set ip6 daddr map @self_back ip6 saddr set ::1 ip6 daddr set ::1`,
+			do(among("bridges", iifname), ctState(expr.CtStateBitESTABLISHED), eq(l4proto, unix.IPPROTO_UDP), answer(udpSum))},
 
 		{"from", `iifname vmap @guests`, do(verdictOf("guests", iifname))},
 		// A link on a bridge that is not croft's: its addresses are between the machine and the LAN.
@@ -321,6 +341,51 @@ func dnat(family uint32, ports string, fields ...field) part {
 	return append(load(fields...),
 		&expr.Lookup{SourceRegister: first, SetName: ports, DestRegister: first, IsDestRegSet: true},
 		&expr.NAT{Type: expr.NATTypeDestNAT, Family: family, RegAddrMin: first, RegProtoMin: port})
+}
+
+// loopback6 is ::1.
+var loopback6 = []byte{15: 1}
+
+// Where the checksum of a protocol is in its header.
+const (
+	tcpSum = 16
+	udpSum = 6
+)
+
+// ask writes the addresses and the port that the maps have for a port of ::1. All of them have it, or none and nothing is done.
+func ask(sum uint32) part {
+	return slices.Concat(
+		load(l4proto, dport), part{valueOf("self_as"), writeAddress(ip6SaddrAt)},
+		load(l4proto, dport), part{valueOf("self_to"), writeAddress(ip6DaddrAt)},
+		load(l4proto, dport), part{valueOf("self_at"), writePort(2, sum)})
+}
+
+// answer makes what came for the one as whom it was asked come from ::1.
+func answer(sum uint32) part {
+	return slices.Concat(viaIPv6(),
+		load(ip6Daddr), part{valueOf("self_back"), writePort(0, sum)},
+		part{&expr.Immediate{Register: first, Data: loopback6}, writeAddress(ip6SaddrAt)},
+		part{&expr.Immediate{Register: first, Data: loopback6}, writeAddress(ip6DaddrAt)})
+}
+
+// Where the addresses are in an IPv6 header.
+const (
+	ip6SaddrAt = 8
+	ip6DaddrAt = 24
+)
+
+func valueOf(set string) expr.Any {
+	return &expr.Lookup{SourceRegister: first, SetName: set, DestRegister: first, IsDestRegSet: true}
+}
+
+func writeAddress(offset uint32) expr.Any {
+	return &expr.Payload{OperationType: expr.PayloadWrite, SourceRegister: first, Base: expr.PayloadBaseNetworkHeader, Offset: offset, Len: 16,
+		CsumFlags: unix.NFT_PAYLOAD_L4CSUM_PSEUDOHDR}
+}
+
+func writePort(offset, sum uint32) expr.Any {
+	return &expr.Payload{OperationType: expr.PayloadWrite, SourceRegister: first, Base: expr.PayloadBaseTransportHeader, Offset: offset, Len: 2,
+		CsumType: expr.CsumTypeInet, CsumOffset: sum}
 }
 
 func masquerade() part { return part{&expr.Masq{}} }

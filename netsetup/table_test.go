@@ -351,6 +351,7 @@ func portsArePublished(t *testing.T, bridgeNetfilter bool) {
 		w.hears("", proto, "10.87.0.1:8080", "a 10.87.0.1")
 		w.hears("", proto, "127.0.0.1:8080", "a 10.87.0.1")
 		w.hears("", proto, "127.9.9.9:8080", "a 10.87.0.1")
+		w.hears("", proto, "[::1]:8080", map[string]string{state.TCP: "a fd63:726f:6674::6:1f90", state.UDP: "a fd63:726f:6674::11:1f90"}[proto])
 		// From a machine of another network, with its own address; from a neighbour and from itself, with the bridge's.
 		w.hears("c", proto, "198.51.100.1:8080", "a 10.87.1.5")
 		w.hears("c", proto, "[2001:db8::1]:8080", "a fd87:1::5")
@@ -365,6 +366,14 @@ func portsArePublished(t *testing.T, bridgeNetfilter bool) {
 		w.hearsNot("out", proto, "198.51.100.1:80")
 		w.hearsNot("out", proto, "10.87.0.5:80")
 		w.hearsNot("out", proto, "[fd87::5]:80")
+		w.hearsNot("", proto, "[::1]:80")
+		// The addresses that the host asks as are for answers alone.
+		w.answer("", proto, 7777)
+		w.hears("", proto, "[::1]:7777", " ::1")
+		for _, host := range []string{"a", "out"} {
+			w.hearsNot(host, proto, "[fd63:726f:6674::6:1f90]:7777")
+			w.hearsNot(host, proto, "[fd63:726f:6674::11:1f90]:7777")
+		}
 	}
 	for _, m := range w.members {
 		if err := errors.Join(w.table.Remove(m), w.table.Remove(m)); err != nil {

@@ -26,6 +26,10 @@ inet croft neighbours6: croft0 . fd00:9::5
 bridge croft addresses6: croft1234 . fe80::ff:fe00:5
 inet croft ports4: tcp . 8080 : 10.9.0.5 . 80
 inet croft ports6: tcp . 8080 : fd00:9::5 . 80
+inet croft self_as: tcp . 8080 : fd63:726f:6674::6:1f90
+inet croft self_to: tcp . 8080 : fd00:9::5
+inet croft self_at: tcp . 8080 : 80
+inet croft self_back: fd63:726f:6674::6:1f90 : 8080
 inet croft ports4_at: 127.0.0.1 . udp . 53 : 10.9.0.5 . 5353
 inet croft ports6_at: 2001:db8::1 . tcp . 443 : fd00:9::5 . 443
 inet croft ports6_at: 2001:db8::1 . tcp . 444 : fd00:9::5 . 444`
