@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"net"
 	"os"
 	"path/filepath"
 	"slices"
@@ -31,7 +32,7 @@ func importing(a *app) *man.Command {
 
 const importText = `Makes a machine of what ` + "`lxc export` or `incus export`" + ` has written of a container, and prints its name. Its files become an image without an alias, and the machine has changed nothing of it yet: nothing is copied twice. The machine keeps its host name, machine-id and /etc/hosts. It is not started.
 
-Configuration keys and devices become settings where croft has the thing, those of the container's profiles with them: environment.*, user.*, limits, directories of the host. Everything else is told on stderr, line by line, so that it can be judged; snapshots, too, of which a backup may have some, and croft none.
+Configuration keys and devices become settings where croft has the thing, those of the container's profiles with them: environment.*, user.*, limits, directories of the host, and NICs: on the bridge or interface that they were on where this host has it, else on ` + state.DefaultNetwork + `. Everything else is told on stderr, line by line, so that it can be judged; snapshots, too, of which a backup may have some, and croft none.
 
 Owners are those that the container sees, whether LXD had shifted them in the backup or not. A backup in the format of a storage driver (--optimized-storage), and one of a virtual machine, is refused.
 
@@ -60,7 +61,7 @@ func (a *app) importBackup() func(*pflag.FlagSet) man.Run {
 				Source: args[0], Stdin: os.Stdin,
 				Progress: func(done, total int64) { bar.report("import "+args[0], done, total) },
 			}, func(b run.Backup) (s state.Spec, err error) {
-				s, left = backupSpec(b)
+				s, left = backupSpec(b, a.host.network())
 				if len(args) == 2 {
 					s.Name = args[1]
 				}
@@ -84,8 +85,9 @@ func (a *app) importBackup() func(*pflag.FlagSet) man.Run {
 	}
 }
 
-// backupSpec is what a backup asks for in settings of ours, and a line for each thing that has no place here.
-func backupSpec(b run.Backup) (s state.Spec, left []string) {
+// backupSpec is what a backup asks for in settings of ours, and a line for each thing that has no place here. What was on a
+// network that this host does not have is on the given one.
+func backupSpec(b run.Backup, network string) (s state.Spec, left []string) {
 	s = state.Spec{Name: b.Name, Remove: b.Ephemeral}
 	notes := 0
 	for _, key := range slices.Sorted(maps.Keys(b.Config)) {
@@ -105,6 +107,10 @@ func backupSpec(b run.Backup) (s state.Spec, left []string) {
 		left = append(left, fmt.Sprintf("volatile.*: %d keys, what LXD had noted for itself", notes))
 	}
 	for _, name := range slices.Sorted(maps.Keys(b.Devices)) {
+		if d := b.Devices[name]; d["type"] == "nic" {
+			left = append(left, takeNIC(&s, name, d, b.Config["volatile."+name+".hwaddr"], network)...)
+			continue
+		}
 		left = append(left, takeDevice(&s, name, b.Devices[name])...)
 	}
 	if len(b.Snapshots) > 0 {
@@ -128,14 +134,44 @@ func take(s *state.Spec, key, value string) error {
 	return nil
 }
 
-// takeDevice makes a device a setting, and gives a line for what cannot be one.
-func takeDevice(s *state.Spec, name string, d map[string]string) (left []string) {
-	source, target := d["source"], d["path"]
+// deviceText is a device as a line.
+func deviceText(name string, d map[string]string) string {
 	var words []string
 	for _, key := range slices.Sorted(maps.Keys(d)) {
 		words = append(words, key+"="+d[key])
 	}
-	device := "device " + name + ": " + strings.Join(words, " ")
+	return "device " + name + ": " + strings.Join(words, " ")
+}
+
+// takeNIC connects the machine as a NIC of LXD's was: to the same interface of the host, with the MAC that its LAN knows, or
+// else to the given network.
+func takeNIC(s *state.Spec, name string, d map[string]string, mac, network string) (left []string) {
+	kind, on := state.NetworkBridge, cmp.Or(d["parent"], d["network"])
+	if d["nictype"] == state.NetworkMacvlan {
+		kind = state.NetworkMacvlan
+	}
+	text := kind + ":" + on
+	if _, err := net.InterfaceByName(on); err == nil {
+		if mac = cmp.Or(d["hwaddr"], mac); mac != "" {
+			text += ",mac=" + mac
+		}
+	} else {
+		text = network
+		left = []string{deviceText(name, d) + ": it is on " + network + " here"}
+	}
+	nic, err := attachment(text)
+	if kind, _ := nic.Form(); err != nil || kind != "" && kind != state.NetworkBridge && kind != state.NetworkMacvlan {
+		return []string{deviceText(name, d)}
+	}
+	nic.Name = cmp.Or(nic.Name, d["name"], name)
+	s.NICs = append(s.NICs, nic)
+	return left
+}
+
+// takeDevice makes a device a setting, and gives a line for what cannot be one.
+func takeDevice(s *state.Spec, name string, d map[string]string) (left []string) {
+	source, target := d["source"], d["path"]
+	device := deviceText(name, d)
 	switch {
 	case d["type"] == "none":
 		return nil

@@ -522,12 +522,12 @@ A directory bound with -v that a user of the host owns belongs to the machine's 
 
 const setText = `Changes what was asked of a machine when it was made, in the words of ` + "`croft run`" + `: as flags, or as KEY=VALUE with the long name of a flag for KEY. What is not named stays. All of it is taken or, when one value is wrong, none.
 
-Of a list (env, label, volume, tmpfs, io-max) what is given takes the place of the entry that has its name and stands beside the others. KEY.ENTRY means one entry: env.LANG=C. An empty value is what unset does. LXD's environment.LANG is env.LANG, and user.NOTE is a label of that name, to be used as one likes. limits.memory is memory, limits.processes is pids-limit, and limits.cpu is cpus or, when it is a list, cpu-set.
+Of a list (env, label, volume, tmpfs, io-max, publish, add-host) what is given takes the place of the entry that has its name and stands beside the others. KEY.ENTRY means one entry: env.LANG=C, publish.8080. Of network and dns all that is given takes the place of all that was; croft network attach adds one network. An empty value is what unset does. LXD's environment.LANG is env.LANG, and user.NOTE is a label of that name, to be used as one likes. limits.memory is memory, limits.processes is pids-limit, and limits.cpu is cpus or, when it is a list, cpu-set.
 
 LXD's keys for the host's start and end are no flags of run: boot.autostart, which ` + "`croft enable`" + ` and ` + "`croft disable`" + ` set, boot.autostart.priority and boot.host_shutdown_timeout; ` + "`croft help enable`" + ` tells what they do.
 
 ## A machine that runs
-Limits, labels, rm, restart and the stop-timeout of croft stop hold at once. A limit that the kernel refuses is not recorded either, as less memory than the machine uses, what is only cached not counted. The others are what the machine was started with, and hold from its next start; a line on stderr says so. croft explain tells what is waiting.
+Limits, published ports, labels, rm, restart and the stop-timeout of croft stop hold at once. A limit that the kernel refuses is not recorded either, as less memory than the machine uses, what is only cached not counted. The others are what the machine was started with, and hold from its next start; a line on stderr says so. croft explain tells what is waiting.
 
 ## What stays as it was made
 The name (see croft rename), the image, the storage driver, and whether it boots.`
