@@ -80,7 +80,7 @@ func (t Table) Build(networks []*state.Network, members []Member) error {
 			return err
 		}
 	}
-	return nil
+	return endFlows(all, false)
 }
 
 // Intact says whether all chains and rules are there as this build writes them.
@@ -125,7 +125,10 @@ func (t Table) RemoveNetwork(n *state.Network) error { return t.remove(networkEl
 func (t Table) Add(m Member) error { return t.add(memberElements(m)) }
 
 // Remove makes it forget a machine, or what there is of it. Ports that another has stay the other's.
-func (t Table) Remove(m Member) error { return t.remove(memberElements(m)) }
+func (t Table) Remove(m Member) error {
+	all := memberElements(m)
+	return errors.Join(t.remove(all), endFlows(all, true))
+}
 
 // Delete takes all of it away. Gone is fine.
 func (t Table) Delete() error {
@@ -219,7 +222,10 @@ func (t Table) add(all []element) error {
 	if err := t.change(c, c.SetAddElements, all); err != nil {
 		return err
 	}
-	return t.explain(c.Flush(), all)
+	if err := c.Flush(); err != nil {
+		return t.explain(err, all)
+	}
+	return endFlows(all, false)
 }
 
 // remove makes elements not be there. Each is added first, since one that is missing cannot be deleted; that fails for one of
@@ -232,7 +238,8 @@ func (t Table) remove(all []element) error {
 	if err != nil {
 		return err
 	}
-	defer c.CloseLasting()
+	// Closing waits until the kernel has freed what was removed, some 10 ms; the caller has a lock that others wait for.
+	defer func() { go c.CloseLasting() }()
 	attempt := func() error {
 		return errors.Join(t.change(c, c.SetAddElements, all), t.change(c, c.SetDeleteElements, all), c.Flush())
 	}

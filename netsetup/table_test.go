@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -15,6 +16,7 @@ import (
 	"croft/state"
 
 	"github.com/google/nftables"
+	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 )
 
@@ -617,5 +619,86 @@ func TestProbeTable(t *testing.T) {
 	}
 	if err := ProbeTable(); err != nil {
 		t.Error(err)
+	}
+}
+
+// A client that keeps asking from one socket is heard by who has the port, and not by who had it when it began.
+func TestFlowsFollowPorts(t *testing.T) {
+	t.Parallel()
+	if !ownHost(t) {
+		return
+	}
+	w := newWorld(t)
+	host, err := net.ListenPacket("udp", "198.51.100.1:5353")
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.answer("a", state.UDP, 53)
+	w.answer("b", state.UDP, 53)
+	var client, other net.Conn
+	if err := w.at("out", func() (err error) {
+		client, err = net.Dial("udp", "198.51.100.1:5353")
+		return err
+	}); err != nil {
+		t.Fatal(err)
+	}
+	defer client.Close()
+	buf := make([]byte, 100)
+	ask := func(c net.Conn, want string) {
+		t.Helper()
+		c.SetDeadline(time.Now().Add(5 * time.Second))
+		fmt.Fprint(c, "who is there?")
+		if want == "" {
+			return
+		}
+		if n, err := c.Read(buf); err != nil || string(buf[:n]) != want {
+			t.Errorf("hears %q (%v), want %q", buf[:n], err, want)
+		}
+	}
+	ask(client, "")
+	if _, _, err := host.ReadFrom(buf); err != nil {
+		t.Fatal(err)
+	}
+	host.Close()
+	w.publish("a", state.Port{Proto: state.UDP, Host: 5353, Guest: 53})
+	ask(client, "a 198.51.100.2")
+	if err := w.table.Remove(w.members["a"]); err != nil {
+		t.Fatal(err)
+	}
+	b := w.members["b"]
+	b.Ports = []state.Port{{Proto: state.UDP, Host: 5353, Guest: 53}}
+	w.add(b)
+	ask(client, "b 198.51.100.2")
+
+	// A flow that is where it belongs goes on, and so does one that goes elsewhere by that port.
+	if err := w.at("b", func() (err error) {
+		other, err = net.Dial("udp", "198.51.100.2:5353")
+		return err
+	}); err != nil {
+		t.Fatal(err)
+	}
+	defer other.Close()
+	ask(other, "")
+	flows := func() string {
+		list, err := netlink.ConntrackTableList(netlink.ConntrackTable, netlink.InetFamily(unix.AF_INET))
+		if err != nil {
+			t.Fatal(err)
+		}
+		var all []string
+		for _, f := range list {
+			if f.Forward.DstPort == 5353 {
+				all = append(all, fmt.Sprint(f.Forward.SrcIP, f.Forward.SrcPort, f.Reverse.SrcIP))
+			}
+		}
+		slices.Sort(all)
+		return strings.Join(all, "; ")
+	}
+	before := flows()
+	if strings.Count(before, ";") != 1 {
+		t.Fatalf("flows: %s", before)
+	}
+	w.add(b)
+	if after := flows(); after != before {
+		t.Errorf("flows before: %s; after: %s", before, after)
 	}
 }
