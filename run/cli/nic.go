@@ -170,7 +170,7 @@ func published(text string) (p state.Port, err error) {
 	}
 	first, count, err := span(guest)
 	if err != nil {
-		return wrong("", "%w", err)
+		return wrong("", "%v", err)
 	}
 	p.Guest = first
 	if count > 1 {
@@ -182,7 +182,7 @@ func published(text string) (p state.Port, err error) {
 	onHost, n, err := span(host)
 	switch {
 	case err != nil:
-		return wrong("", "%w", err)
+		return wrong("", "%v", err)
 	case n != count:
 		meant := state.Port{Proto: p.Proto, IP: p.IP, Host: onHost, Guest: p.Guest, Count: max(n, count)}
 		return wrong(meant.String(), "%d of the host's are not %d of the machine's", n, count)
