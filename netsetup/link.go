@@ -246,7 +246,7 @@ func configure(l state.Link, ipv6 bool) error {
 	}
 	// Addresses are ours to give and cannot be taken by two: looking for another who has one would cost a second.
 	if l.IP6.IsValid() {
-		if err := sysctl("ipv6", l.Name, "dad_transmits", "0"); err != nil {
+		if err := sysctl("ipv6", l.Name, "accept_dad", "0"); err != nil {
 			return err
 		}
 	}
