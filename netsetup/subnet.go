@@ -52,17 +52,14 @@ func Taken(own string) ([]netip.Prefix, error) {
 
 // Uplink tells the MTU of the host's way out; 0 when it has none.
 func Uplink() int {
-	for _, family := range []int{netlink.FAMILY_V4, netlink.FAMILY_V6} {
-		routes, err := whole(func() ([]netlink.Route, error) {
-			return netlink.RouteListFiltered(family, &netlink.Route{}, netlink.RT_FILTER_DST)
-		}) // to no destination: the default
-		if err != nil {
+	// Where packets to the world would go is asked and not looked for: a router has a million routes. None is sent.
+	for _, world := range [...]string{"8.8.8.8", "2000::1"} {
+		routes, err := netlink.RouteGet(net.ParseIP(world))
+		if err != nil || len(routes) == 0 {
 			continue
 		}
-		for _, r := range routes {
-			if link, err := netlink.LinkByIndex(r.LinkIndex); err == nil {
-				return link.Attrs().MTU
-			}
+		if link, err := netlink.LinkByIndex(routes[0].LinkIndex); err == nil && link.Attrs().Flags&net.FlagLoopback == 0 {
+			return link.Attrs().MTU
 		}
 	}
 	return 0
