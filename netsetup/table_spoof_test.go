@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"net"
 	"net/netip"
+	"runtime"
 	"slices"
 	"testing"
 	"time"
@@ -44,6 +45,33 @@ type liar struct {
 	from, to int
 	sent     uint32
 	fence    func(payload []byte) []byte // makes a frame that nobody minds
+}
+
+// newLiar makes one on this thread, which stays on one processor: what it sends stays in order.
+func newLiar(w *world, from, to string) *liar {
+	w.t.Helper()
+	runtime.LockOSThread() // and never unlocked: it is the test's
+	var all, one unix.CPUSet
+	if err := unix.SchedGetaffinity(0, &all); err != nil {
+		w.t.Fatal(err)
+	}
+	for cpu := 0; one.Count() == 0; cpu++ {
+		if all.IsSet(cpu) {
+			one.Set(cpu)
+		}
+	}
+	if err := unix.SchedSetaffinity(0, &one); err != nil {
+		w.t.Fatal(err)
+	}
+	a := w.members[from].Links[0]
+	mac, err := net.ParseMAC(a.MAC)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	everybody := net.HardwareAddr{255, 255, 255, 255, 255, 255}
+	return &liar{world: w, from: w.packets(from), to: w.packets(to), fence: func(p []byte) []byte {
+		return ether(everybody, mac, 0x0800, ip4(a.IP.Addr(), w.members[to].Links[0].IP.Addr(), unix.IPPROTO_UDP, udp(1, 9, p)))
+	}}
 }
 
 // arrives sends a frame with a payload that it knows again, then the fence. What has not come before that does not come.
@@ -125,8 +153,7 @@ func nobodySpeaksForAnother(t *testing.T, bridgeNetfilter bool) {
 	allNodes, nowhere := netip.MustParseAddr("ff02::1"), netip.MustParseAddr("192.0.2.1")
 	ip4To := func(src netip.Addr, payload []byte) []byte { return ip4(src, b.IP.Addr(), unix.IPPROTO_UDP, payload) }
 	ip6To := func(src netip.Addr, next byte, payload []byte) []byte { return ip6(src, allNodes, next, payload) }
-	l := &liar{world: w, from: w.packets("a"), to: w.packets("b")}
-	l.fence = func(p []byte) []byte { return ether(everybody, macA, 0x0800, ip4To(a.IP.Addr(), udp(1, 9, p))) }
+	l := newLiar(w, "a", "b")
 
 	honest := map[string]func(p []byte) []byte{
 		"IPv4": l.fence,
@@ -241,14 +268,15 @@ func TestNobodyPassesBesideTheBridge(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer c.Close()
-	from := w.packets("a")
+	l := newLiar(w, "a", "b")
 	send := func(said string) {
 		frame := ether(net.HardwareAddr{0x01, 0x80, 0xc2, 0, 0, 0x0e}, mac, 0x0800, ip4(a.IP.Addr(), a.Gateway, unix.IPPROTO_UDP, udp(1234, 53, []byte(said))))
-		if _, err := unix.Write(from, frame); err != nil {
+		if _, err := unix.Write(l.from, frame); err != nil {
 			t.Fatal(err)
 		}
 	}
 	send("kept")
+	l.arrives(l.fence) // it is through
 	must(t, "nft flush chain inet croft raw")
 	send("let in")
 	buf := make([]byte, 100)
