@@ -399,6 +399,9 @@ func (e *Engine) linked() ([]*state.Instance, error) {
 func (e *Engine) Attach(ctx context.Context, name string, nic state.NIC) error {
 	var link *state.Link
 	in, err := e.Dir.Edit(name, func(in *state.Instance) error {
+		if err := asStarted(in); err != nil {
+			return err
+		}
 		in.Spec.NICs = append(slices.Clone(in.Spec.NICs), nic)
 		if err := errors.Join(in.Spec.Check(), checkNetworks(&in.Spec)); err != nil {
 			return err
@@ -414,7 +417,7 @@ func (e *Engine) Attach(ctx context.Context, name string, nic state.NIC) error {
 			return err
 		}
 		now := *in.Applied // written before it is done: the undo reads it
-		now.Facts.Links = append(slices.Clone(now.Facts.Links), added...)
+		now.Spec.NICs, now.Facts.Links = in.Spec.NICs, append(slices.Clone(now.Facts.Links), added...)
 		in.Applied, link = &now, &added[0]
 		return nil
 	})
@@ -438,10 +441,22 @@ func (e *Engine) Attach(ctx context.Context, name string, nic state.NIC) error {
 	return nil
 }
 
+// asStarted wants the networks of a machine that runs to be those of its spec: by their places its links have their names.
+func asStarted(in *state.Instance) error {
+	if in.Applied == nil || slices.Equal(in.Applied.Spec.NICs, in.Spec.NICs) {
+		return nil
+	}
+	err := fmt.Errorf("%s: its networks were set anew, from its next start on: %w", in.Spec.Name, state.ErrBusy)
+	return state.Hint(err, "croft restart "+in.Spec.Name)
+}
+
 // Detach takes an instance off a network, which is named by itself or by the interface in the machine; at once when it runs.
 func (e *Engine) Detach(ctx context.Context, name, which string) error {
 	var gone []state.Link
 	in, err := e.Dir.Edit(name, func(in *state.Instance) error {
+		if err := asStarted(in); err != nil {
+			return err
+		}
 		links, nics := in.Facts.Links, slices.Clone(in.Spec.NICs)
 		at := slices.IndexFunc(links, func(l state.Link) bool { return l.Name == which || l.Network == which })
 		if at < 0 || len(links) != len(nics) {
@@ -460,7 +475,7 @@ func (e *Engine) Detach(ctx context.Context, name, which string) error {
 			if i := slices.IndexFunc(now.Facts.Links, is); i >= 0 {
 				gone = append(gone, now.Facts.Links[i])
 			}
-			now.Facts.Links = slices.DeleteFunc(slices.Clone(now.Facts.Links), is)
+			now.Spec.NICs, now.Facts.Links = in.Spec.NICs, slices.DeleteFunc(slices.Clone(now.Facts.Links), is)
 			in.Applied = &now
 		}
 		return e.relink(in)

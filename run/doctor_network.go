@@ -61,17 +61,6 @@ func explainNetwork(err error) error {
 	return err
 }
 
-// portHints are the commands that open other firewalls of this host to the published ports of a machine. It is the
-// administrator who types them: what a port was published for, and for whom, is not known here.
-func portHints(m netsetup.Member) []string {
-	i := slices.IndexFunc(m.Links, func(l state.Link) bool { return l.Managed })
-	if len(m.Ports) == 0 || i < 0 {
-		return nil
-	}
-	lines, _ := netsetup.Hints(m.Links[i].Parent, m.Ports) // the ports are there without hints
-	return lines
-}
-
 func hasIPv6(*examination) (string, error) {
 	if !netsetup.HasIPv6() {
 		return "", errors.New("IPv6 is switched off")

@@ -286,9 +286,6 @@ func connect(_ context.Context, l *launch) error {
 	if err != nil {
 		return explainNetwork(err)
 	}
-	for _, line := range portHints(m) {
-		l.report.warn(fmt.Sprintf("%s: a firewall of this host keeps others from a published port; to let them in: %s", m.Name, line))
-	}
 	return nil
 }
 
