@@ -75,7 +75,7 @@ func newContainer(l *launch) (*container, error) {
 	defer done()
 	c := &container{Container: lc}
 	if l.Stdio {
-		err = c.startOnStdio(p, owner)
+		err = c.startOnStdio(l, p, owner)
 	} else {
 		err = c.startOnConsole(p)
 	}
@@ -166,17 +166,22 @@ func (l *launch) payload(p *libcontainer.Process) error {
 	return nil
 }
 
-// startOnStdio gives the payload this process's own files. Pipes become its user's, so that it can open its
-// /dev/stdout anew, as many programs do; nothing else is touched.
-func (c *container) startOnStdio(p *libcontainer.Process, uid int) error {
-	for _, f := range []*os.File{os.Stdin, os.Stdout, os.Stderr} {
+// startOnStdio gives the payload this process's own files, or pipes to them (relay.go). Pipes become its user's, so that it can
+// open its /dev/stdout anew, as many programs do; nothing else is touched.
+func (c *container) startOnStdio(l *launch, p *libcontainer.Process, uid int) error {
+	out, done, err := l.relayed(os.Stdout, os.Stderr)
+	if err != nil {
+		return err
+	}
+	defer done()
+	for _, f := range append(out, os.Stdin) {
 		if st, err := f.Stat(); err == nil && st.Mode()&os.ModeNamedPipe != 0 {
 			if err := f.Chown(uid, -1); err != nil {
 				return err
 			}
 		}
 	}
-	p.Stdin, p.Stdout, p.Stderr = os.Stdin, os.Stdout, os.Stderr
+	p.Stdin, p.Stdout, p.Stderr = os.Stdin, out[0], out[1]
 	return c.Start(p)
 }
 

@@ -269,7 +269,7 @@ func destroyContainer(_ *Engine, a *state.Applied) error {
 	if err := killCgroups(a.Cgroups); err != nil {
 		return err
 	}
-	return removeCgroups(a.Cgroups)
+	return errors.Join(removeCgroups(a.Cgroups), arrived(a))
 }
 
 // connect hands the machine its own part of the cgroup tree, and gives it its links. Loopback comes up with the network

@@ -58,8 +58,8 @@ func current(f *os.File, path string) bool {
 	return err1 == nil && err2 == nil && os.SameFile(ours, now)
 }
 
-// claimed asks whether anybody holds the lock at path, and takes nothing.
-func claimed(path string) (bool, error) { return locked(path, unix.F_RDLCK) }
+// Locked asks whether anybody holds the lock at path, and takes nothing. No file is not locked.
+func Locked(path string) (bool, error) { return locked(path, unix.F_RDLCK) }
 
 // locked asks whether somebody's lock on the file at path is in the way of one of this kind.
 func locked(path string, kind int16) (bool, error) {

@@ -281,7 +281,7 @@ func (d *Dir) Claim(name string) (*Claim, error) {
 }
 
 // Claimed asks whether somebody holds the instance, and takes nothing.
-func (d *Dir) Claimed(name string) (bool, error) { return claimed(d.claimFile(name)) }
+func (d *Dir) Claimed(name string) (bool, error) { return Locked(d.claimFile(name)) }
 
 // Remove takes the record out of sight at once and then off the disk. Already gone is success.
 func (d *Dir) Remove(name string) error {
