@@ -140,12 +140,26 @@ func (r Remote) check() error {
 	if r.Unsigned && r.Signed {
 		return fmt.Errorf("remote %s %w: signatures are either required or not", r.Name, state.ErrMisnamed)
 	}
+	if r.Protocol == ProtocolOCI {
+		switch {
+		case len(r.Mirrors) > 0:
+			return state.Hint(fmt.Errorf("remote %s: a mirror of a registry %w", r.Name, state.ErrUnsupported), "write it into /etc/containers/registries.conf")
+		case r.Signed || r.Unsigned:
+			return r.signedElsewhere()
+		}
+	}
 	for _, url := range append([]string{r.URL}, r.Mirrors...) {
 		if _, err := fetch.CheckURL(url); err != nil {
 			return fmt.Errorf("remote %s: %w", r.Name, err)
 		}
 	}
 	return nil
+}
+
+// signedElsewhere refuses what would not count: what of a registry has to be signed says policy.json.
+func (r Remote) signedElsewhere() error {
+	err := fmt.Errorf("remote %s: a rule for the signatures of a registry %w", r.Name, state.ErrUnsupported)
+	return state.Hint(err, "write it into /etc/containers/policy.json")
 }
 
 // The keys that the known publishers sign with. Whose they are is told by the fingerprint, which their own pages name.
@@ -254,6 +268,9 @@ func (r *Remotes) Get(name string) (Remote, error) {
 func (r *Remotes) Add(one Remote, keys []string) error {
 	if err := one.check(); err != nil {
 		return err
+	}
+	if one.Protocol == ProtocolOCI && len(keys) > 0 {
+		return one.signedElsewhere()
 	}
 	if _, err := one.client(); err != nil { // with its authorities
 		return fmt.Errorf("remote %s: %w", one.Name, err)

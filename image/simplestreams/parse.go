@@ -308,6 +308,9 @@ func (v version) item(types ...string) (item, bool) {
 	return item{}, false
 }
 
+// maxMetadata is how large the archive may be that describes an image: it has templates and a few lines of text.
+const maxMetadata = 64 << 20
+
 func files(items ...item) ([]File, error) {
 	var all []File
 	for _, i := range items {
@@ -316,6 +319,9 @@ func files(items ...item) ([]File, error) {
 		}
 		if i.Size <= 0 || !isDigest(i.SHA256) {
 			return nil, wrongly("size or sha256 of %s is missing, or none", i.Path)
+		}
+		if slices.Contains(metadataTypes[:], i.Type) && i.Size > maxMetadata {
+			return nil, wrongly("%s, which describes it, has more than %d MiB", i.Path, maxMetadata>>20)
 		}
 		all = append(all, File{i.Path, i.Size, i.SHA256})
 	}

@@ -131,6 +131,7 @@ func TestProductsOfNoUse(t *testing.T) {
 		{`"combined_squashfs_sha256":"` + sumB + `"`, `"x":""`}:                 "it has no fingerprint",
 		{`_squashfs_sha256":"` + sumB + `"`, `_squashfs_sha256":"../../x"`}:     "is none",
 		{`"size":1000`, `"size":-1`}:                                            "size or sha256 of b is missing",
+		{`"size":704`, `"size":10000000000`}:                                    "a, which describes it, has more than 64 MiB",
 		{`"size":1000`, `"size":0`}:                                             "size or sha256 of b is missing",
 		{`"sha256":"` + sumC + `"`, `"sha256":"` + strings.ToUpper(sumC) + `"`}: "size or sha256 of b is missing",
 	} {
