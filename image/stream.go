@@ -261,6 +261,9 @@ func (s *Store) pullBuild(ctx context.Context, server *simplestreams.Server, p *
 	if img, err := s.here(p, o); !errors.Is(err, state.ErrNotExist) {
 		return img, err
 	}
+	if root := p.build.Files[len(p.build.Files)-1]; p.build.Type == simplestreams.Squashfs && o.MaxBytes > 0 && root.Size > o.MaxBytes {
+		return Image{}, fmt.Errorf("%s: an image of more than %d bytes %w", root.Path, o.MaxBytes, state.ErrInvalid)
+	}
 	dir := filepath.Join(s.Dir, downloadsDir, p.build.Fingerprint)
 	claim, err := s.claimDownload(ctx, dir, p, o)
 	if err != nil {

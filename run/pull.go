@@ -175,6 +175,9 @@ func (e *Engine) locate(remotes *image.Remotes, ref string) (image.Remote, strin
 	if !has {
 		prefix, name = remotes.Default, ref
 	}
+	if ref == "" {
+		return image.Remote{}, "", fmt.Errorf("an image without a name %w", state.ErrInvalid)
+	}
 	if prefix == "" {
 		return image.Remote{}, "", nil
 	}
