@@ -14,7 +14,7 @@
 GO      ?= go
 CROFT   ?= croft
 VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
-TAGS    := seccomp netgo osusergo runc_nocriu
+TAGS    := seccomp netgo osusergo runc_nocriu nethttpomithttp2
 GOBUILD := CGO_ENABLED=1 $(GO) build -trimpath -tags "$(TAGS)" \
 	-ldflags "-s -w -X croft/run.Version=$(VERSION) -extldflags -static"
 

@@ -77,7 +77,7 @@ type listed struct {
 	Module               *struct{ Path string }
 }
 
-const tags = "seccomp netgo osusergo runc_nocriu"
+const tags = "seccomp netgo osusergo runc_nocriu nethttpomithttp2"
 
 // list is what is in the binary, and with it the packages of the tree that are not.
 var list = sync.OnceValues(func() ([]listed, error) { return goList("-deps", ".", "./...") })
