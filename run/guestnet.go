@@ -23,6 +23,7 @@ import (
 
 // managers are the network managers of an image.
 type managers struct {
+	onlyIPv4       bool // the host has no IPv6, and so no link has it, whatever its record says
 	networkd       bool
 	networkManager bool
 	netplan        bool // and told to manage something: with a file of its own it would start a manager that nobody wants
@@ -98,6 +99,11 @@ func (m managers) files(links []state.Link, dns []string) rootfs.Files {
 		return f
 	}
 	links = oneWayOut(links)
+	if m.onlyIPv4 {
+		for i := range links {
+			links[i].IP6, links[i].Gateway6 = netip.Prefix{}, netip.Addr{}
+		}
+	}
 	out := slices.ContainsFunc(links, leads)
 	for i := range links {
 		links[i].DNS = dns

@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"os"
 	"slices"
+	"strings"
 	"testing"
 
 	"croft/state"
@@ -39,6 +40,12 @@ func TestNetworkManagers(t *testing.T) {
 	golden(t, "managers-static.files", all.files(guestLinks()[:1], nil))
 
 	golden(t, "managers-none.files", all.files(nil, dns))
+	all.onlyIPv4 = true
+	for name, f := range all.files(guestLinks(), nil) {
+		if strings.Contains(f.Text, "fd00:87:") {
+			t.Errorf("IPv6 where there is none: %s: %s", name, f.Text)
+		}
+	}
 	if got := (managers{}).files(guestLinks(), dns); len(got) > 0 {
 		t.Errorf("without a manager: %v", got)
 	}

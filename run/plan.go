@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"croft/idmap"
+	"croft/netsetup"
 	"croft/rootfs"
 	"croft/state"
 
@@ -240,6 +241,7 @@ func lookInside(in *state.Instance, layers []string) (host, error) {
 		return h, err
 	}
 	h.managers, err = managersOf(view.Dirs)
+	h.managers.onlyIPv4 = !netsetup.HasIPv6()
 	return h, err
 }
 
