@@ -60,7 +60,7 @@ func OpenBeside(bridge string) error {
 		}
 		passes, err := f.passes(r, bridge)
 		if err == nil && !passes {
-			err = state.Hint(f.open(r, bridge), f.line(bridge))
+			err = f.open(r, bridge)
 		}
 		if err != nil {
 			all = append(all, fmt.Errorf("%s: %w", f.name, err))
@@ -169,7 +169,7 @@ func (f *Finding) sort(r *ruleset, bridges []string, passes func(*ruleset, strin
 // line is what to type to have a chain that drops what it does not know let a bridge's machines out.
 func (c chain) line(bridge string) string {
 	if c.isXtables() {
-		name := c.command()
+		name, _ := xtables(c.family, c.nft == nil) // where there is none, that is what is to be installed
 		return fmt.Sprintf("%s -A FORWARD %s; %[1]s -A FORWARD %[3]s", name, strings.Join(outward(bridge), " "), strings.Join(inward(bridge), " "))
 	}
 	return fmt.Sprintf("nft 'add rule %s %s %s iifname %s accept; add rule %[1]s %[2]s %[3]s oifname %[4]s ct state { established, related } accept'",
@@ -221,10 +221,10 @@ func dockerOpen(r *ruleset, bridge string) error {
 			return err
 		}
 		if !from {
-			_, err = execute(c.command(), append([]string{"-w", "10", "-A", "FORWARD"}, outward(bridge)...)...)
+			err = c.iptables(append([]string{"-A", c.name}, outward(bridge)...)...)
 		}
 		if err == nil && !to {
-			_, err = execute(c.command(), append([]string{"-w", "10", "-A", "FORWARD"}, inward(bridge)...)...)
+			err = c.iptables(append([]string{"-A", c.name}, inward(bridge)...)...)
 		}
 		if err != nil {
 			return err
@@ -259,10 +259,10 @@ func dockerShut(r *ruleset, bridge string) error {
 // remove deletes a rule of ours, if it is that one which names the bridge.
 func remove(c chain, rule []string) error {
 	for {
-		if _, err := execute(c.command(), append([]string{"-w", "10", "-C", c.name}, rule...)...); err != nil {
+		if err := c.iptables(append([]string{"-C", c.name}, rule...)...); err != nil {
 			return nil
 		}
-		if _, err := execute(c.command(), append([]string{"-w", "10", "-D", c.name}, rule...)...); err != nil {
+		if err := c.iptables(append([]string{"-D", c.name}, rule...)...); err != nil {
 			return err
 		}
 	}

@@ -82,7 +82,14 @@ func (r *ruleset) readLegacy(family string) error {
 		if table != "filter" && table != "nat" {
 			continue
 		}
-		out, err := execute(xtables(family, true), "-w", "10", "-t", table, "-S")
+		command, err := xtables(family, true)
+		if errors.Is(err, exec.ErrNotFound) {
+			return nil // who has made the table has gone, with what could read it
+		}
+		if err != nil {
+			return err
+		}
+		out, err := execute(command, "-w", "10", "-t", table, "-S")
 		if err != nil {
 			return err
 		}
@@ -219,21 +226,31 @@ func (c chain) String() string {
 // isXtables says whether c belongs to iptables, which knows these tables and no others.
 func (c chain) isXtables() bool { return c.family != "inet" && c.table == "filter" }
 
-// command is the iptables that c belongs to.
-func (c chain) command() string { return xtables(c.family, c.nft == nil) }
+// iptables runs the iptables that c belongs to, waiting for others that do.
+func (c chain) iptables(args ...string) error {
+	command, err := xtables(c.family, c.nft == nil)
+	if err == nil {
+		_, err = execute(command, append([]string{"-w", "10"}, args...)...)
+	}
+	return err
+}
 
 // xtables names the command for a family and kind of iptables: the one that says what it is or, on a host that has one kind
-// only, the one that does not.
-func xtables(family string, legacy bool) string {
+// only, the one that does not. An exec.ErrNotFound when this host has none: the other kind would write where nobody reads.
+func xtables(family string, legacy bool) (string, error) {
 	plain := map[string]string{"ip": "iptables", "ip6": "ip6tables"}[family]
-	name := plain + "-nft"
+	named := plain + "-nft"
 	if legacy {
-		name = plain + "-legacy"
+		named = plain + "-legacy"
 	}
-	if _, err := lookPath(name); err != nil {
-		return plain
+	if _, err := lookPath(named); err == nil {
+		return named, nil
 	}
-	return name
+	version, err := execute(plain, "-V")
+	if err == nil && strings.Contains(version, "nf_tables") == legacy {
+		err = fmt.Errorf("%s: %w", named, exec.ErrNotFound)
+	}
+	return plain, err
 }
 
 // execute runs a command of the host's and gives what it printed; what it complained of is in the error.

@@ -297,7 +297,7 @@ func (e *Engine) CreateNetwork(n *state.Network, pick4, pick6 bool) error {
 	defer lock.Close()
 	r, err := e.raise(n)
 	if err != nil {
-		return errors.Join(fmt.Errorf("network %s: %w", n.Name, err), e.Dir.RemoveNetwork(n.Name, e.lower))
+		return errors.Join(fmt.Errorf("network %s: %w", n.Name, explainNetwork(err)), e.Dir.RemoveNetwork(n.Name, e.lower))
 	}
 	return r.lacks
 }

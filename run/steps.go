@@ -281,7 +281,7 @@ func connect(_ context.Context, l *launch) error {
 	m := member(l.Instance.Applied)
 	lacks, err := l.engine.connect(m, l.container.pid, l.container.pidfd)
 	if lacks != nil {
-		l.report.warn(fmt.Sprintf("%s: %v", m.Name, lacks))
+		l.report.warn(m.Name + ": " + strings.ReplaceAll(lacks.Error(), "\n", "; ")) // of several
 	}
 	if err != nil {
 		return explainNetwork(err)
