@@ -234,30 +234,37 @@ func (t Table) remove(all []element) error {
 	if len(all) == 0 {
 		return nil
 	}
+	err := t.tryRemove(all)
+	if clashes(err) {
+		found, err := t.conflicts(all)
+		if err != nil {
+			return err
+		}
+		all = slices.DeleteFunc(all, func(e element) bool {
+			return slices.ContainsFunc(found, func(o conflict) bool { return o.is(e) })
+		})
+		for _, o := range found { // where a port led before is the machine's all the same
+			if o.holder == o.comment {
+				o.value = o.there
+				all = append(all, o.element)
+			}
+		}
+		return wrap(t.tryRemove(all))
+	}
+	if errors.Is(err, unix.ENOENT) { // the table is gone, and all that was in it
+		return nil
+	}
+	return wrap(err)
+}
+
+func (t Table) tryRemove(all []element) error {
 	c, err := connect()
 	if err != nil {
 		return err
 	}
 	// Closing waits until the kernel has freed what was removed, some 10 ms; the caller has a lock that others wait for.
 	defer func() { go c.CloseLasting() }()
-	attempt := func() error {
-		return errors.Join(t.change(c, c.SetAddElements, all), t.change(c, c.SetDeleteElements, all), c.Flush())
-	}
-	err = attempt()
-	if errors.Is(err, unix.ENOENT) { // the table is gone, and all that was in it
-		return nil
-	}
-	if errors.Is(err, unix.EBUSY) {
-		var others []conflict
-		if others, err = t.conflicts(c, all); err != nil {
-			return err
-		}
-		all = slices.DeleteFunc(all, func(e element) bool {
-			return slices.ContainsFunc(others, func(o conflict) bool { return o.set == e.set && string(o.key) == string(e.key) })
-		})
-		err = attempt()
-	}
-	return wrap(err)
+	return errors.Join(t.change(c, c.SetAddElements, all), t.change(c, c.SetDeleteElements, all), c.Flush())
 }
 
 // change puts elements, set by set, into the transaction. A message has room for some hundreds of them.
@@ -278,14 +285,22 @@ func (t Table) change(c *nftables.Conn, do func(*nftables.Set, []nftables.SetEle
 	return nil
 }
 
-// conflict is an element of a map that another has.
+// conflict is an element that cannot be added to its map, which has another value for its key.
 type conflict struct {
 	element
+	there  []byte
 	holder string
 }
 
-// conflicts finds those of all that are in their maps with another value.
-func (t Table) conflicts(c *nftables.Conn, all []element) (found []conflict, err error) {
+func (e element) is(o element) bool { return e.set == o.set && string(e.key) == string(o.key) }
+
+// conflicts finds those of all that are in their maps with another value, whoever's.
+func (t Table) conflicts(all []element) (found []conflict, err error) {
+	c, err := connect() // one that has had an error has more answers to come
+	if err != nil {
+		return nil, err
+	}
+	defer c.CloseLasting()
 	for _, s := range tableSets() {
 		if s.data == nil || !slices.ContainsFunc(all, func(e element) bool { return e.set == s.name }) {
 			continue
@@ -297,7 +312,7 @@ func (t Table) conflicts(c *nftables.Conn, all []element) (found []conflict, err
 		for _, e := range all {
 			for _, o := range there {
 				if e.set == s.name && string(o.Key) == string(e.key) && e.verdict == nil && string(o.Val) != string(e.value) {
-					found = append(found, conflict{e, o.Comment})
+					found = append(found, conflict{e, o.Val, o.Comment})
 				}
 			}
 		}
@@ -305,17 +320,16 @@ func (t Table) conflicts(c *nftables.Conn, all []element) (found []conflict, err
 	return found, nil
 }
 
+// clashes says whether an element could not be added to its map for the value that is there.
+func clashes(err error) bool { return errors.Is(err, unix.EEXIST) || errors.Is(err, unix.EBUSY) }
+
 // explain tells whose the port is that all could not be added for.
 func (t Table) explain(err error, all []element) error {
-	if !errors.Is(err, unix.EBUSY) && !errors.Is(err, unix.EEXIST) {
+	if !clashes(err) {
 		return wrap(err)
 	}
-	c, failed := connect()
-	if failed != nil {
-		return wrap(err)
-	}
-	defer c.CloseLasting()
-	taken, failed := t.conflicts(c, all)
+	taken, failed := t.conflicts(all)
+	taken = slices.DeleteFunc(taken, func(o conflict) bool { return o.holder == o.comment })
 	if failed != nil || len(taken) == 0 {
 		return wrap(err)
 	}

@@ -603,6 +603,15 @@ func TestPortsHaveOneOwner(t *testing.T) {
 	}
 	w.hears("out", state.TCP, "198.51.100.1:8080", "a 198.51.100.2")
 	w.add(w.members["a"]) // once more is fine
+
+	// Its own port goes with a machine wherever it led: a change may have been killed before the record of it was written.
+	changed := w.members["a"]
+	changed.Ports = []state.Port{{Proto: state.TCP, Host: 8080, Guest: 81}, {Proto: state.TCP, Host: 8081, Guest: 80}}
+	if err := w.table.Remove(changed); err != nil {
+		t.Fatal(err)
+	}
+	w.hearsNot("out", state.TCP, "198.51.100.1:8080")
+	w.hearsNot("", state.TCP, "[::1]:8080")
 	many := w.members["b"]
 	many.Ports = []state.Port{{Proto: state.TCP, Host: 20000, Guest: 80}, {Proto: state.UDP, Host: 1, Guest: 1, Count: 65535}}
 	w.add(many)
