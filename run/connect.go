@@ -54,10 +54,18 @@ func (e *Engine) connect(m netsetup.Member, pid int, pidfd *os.File) (lacks, err
 		}
 		lacks = errors.Join(lacks, r.lacks)
 	}
-	if err := e.table().Add(m); err != nil { // what a link may send is known before there is one
+	if err := e.filter(m); err != nil { // what a link may send is known before there is one
 		return nil, err
 	}
 	return lacks, netsetup.Connect(links, netns)
+}
+
+// filter has the table know a machine. On a LAN that is not croft's nothing else may have made the table.
+func (e *Engine) filter(m netsetup.Member) error {
+	if intact, err := e.table().Intact(); err != nil || !intact {
+		return errors.Join(err, e.build(m))
+	}
+	return e.table().Add(m)
 }
 
 // member is what the packet filter knows of a machine that runs.
@@ -182,7 +190,23 @@ func (e *Engine) disconnect(a *state.Applied) error {
 		return err
 	}
 	defer lock.Close()
-	return e.table().Remove(member(a))
+	if err := e.table().Remove(member(a)); err != nil {
+		return err
+	}
+	return e.endTable(a.Spec.Name)
+}
+
+// endTable takes the table away when there is no network of croft's, and no machine with a link but the one that ends.
+func (e *Engine) endTable(ending string) error {
+	networks, err := e.Dir.Networks()
+	if err != nil || slices.ContainsFunc(networks, func(n *state.Network) bool { return n.Managed }) {
+		return err
+	}
+	linked, err := e.linked()
+	if err != nil || slices.ContainsFunc(linked, func(in *state.Instance) bool { return in.Spec.Name != ending }) {
+		return err
+	}
+	return e.table().Delete()
 }
 
 // republish has the ports of a machine that runs lead where the record that is about to be written says: all or none.
