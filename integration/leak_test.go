@@ -236,10 +236,10 @@ func (p process) of(places []string) bool {
 	})
 }
 
-// volatile are the sysctls that change by themselves.
+// volatile are the sysctls that change by themselves, or come with a module that is loaded for the first network.
 var volatile = regexp.MustCompile(`^/proc/sys/(fs/(dentry-state|file-nr|inode-nr|inode-state|aio-nr|quota/.*)|` +
 	`kernel/(random/.*|ns_last_pid|pty/nr|perf_event_max_sample_rate|sched_domain/.*)|` +
-	`net/netfilter/nf_conntrack_(count|buckets)|vm/stat_refresh)$`)
+	`net/(netfilter/.*|nf_conntrack_max)|vm/stat_refresh)$`)
 
 func lookSysctls(v view) {
 	for _, top := range []string{"fs", "kernel", "net", "vm"} {

@@ -20,7 +20,10 @@ const unified = "/sys/fs/cgroup"
 
 // hierarchies finds where the cgroup hierarchies of this host are mounted, the unified one first, and for
 // each the directory of this process.
-func hierarchies() (roots, own []string, err error) {
+func hierarchies() (roots, own []string, err error) { return hierarchiesOf("self") }
+
+// hierarchiesOf does it for this process, "self", or for this thread, "thread-self".
+func hierarchiesOf(task string) (roots, own []string, err error) {
 	mounted, err := cgroupMounts()
 	if err != nil {
 		return nil, nil, err
@@ -28,7 +31,7 @@ func hierarchies() (roots, own []string, err error) {
 	if isUnified(unified) {
 		mounted = map[string]hierarchy{"": {unified, mounted[""].top}} // whatever lies hidden below it: libcontainer looks here, too
 	}
-	in, err := ownCgroups()
+	in, err := ownCgroups(task)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -48,9 +51,9 @@ func hierarchies() (roots, own []string, err error) {
 // membership is the cgroup that a process is in of one hierarchy, whose name is its controllers': "" for v2.
 type membership struct{ hierarchy, path string }
 
-// ownCgroups are those of this process (cgroups(7)), the unified hierarchy's first.
-func ownCgroups() (in []membership, err error) {
-	data, err := os.ReadFile("/proc/self/cgroup")
+// ownCgroups are those of this process or thread (cgroups(7)), the unified hierarchy's first.
+func ownCgroups(task string) (in []membership, err error) {
+	data, err := os.ReadFile("/proc/" + task + "/cgroup")
 	if err != nil {
 		return nil, err
 	}

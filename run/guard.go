@@ -13,8 +13,8 @@ import (
 // tops opens the way out of the cgroups by which whoever started us tracks what it has started: a supervisor of jobs
 // ends all that is in one, and with it must not go who has to end the machine. A process that writes 0 there is at
 // the top. The cgroups of v1 that only count and limit are kept, and what cannot be left is stayed in.
-func tops() (files []*os.File) {
-	roots, own, err := hierarchies()
+func tops(task string) (files []*os.File) {
+	roots, own, err := hierarchiesOf(task)
 	if err != nil {
 		return nil
 	}
@@ -31,8 +31,8 @@ func tops() (files []*os.File) {
 }
 
 // leaveCaller takes this process, which outlives its caller, to the top.
-func leaveCaller() {
-	for _, f := range tops() {
+func leaveCaller(task string) {
+	for _, f := range tops(task) {
 		f.WriteString("0")
 		f.Close()
 	}
@@ -52,7 +52,7 @@ func guarded(_ context.Context, l *launch) error {
 	us := os.NewFile(uintptr(fd), "pidfd")
 	defer us.Close()
 	cmd := l.engine.another("guard", l.Instance.Spec.Name)
-	ways := tops()
+	ways := tops("self")
 	cmd.ExtraFiles = append([]*os.File{l.container.pidfd, us}, ways...)
 	err = onHost(cmd.Run)
 	for _, f := range ways {

@@ -307,7 +307,7 @@ func unitAround(dir string) string {
 // inJob says whether somebody has put this process into a cgroup for what it does: a unit's, a batch system's, and not
 // that of a login. What is bound to it stays there, under the job's limits and in its account.
 func inJob() bool {
-	in, err := ownCgroups()
+	in, err := ownCgroups("self")
 	return err == nil && slices.ContainsFunc(in, func(c membership) bool {
 		if booted() && c.hierarchy != "" {
 			return false // systemd tracks by the unified one
