@@ -123,6 +123,8 @@ static void guest_side(const struct enter *e)
 	if (e->uid != 0)
 		TRY(syscall(SYS_setresuid, e->uid, e->uid, e->uid), "setresuid");
 	set_capabilities(e);
+	if (e->no_new_privs)
+		TRY(prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), "prctl(PR_SET_NO_NEW_PRIVS)");
 	umask(022);
 	if (chdir(e->dir) < 0) // the home of many a service does not exist
 		TRY(e->dir_asked ? -1 : chdir("/"), "chdir");

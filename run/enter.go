@@ -19,18 +19,20 @@ import (
 
 // entry is one process on its way into a running machine (enter.c does it).
 type entry struct {
-	pidfd       *os.File
-	ids         state.Range
-	hostNetwork bool // the machine has no network namespace of its own to join
-	cell        *cell
-	stdio       [3]*os.File
-	terminal    bool
-	uid, gid    int
-	groups      []int
-	seccomp     []unix.SockFilter
-	dir         string
-	dirAsked    bool // it must be that one
-	args, env   []string
+	pidfd           *os.File
+	ids             state.Range
+	hostNetwork     bool // the machine has no network namespace of its own to join
+	cell            *cell
+	stdio           [3]*os.File
+	terminal        bool
+	uid, gid        int
+	groups          []int
+	capabilities    uint64 // bit n: capability n stays in the bounding set
+	noNewPrivileges bool
+	seccomp         []unix.SockFilter
+	dir             string
+	dirAsked        bool // it must be that one
+	args, env       []string
 }
 
 // errExec: the process was ready and its program could not be executed; the errno is wrapped too.
@@ -100,7 +102,7 @@ func (x *entry) fork(errs *os.File) (int, error) {
 	e.uid, e.gid = C.uid_t(x.uid), C.gid_t(x.gid)
 	e.groups, e.group_count = mem.groups(x.groups), C.int(len(x.groups))
 	e.limits, e.limit_count = mem.limits()
-	e.capabilities = C.uint64_t(capabilityMask())
+	e.capabilities, e.no_new_privs = C.uint64_t(x.capabilities), C.int(flag(x.noNewPrivileges))
 	e.seccomp = mem.filter(x.seccomp)
 	e.dir, e.dir_asked = mem.text(x.dir), C.int(flag(x.dirAsked))
 	e.argv, e.envp = mem.texts(x.args), mem.texts(x.env)

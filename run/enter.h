@@ -26,6 +26,7 @@ struct enter {
 	const gid_t *groups;
 	int group_count;
 	uint64_t capabilities;   // bit n: capability n stays in the bounding set
+	int no_new_privs;
 	const struct sock_fprog *seccomp; // or NULL
 	const char *dir;
 	int dir_asked;           // without it, one that cannot be entered is not missed

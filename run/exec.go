@@ -112,9 +112,12 @@ func (e *Engine) entry(in *state.Instance, keeper *Keeper, cell *cell, x *Exec) 
 	if err != nil {
 		return nil, err
 	}
-	filter, err := seccompProgram(e.Dir.Run)
-	if err != nil {
-		return nil, err
+	as := in.Applied
+	var filter []unix.SockFilter
+	if as.Spec.Security.Seccomp != state.Unconfined {
+		if filter, err = seccompProgram(e.Dir.Run); err != nil {
+			return nil, err
+		}
 	}
 	if len(x.Args) == 0 {
 		x.Args = []string{who.shell, "-l"}
@@ -124,8 +127,9 @@ func (e *Engine) entry(in *state.Instance, keeper *Keeper, cell *cell, x *Exec) 
 		dir = who.Home
 	}
 	return &entry{
-		pidfd: keeper.Init, ids: in.Applied.Facts.Range, hostNetwork: in.Applied.Spec.HostNetwork(), cell: cell,
-		uid: who.Uid, gid: who.Gid, groups: who.Sgids, seccomp: filter, dir: dir, dirAsked: x.Dir != "", args: x.Args,
+		pidfd: keeper.Init, ids: as.Facts.Range, hostNetwork: as.Spec.HostNetwork(), cell: cell,
+		uid: who.Uid, gid: who.Gid, groups: who.Sgids, capabilities: capabilityMask(capabilities(&as.Spec.Security)),
+		noNewPrivileges: noNewPrivileges(&as.Spec, &as.Facts), seccomp: filter, dir: dir, dirAsked: x.Dir != "", args: x.Args,
 		env: x.environment(in, who),
 	}, nil
 }

@@ -9,13 +9,13 @@ import (
 	"croft/state"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
-	"golang.org/x/sys/unix"
 )
 
 // OCI writes the plan as an OCI runtime spec: what the machine sees, and all of its confinement. The user
 // namespace is missing in it, since it is made before and joined (container.go). It is pure.
 func (p *Plan) OCI() *specs.Spec {
 	in := p.Instance
+	granted := capabilities(&in.Spec.Security)
 	var oom *int // as its starter has it
 	if p.Hold == HeldByUnit {
 		oom = new(int) // and not as the keeper
@@ -26,18 +26,20 @@ func (p *Plan) OCI() *specs.Spec {
 		Hostname: in.Spec.Host(),
 		Mounts:   p.mounts(),
 		Process: &specs.Process{
-			Terminal:     !p.Stdio,
-			Args:         in.Facts.Init.Args,
-			Env:          p.Environment(),
-			Cwd:          "/",
-			Capabilities: capabilities(),
-			OOMScoreAdj:  oom,
+			Terminal:        !p.Stdio,
+			Args:            in.Facts.Init.Args,
+			Env:             p.Environment(),
+			Cwd:             "/",
+			Capabilities:    &specs.LinuxCapabilities{Bounding: granted, Effective: granted, Permitted: granted},
+			NoNewPrivileges: noNewPrivileges(&in.Spec, &in.Facts),
+			OOMScoreAdj:     oom,
 		},
 		Linux: &specs.Linux{
 			CgroupsPath: p.Cgroup,
 			Namespaces:  namespaces(&in.Spec),
 			Resources:   &specs.LinuxResources{},
-			Seccomp:     seccompProfile(),
+			Seccomp:     seccompProfile(&in.Spec.Security),
+			Sysctl:      in.Spec.Security.Sysctls,
 			// All of it shared, as a booting systemd would make it: its sandboxed services, the credentials of its
 			// services and machinectl bind rely on it.
 			RootfsPropagation: "rshared",
@@ -167,73 +169,4 @@ func (p *Plan) volume(v state.Mount) specs.Mount {
 		m.GIDMappings = []specs.LinuxIDMapping{{ContainerID: owner.GID, HostID: ids.Base, Size: 1}}
 	}
 	return m
-}
-
-// kept are the capabilities of a machine's root, in its own user namespace. What is left out would reach
-// things that the kernel does not keep apart by namespace: modules, raw I/O, the clock, the kernel's log.
-var kept = [...]struct {
-	name string
-	bit  uint
-}{
-	{"CAP_CHOWN", unix.CAP_CHOWN},
-	{"CAP_DAC_OVERRIDE", unix.CAP_DAC_OVERRIDE},
-	{"CAP_DAC_READ_SEARCH", unix.CAP_DAC_READ_SEARCH},
-	{"CAP_FOWNER", unix.CAP_FOWNER},
-	{"CAP_FSETID", unix.CAP_FSETID},
-	{"CAP_KILL", unix.CAP_KILL},
-	{"CAP_SETGID", unix.CAP_SETGID},
-	{"CAP_SETUID", unix.CAP_SETUID},
-	{"CAP_SETPCAP", unix.CAP_SETPCAP},
-	{"CAP_LINUX_IMMUTABLE", unix.CAP_LINUX_IMMUTABLE},
-	{"CAP_NET_BIND_SERVICE", unix.CAP_NET_BIND_SERVICE},
-	{"CAP_NET_BROADCAST", unix.CAP_NET_BROADCAST},
-	{"CAP_NET_ADMIN", unix.CAP_NET_ADMIN},
-	{"CAP_NET_RAW", unix.CAP_NET_RAW},
-	{"CAP_IPC_LOCK", unix.CAP_IPC_LOCK},
-	{"CAP_IPC_OWNER", unix.CAP_IPC_OWNER},
-	{"CAP_SYS_CHROOT", unix.CAP_SYS_CHROOT},
-	{"CAP_SYS_PTRACE", unix.CAP_SYS_PTRACE},
-	{"CAP_SYS_PACCT", unix.CAP_SYS_PACCT},
-	{"CAP_SYS_ADMIN", unix.CAP_SYS_ADMIN},
-	{"CAP_SYS_BOOT", unix.CAP_SYS_BOOT},
-	{"CAP_SYS_NICE", unix.CAP_SYS_NICE},
-	{"CAP_SYS_RESOURCE", unix.CAP_SYS_RESOURCE},
-	{"CAP_SYS_TTY_CONFIG", unix.CAP_SYS_TTY_CONFIG},
-	{"CAP_MKNOD", unix.CAP_MKNOD},
-	{"CAP_LEASE", unix.CAP_LEASE},
-	{"CAP_AUDIT_WRITE", unix.CAP_AUDIT_WRITE},
-	{"CAP_AUDIT_CONTROL", unix.CAP_AUDIT_CONTROL},
-	{"CAP_SETFCAP", unix.CAP_SETFCAP},
-}
-
-func capabilities() *specs.LinuxCapabilities {
-	var names []string
-	for _, c := range kept {
-		names = append(names, c.name)
-	}
-	return &specs.LinuxCapabilities{Bounding: names, Effective: names, Permitted: names}
-}
-
-// capabilityMask is the same set as bits, for a process that enters later.
-func capabilityMask() (mask uint64) {
-	for _, c := range kept {
-		mask |= 1 << c.bit
-	}
-	return mask
-}
-
-// refused are the system calls that no machine may make: they load code into the kernel, replace it, or open
-// files by handle, past every mount (the "shocker" escape). They answer as in a kernel that lacks them.
-var refused = [...]string{
-	"kexec_load", "kexec_file_load", "init_module", "finit_module", "delete_module", "open_by_handle_at",
-}
-
-// seccompProfile is a denylist: a machine is a whole system, and nearly everything has its use in one.
-func seccompProfile() *specs.LinuxSeccomp {
-	enosys := uint(unix.ENOSYS)
-	return &specs.LinuxSeccomp{
-		DefaultAction: specs.ActAllow,
-		Architectures: seccompArchitectures(),
-		Syscalls:      []specs.LinuxSyscall{{Names: refused[:], Action: specs.ActErrno, ErrnoRet: &enosys}},
-	}
 }

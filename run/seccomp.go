@@ -15,6 +15,25 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// refused are the system calls that no machine may make: they load code into the kernel, replace it, or open
+// files by handle, past every mount (the "shocker" escape). They answer as in a kernel that lacks them.
+var refused = [...]string{
+	"kexec_load", "kexec_file_load", "init_module", "finit_module", "delete_module", "open_by_handle_at",
+}
+
+// seccompProfile is a denylist: a machine is a whole system, and nearly everything has its use in one.
+func seccompProfile(s *state.Security) *specs.LinuxSeccomp {
+	if s.Seccomp == state.Unconfined {
+		return nil
+	}
+	enosys := uint(unix.ENOSYS)
+	return &specs.LinuxSeccomp{
+		DefaultAction: specs.ActAllow,
+		Architectures: seccompArchitectures(),
+		Syscalls:      []specs.LinuxSyscall{{Names: refused[:], Action: specs.ActErrno, ErrnoRet: &enosys}},
+	}
+}
+
 // seccompArchitectures are the instruction sets that this kernel runs: a filter that names only the native
 // one would kill every program of the other.
 func seccompArchitectures() []specs.Arch {

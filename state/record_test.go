@@ -98,7 +98,7 @@ func plant(v any) int {
 	switch v := v.(type) {
 	case map[string]any:
 		for _, k := range slices.Collect(maps.Keys(v)) {
-			if k != "labels" { // whose keys are the user's
+			if k != "labels" && k != "sysctls" { // whose keys are the user's
 				n += plant(v[k])
 			}
 		}

@@ -29,6 +29,7 @@ type Spec struct {
 	Boot     Boot              `json:"boot,omitzero"`
 	Timeouts Timeouts          `json:"timeouts"`
 	Limits   Limits            `json:"limits,omitzero"`
+	Security Security          `json:"security,omitzero"`
 
 	Supervisor string `json:"supervisor,omitempty"` // "": systemd where it is PID 1
 }
@@ -199,6 +200,7 @@ func (s *Spec) Check() error {
 	s.checkTargets(say)
 	s.checkRestart(say)
 	s.Limits.check(say)
+	s.checkSecurity(say)
 	s.checkBoot(say)
 	for k := range s.Labels {
 		if err := CheckLabel(k); err != nil {

@@ -40,6 +40,10 @@ func right() Spec {
 		Restart:  Restart{RestartOnFailure, 3},
 		Timeouts: Timeouts{1, 2, 3},
 		Limits:   Limits{1 << 30, 1.5, "0-1,3", 10000, 100, []IOMax{{"/dev/vda", 1, 2, 3, 4}, {"/srv", 0, 1, 0, 0}}, 1},
+		Security: Security{
+			Nesting: true, CapAdd: []string{"CAP_SYSLOG", "ALL"}, CapDrop: []string{"CAP_SYS_BOOT"}, NoNewPrivileges: new(bool), Seccomp: Unconfined,
+			Sysctls: map[string]string{"kernel.shmmax": "1", "user.max_user_namespaces": "0", "fs.mqueue.msg_max": "9"},
+		},
 	}
 }
 
@@ -67,6 +71,16 @@ func TestSpecCheckNamesTheField(t *testing.T) {
 		{"init.args", func(s *Spec) { s.Init.Mode = InitBoot }},
 		{"init.args", func(s *Spec) { s.Init.Args = []string{"a\x00b"} }},
 		{"init.dir", func(s *Spec) { s.Init.Dir = "srv" }},
+		{"security.cap_add", func(s *Spec) { s.Security.CapAdd = []string{"CAP_FLY"} }},
+		{"security.cap_add", func(s *Spec) { s.Security.CapAdd = []string{"CAP_SYS_BOOT"} }},
+		{"security.cap_drop", func(s *Spec) { s.Security.CapDrop = []string{"chown"} }},
+		{"security.seccomp", func(s *Spec) { s.Security.Seccomp = "no" }},
+		{"security.sysctls", func(s *Spec) { s.Security.Sysctls = map[string]string{"kernel.panic": "1"} }},
+		{"security.sysctls", func(s *Spec) { s.Security.Sysctls = map[string]string{"net": "1"} }},
+		{"security.sysctls", func(s *Spec) { s.Security.Sysctls = map[string]string{"net.": "1"} }},
+		{"security.sysctls", func(s *Spec) { s.Security.Sysctls = map[string]string{"net./../kernel/panic": "1"} }},
+		{"security.sysctls", func(s *Spec) { s.Security.Sysctls = map[string]string{"net.ipv4.ip_forward": "1"} }}, // of the host's network
+		{"security.sysctls", func(s *Spec) { s.Security.Sysctls = map[string]string{"kernel.sem": "1\n"} }},
 		{"env", func(s *Spec) { s.Env = []string{"A"} }},
 		{"env", func(s *Spec) { s.Env = []string{"=1"} }},
 		{"env", func(s *Spec) { s.Env = []string{"A=\x00"} }},

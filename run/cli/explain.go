@@ -96,6 +96,10 @@ func explained(x run.Explanation, wanted *state.Spec) [][2]string {
 	say("Limits", limitLines(&x.Limits)...)
 	say("Capabilities", lines(x.Capabilities)...)
 	say("Refused", lines(x.Refused)...)
+	if x.NoNewPrivs {
+		say("Privileges", "no program has more than the one that executes it: no sudo")
+	}
+	say("Sysctls", pairsOf(x.Sysctls)...)
 	if x.LifeSeconds > 0 {
 		say("Life", "stopped "+durationText(time.Duration(x.LifeSeconds)*time.Second)+" after its start")
 	}

@@ -38,7 +38,7 @@ type field struct {
 
 // settings is the table, in the order of get and edit.
 func settings() []setting {
-	return []setting{
+	return slices.Concat([]setting{
 		{name: "name", fixed: "croft rename OLD NEW", field: text(func(s *state.Spec) *string { return &s.Name })},
 		{name: "image", fixed: madeAnew, field: text(func(s *state.Spec) *string { return &s.Image })},
 		{name: "boot", fixed: madeAnew, field: mode(state.InitBoot)},
@@ -153,7 +153,7 @@ func settings() []setting {
 		{name: "boot.autostart", live: true, says: "start it whenever the host starts: true, false; unset: when it ran as the host went down", field: tristate(func(s *state.Spec) **bool { return &s.Boot.Autostart })},
 		{name: "boot.autostart.priority", live: true, says: "start it before those with a lower number when the host starts", field: as(func(s *state.Spec) *int { return &s.Boot.Priority }, func(n *int) pflag.Value { return (*priorityValue)(n) })},
 		{name: "boot.host_shutdown_timeout", says: "kill it when a stop by the host takes longer; unset: its stop-timeout", field: wholeSeconds(func(s *state.Spec) *int { return &s.Boot.Shutdown })},
-	}
+	}, securitySettings())
 }
 
 const madeAnew = "croft create, for another machine with it"
@@ -375,7 +375,7 @@ type named struct {
 }
 
 // settingOf finds what word calls. LXD's names are understood where croft has the thing: environment.A is env.A,
-// user.A is the label of that name, and some limits have theirs (limits.go).
+// user.A is the label of that name, linux.sysctl.A is sysctl.A, and some limits have theirs (limits.go).
 func settingOf(word string) (named, error) {
 	key, one, dotted := strings.Cut(word, ".")
 	switch {
@@ -385,6 +385,8 @@ func settingOf(word string) (named, error) {
 		key, dotted = "memory", false
 	case word == "limits.processes":
 		key, dotted = "pids-limit", false
+	case dotted && key == "linux" && strings.HasPrefix(one, "sysctl."):
+		key, one = "sysctl", strings.TrimPrefix(one, "sysctl.")
 	case dotted && key == "environment":
 		key = "env"
 	case dotted && key == "user":

@@ -34,7 +34,7 @@ func TestSettingsAreFlags(t *testing.T) {
 }
 
 func full() state.Spec {
-	never := false
+	never, always := false, true
 	return state.Spec{
 		Name: "web", Image: "debian/13", Hostname: "tower", Env: []string{"A=1", "B=x=y"}, Root: state.Root{Driver: "dir", ReadOnly: true, Ephemeral: true},
 		NICs: []state.NIC{
@@ -54,6 +54,10 @@ func full() state.Spec {
 			IOMax: []state.IOMax{{Device: "/dev/disk/by-path/pci-0:1", ReadBytes: 1 << 20, WriteOps: 7}, {Device: "/srv", WriteBytes: 1000}},
 		},
 		Boot: state.Boot{Autostart: &never, Priority: -1, Shutdown: 30},
+		Security: state.Security{
+			CapAdd: []string{"CAP_SYSLOG"}, CapDrop: []string{"CAP_NET_RAW", "ALL"}, NoNewPrivileges: &always, Seccomp: state.Unconfined,
+			Sysctls: map[string]string{"net.ipv4.ip_forward": "1", "kernel.sem": "1 2 3 4"},
+		},
 	}
 }
 
@@ -96,6 +100,9 @@ func TestSet(t *testing.T) {
 		{"env", []string{"C=", "A=3"}, "env", []string{"A=3", "B=x=y", "C="}},
 		{"env.B", []string{"1"}, "env", []string{"A=1", "B=1"}},
 		{"environment.C", []string{"c"}, "env", []string{"A=1", "B=x=y", "C=c"}},
+		{"cap-drop", []string{"all", "sys_boot"}, "cap-drop", []string{"CAP_NET_RAW", "ALL", "CAP_SYS_BOOT"}},
+		{"sysctl.kernel.sem", []string{"5"}, "sysctl", []string{"kernel.sem=5", "net.ipv4.ip_forward=1"}},
+		{"linux.sysctl.kernel.sem", nil, "sysctl.kernel.sem", []string{"1 2 3 4"}},
 		{"environment.A", nil, "env.A", []string{"1"}},
 		{"env", []string{"", "Z=1"}, "env", []string{"Z=1"}},
 		{"user.note", []string{"new"}, "label", []string{"tier=front", "user.note=new"}},

@@ -20,6 +20,7 @@ import (
 type specFlags struct {
 	state.Spec
 	nicFlags
+	securityFlags
 	env, envFiles []string
 	volumes       []string
 	tmpfs         []string
@@ -53,6 +54,7 @@ func (s *specFlags) bind(fs *pflag.FlagSet) {
 	fs.BoolVarP(&s.quiet, "quiet", "q", false, "no notes on stderr, only errors")
 	man.Under(fs, "Machine", "name", "hostname", "env", "env-file", "label")
 	s.nicFlags.bind(fs)
+	s.securityFlags.bind(fs, &s.Security)
 	man.Under(fs, "Files", "volume", "tmpfs", "read-only", "ephemeral", "storage")
 	man.Under(fs, "Limits", "memory", "cpus", "cpu-set", "cpu-weight", "pids-limit", "io-max", "io-weight")
 	man.Under(fs, "Life", "boot", "no-boot", "restart", "timeout", "stop-timeout", "ready-timeout", "supervisor")
@@ -72,7 +74,7 @@ func (s *specFlags) spec(image string, cmd []string) (state.Spec, error) {
 	case s.noBoot:
 		out.Init.Mode = state.InitPayload
 	}
-	for _, fill := range []func(*state.Spec) error{s.environment, s.mounts, s.memory, s.attachments, s.published, s.resolving, s.labelled, s.disks} {
+	for _, fill := range []func(*state.Spec) error{s.environment, s.mounts, s.memory, s.attachments, s.published, s.resolving, s.labelled, s.disks, s.capabilities, s.tuned} {
 		if err := fill(&out); err != nil {
 			return out, err
 		}

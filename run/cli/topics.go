@@ -128,7 +128,7 @@ const securityText = `A machine is made to hold a root user whom the host need n
 
 - Ids: each machine has 65536 ids of the host for itself and shares none with another machine. Its root is one of them and nobody on the host. See ` + "`croft info NAME`" + `.
 - Namespaces of its own for users, processes, mounts, IPC, host name and cgroups; for the network too, unless --network host or ns: was given. The user namespace belongs to the machine's own root id, so that kernel limits that count by user, of inotify for one, are its own.
-- Capabilities: those that the kernel keeps apart by namespace. Missing are loading modules, raw I/O, setting the clock, reading the kernel's log, MAC administration and what came to the kernel later.
+- Capabilities: those that the kernel keeps apart by namespace. Missing are loading modules, raw I/O, setting the clock, reading the kernel's log, MAC administration and what came to the kernel later. ` + "`--cap-add` and `--cap-drop`" + ` change that. Where nothing boots no program can raise its rights either, sudo for one: ` + "`--no-new-privileges`" + `.
 - System calls: kexec_load, kexec_file_load, init_module, finit_module, delete_module and open_by_handle_at answer as if the kernel did not have them.
 - Devices: null, zero, full, random, urandom, tty and terminals. Others can neither be made nor opened.
 - Files: /sys is read-only. Files in /proc that belong to the host's root cannot be written, since that user does not exist in the machine; none are hidden by mounts, so that nested containers can mount a /proc of their own.

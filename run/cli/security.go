@@ -1,0 +1,102 @@
+package cli
+
+import (
+	"errors"
+	"strconv"
+	"strings"
+
+	"croft/man"
+	"croft/state"
+
+	"github.com/spf13/pflag"
+)
+
+// securityFlags are the flags of confinement that are lists.
+type securityFlags struct {
+	capAdd, capDrop []string
+	sysctls         []string
+}
+
+func (f *securityFlags) bind(fs *pflag.FlagSet, s *state.Security) {
+	fs.StringArrayVar(&f.capAdd, "cap-add", nil, "let its root have the capability `CAP` as well, such as SYSLOG, or ALL")
+	fs.StringArrayVar(&f.capDrop, "cap-drop", nil, "have its root do without the capability `CAP`, or ALL")
+	fs.Var(switchValue{&s.NoNewPrivileges}, "no-new-privileges", "let no program of it raise its rights, as sudo does: `true|false`; default: true with --no-boot")
+	fs.Lookup("no-new-privileges").NoOptDefVal = "true"
+	fs.StringVar(&s.Seccomp, "seccomp", "", "filter its system calls with `unconfined`, which is not at all; default: croft's own filter")
+	fs.StringArrayVar(&f.sysctls, "sysctl", nil, "set `KEY=VALUE` before its init runs: net., user. and fs.mqueue. keys, and kernel's of System V IPC")
+	man.Under(fs, "Security", "cap-add", "cap-drop", "no-new-privileges", "seccomp", "sysctl")
+}
+
+// capabilities fills in the capabilities that were added and dropped.
+func (f *securityFlags) capabilities(out *state.Spec) error {
+	out.Security.CapAdd, out.Security.CapDrop = capabilityNames(f.capAdd), capabilityNames(f.capDrop)
+	return nil
+}
+
+func capabilityNames(words []string) (names []string) {
+	for _, w := range words {
+		names = append(names, state.CapabilityName(w))
+	}
+	return names
+}
+
+func (f *securityFlags) tuned(out *state.Spec) error {
+	for _, s := range f.sysctls {
+		key, value, found := strings.Cut(s, "=")
+		if !found {
+			return man.Misused("sysctl %q is not KEY=VALUE", s)
+		}
+		if out.Security.Sysctls == nil {
+			out.Security.Sysctls = map[string]string{}
+		}
+		out.Security.Sysctls[key] = value
+	}
+	return nil
+}
+
+// switchValue is a switch that may be left open, as a flag.
+type switchValue struct{ to **bool }
+
+func (v switchValue) Type() string { return "switch" }
+
+func (v switchValue) String() string {
+	if v.to == nil || *v.to == nil { // pflag asks the zero value
+		return ""
+	}
+	return strconv.FormatBool(**v.to)
+}
+
+func (v switchValue) Set(s string) error {
+	on, err := strconv.ParseBool(s)
+	if err != nil {
+		return errors.New("is neither true nor false")
+	}
+	*v.to = &on
+	return nil
+}
+
+// securitySettings are the rows of confinement.
+func securitySettings() []setting {
+	names := func(at func(*state.Spec) *[]string) field {
+		return field{
+			get: func(s *state.Spec) []string { return *at(s) },
+			put: func(s *state.Spec, values []string) error {
+				*at(s) = capabilityNames(values)
+				return nil
+			},
+		}
+	}
+	return []setting{
+		{name: "cap-add", entry: state.CapabilityName, field: names(func(s *state.Spec) *[]string { return &s.Security.CapAdd })},
+		{name: "cap-drop", entry: state.CapabilityName, field: names(func(s *state.Spec) *[]string { return &s.Security.CapDrop })},
+		{name: "no-new-privileges", field: tristate(func(s *state.Spec) **bool { return &s.Security.NoNewPrivileges })},
+		{name: "seccomp", field: text(func(s *state.Spec) *string { return &s.Security.Seccomp })},
+		{name: "sysctl", entry: beforeEquals, pairs: true, field: field{
+			get: func(s *state.Spec) []string { return pairsOf(s.Security.Sysctls) },
+			put: func(s *state.Spec, values []string) error {
+				s.Security.Sysctls = nil
+				return (&securityFlags{sysctls: values}).tuned(s)
+			},
+		}},
+	}
+}

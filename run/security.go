@@ -1,0 +1,54 @@
+package run
+
+import (
+	"slices"
+
+	"croft/state"
+)
+
+// withheld are the capabilities that a machine's root lacks, in its own user namespace: they would reach things that the kernel
+// does not keep apart by namespace (modules, raw I/O, the clock, the kernel's log), or are younger than what a system needs.
+var withheld = [...]string{
+	"CAP_SYS_MODULE", "CAP_SYS_RAWIO", "CAP_SYS_TIME", "CAP_MAC_OVERRIDE", "CAP_MAC_ADMIN", "CAP_SYSLOG", "CAP_WAKE_ALARM",
+	"CAP_BLOCK_SUSPEND", "CAP_AUDIT_READ", "CAP_PERFMON", "CAP_BPF", "CAP_CHECKPOINT_RESTORE",
+}
+
+// capabilities are those of a machine's root, in the kernel's order.
+func capabilities(s *state.Security) (names []string) {
+	for _, name := range state.Capabilities {
+		has := !slices.Contains(withheld[:], name)
+		switch {
+		case slices.Contains(s.CapAdd, name):
+			has = true
+		case slices.Contains(s.CapDrop, name):
+			has = false
+		case slices.Contains(s.CapAdd, state.AllCapabilities):
+			has = true
+		case slices.Contains(s.CapDrop, state.AllCapabilities):
+			has = false
+		}
+		if has {
+			names = append(names, name)
+		}
+	}
+	return names
+}
+
+// capabilityMask is such a set as bits, for a process that enters later.
+func capabilityMask(names []string) (mask uint64) {
+	for i, name := range state.Capabilities {
+		if slices.Contains(names, name) {
+			mask |= 1 << i
+		}
+	}
+	return mask
+}
+
+// noNewPrivileges says whether no program of the machine can have more rights than the one that executes it. A whole
+// system has its su and its sudo; a single program that boots nothing seldom does.
+func noNewPrivileges(s *state.Spec, f *state.Facts) bool {
+	if asked := s.Security.NoNewPrivileges; asked != nil {
+		return *asked
+	}
+	return f.Init.Mode == state.InitPayload
+}

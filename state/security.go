@@ -1,0 +1,90 @@
+package state
+
+import (
+	"maps"
+	"slices"
+	"strings"
+)
+
+// Security is how a machine's confinement differs from the usual one.
+type Security struct {
+	Nesting bool `json:"nesting,omitempty"` // containers run in it
+	// Capabilities that its root has beside the usual ones, and those it lacks; "CAP_X", or AllCapabilities, which a name
+	// in the other list is an exception from.
+	CapAdd  []string `json:"cap_add,omitempty"`
+	CapDrop []string `json:"cap_drop,omitempty"`
+	// NoNewPrivileges: no program gives whoever executes it more than it had, sudo included; nil: where no init boots.
+	NoNewPrivileges *bool             `json:"no_new_privileges,omitempty"`
+	Seccomp         string            `json:"seccomp,omitempty"` // "": croft's own filter; Unconfined
+	Sysctls         map[string]string `json:"sysctls,omitempty"` // of the machine's own namespaces, set before its init runs
+}
+
+// Unconfined is the word for a wall that is taken down.
+const Unconfined = "unconfined"
+
+// AllCapabilities stands for every capability in CapAdd and CapDrop.
+const AllCapabilities = "ALL"
+
+// Capabilities are the names of the kernel's capabilities; a capability's number is its place.
+var Capabilities = [...]string{
+	"CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_DAC_READ_SEARCH", "CAP_FOWNER", "CAP_FSETID", "CAP_KILL", "CAP_SETGID", "CAP_SETUID",
+	"CAP_SETPCAP", "CAP_LINUX_IMMUTABLE", "CAP_NET_BIND_SERVICE", "CAP_NET_BROADCAST", "CAP_NET_ADMIN", "CAP_NET_RAW",
+	"CAP_IPC_LOCK", "CAP_IPC_OWNER", "CAP_SYS_MODULE", "CAP_SYS_RAWIO", "CAP_SYS_CHROOT", "CAP_SYS_PTRACE", "CAP_SYS_PACCT",
+	"CAP_SYS_ADMIN", "CAP_SYS_BOOT", "CAP_SYS_NICE", "CAP_SYS_RESOURCE", "CAP_SYS_TIME", "CAP_SYS_TTY_CONFIG", "CAP_MKNOD",
+	"CAP_LEASE", "CAP_AUDIT_WRITE", "CAP_AUDIT_CONTROL", "CAP_SETFCAP", "CAP_MAC_OVERRIDE", "CAP_MAC_ADMIN", "CAP_SYSLOG",
+	"CAP_WAKE_ALARM", "CAP_BLOCK_SUSPEND", "CAP_AUDIT_READ", "CAP_PERFMON", "CAP_BPF", "CAP_CHECKPOINT_RESTORE",
+}
+
+// CapabilityName writes a capability as the record has it: "net_admin" is CAP_NET_ADMIN.
+func CapabilityName(word string) string {
+	name := strings.ToUpper(word)
+	if name == AllCapabilities || strings.HasPrefix(name, "CAP_") {
+		return name
+	}
+	return "CAP_" + name
+}
+
+func (s *Spec) checkSecurity(say func(field, format string, a ...any)) {
+	sec := &s.Security
+	known := func(field, name string) {
+		if name != AllCapabilities && !slices.Contains(Capabilities[:], name) {
+			say(field, "%q is no capability", name)
+		}
+	}
+	for _, name := range sec.CapAdd {
+		known("security.cap_add", name)
+		if slices.Contains(sec.CapDrop, name) {
+			say("security.cap_add", "%s is dropped as well", name)
+		}
+	}
+	for _, name := range sec.CapDrop {
+		known("security.cap_drop", name)
+	}
+	if sec.Seccomp != "" && sec.Seccomp != Unconfined {
+		say("security.seccomp", "%q is not %s", sec.Seccomp, Unconfined)
+	}
+	for _, key := range slices.Sorted(maps.Keys(sec.Sysctls)) {
+		switch {
+		case strings.ContainsAny(key, "/\x00\n") || strings.ContainsAny(sec.Sysctls[key], "\x00\n"):
+			say("security.sysctls", "%q is no sysctl", key)
+		case !ownSysctl(key):
+			say("security.sysctls", "%q is none that a machine has for itself", key)
+		case strings.HasPrefix(key, "net.") && s.SharesNetwork():
+			say("security.sysctls", "%s belongs to a network that is not the machine's own", key)
+		}
+	}
+}
+
+// ownSysctl says whether the kernel keeps the sysctl for each network, IPC or user namespace.
+func ownSysctl(key string) bool {
+	for _, prefix := range [...]string{"net.", "user.", "fs.mqueue."} {
+		if name, found := strings.CutPrefix(key, prefix); found {
+			return name != ""
+		}
+	}
+	switch key {
+	case "kernel.msgmax", "kernel.msgmnb", "kernel.msgmni", "kernel.sem", "kernel.shmall", "kernel.shmmax", "kernel.shmmni", "kernel.shm_rmid_forced":
+		return true
+	}
+	return false
+}
