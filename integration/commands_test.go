@@ -82,6 +82,11 @@ var commands = map[string]func(ts *testscript.TestScript, neg bool, args []strin
 	"listen":   cmdListen,
 	"unlisten": cmdUnlisten,
 	"ask":      cmdAsk,
+
+	"attempts": cmdAttempts, // these four: escape_test.go
+	"attempt":  cmdAttempt,
+	"control":  cmdControl,
+	"closed":   cmdClosed,
 }
 
 // usage ends the script unless ok.

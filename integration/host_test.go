@@ -208,7 +208,11 @@ func (h *testHost) load(t *testing.T, dir, pattern, last string) {
 	if err := syscall.Mkfifo(h.dir+"/out", 0o600); err != nil {
 		t.Fatal(os.NewSyscallError("mkfifo", err))
 	}
-	copies := [][]string{{h.shop.binary, h.dir + "/croft/bin/croft"}, {self, h.dir + "/croft/integration.test"}, {"-r", ".", h.dir + "/croft/integration"}}
+	attempts, err := attemptProgram()
+	if err != nil {
+		t.Fatal(err)
+	}
+	copies := [][]string{{"--link", attempts, cache}, {h.shop.binary, h.dir + "/croft/bin/croft"}, {self, h.dir + "/croft/integration.test"}, {"-r", ".", h.dir + "/croft/integration"}}
 	for _, name := range guestsOf(t, dir) {
 		tar, err := guestTar(name)
 		if err != nil {

@@ -304,7 +304,7 @@ func TestBinary(t *testing.T) {
 func TestScriptsAreRun(t *testing.T) {
 	filepath.WalkDir(".", func(path string, e fs.DirEntry, err error) error {
 		run := []string{"testdata", "testdata/harness", "testdata/debian", "testdata/inits", "testdata/systemd", "testdata/vm",
-			"testdata/vm-bookworm", "tasks"}
+			"testdata/vm-bookworm", "testdata/escape", "tasks"}
 		if strings.HasSuffix(path, ".txtar") && !slices.Contains(run, filepath.Dir(path)) &&
 			filepath.Dir(filepath.Dir(path)) != "testdata/reboots" {
 			t.Errorf("nothing runs %s", path)
