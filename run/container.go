@@ -29,7 +29,10 @@ func IsInit(args []string) bool {
 }
 
 // Init runs as a container's init until it becomes the guest's. It does not return.
-func Init() { libcontainer.Init() }
+func Init() {
+	forgetFiles()
+	libcontainer.Init()
+}
 
 // container is a created one whose init waits for exec.
 type container struct {
@@ -234,37 +237,4 @@ func configure(l *launch) (*configs.Config, error) {
 		d.Uid, d.Gid = ids.Base, ids.Base
 	}
 	return config, nil
-}
-
-// limit is a resource limit of a machine, as setrlimit(2) takes it.
-type limit struct {
-	resource int
-	unix.Rlimit
-}
-
-// machineFiles is how many files each process of a machine may open at most: systemd's number.
-const machineFiles = 524288
-
-// limits are a machine's own, whatever the caller's are. A limit that this host does not let us raise stays
-// where it is.
-func limits() []limit {
-	files := unix.Rlimit{Cur: 1024, Max: machineFiles}
-	var now unix.Rlimit
-	if unix.Getrlimit(unix.RLIMIT_NOFILE, &now) == nil && now.Max < files.Max {
-		if unix.Setrlimit(unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: now.Cur, Max: files.Max}) != nil {
-			files.Max = now.Max
-		}
-	}
-	return []limit{{unix.RLIMIT_NOFILE, files}}
-}
-
-// takeLimits sets them on this process, for its children: libcontainer would set them on the init from
-// outside, which takes CAP_SYS_RESOURCE even where nothing is raised.
-func takeLimits() error {
-	for _, l := range limits() {
-		if err := unix.Setrlimit(l.resource, &l.Rlimit); err != nil {
-			return fmt.Errorf("setrlimit: %w", err)
-		}
-	}
-	return nil
 }

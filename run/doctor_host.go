@@ -82,7 +82,7 @@ func setting(file string) (uint64, error) {
 
 // openFiles asks what machines would get: this process may raise its own limit, or may not.
 func openFiles(*examination) (string, error) {
-	for _, l := range limits() {
+	for _, l := range limits(nil) {
 		if l.resource == unix.RLIMIT_NOFILE && l.Max < machineFiles {
 			return "", fmt.Errorf("only %d open files for each process of a machine", l.Max)
 		}

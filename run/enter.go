@@ -30,6 +30,7 @@ type entry struct {
 	capabilities    uint64 // bit n: capability n stays in the bounding set
 	noNewPrivileges bool
 	seccomp         []unix.SockFilter
+	ulimits         []state.Ulimit
 	dir             string
 	dirAsked        bool // it must be that one
 	args, env       []string
@@ -101,7 +102,7 @@ func (x *entry) fork(errs *os.File) (int, error) {
 	e.terminal = C.int(flag(x.terminal))
 	e.uid, e.gid = C.uid_t(x.uid), C.gid_t(x.gid)
 	e.groups, e.group_count = mem.groups(x.groups), C.int(len(x.groups))
-	e.limits, e.limit_count = mem.limits()
+	e.limits, e.limit_count = mem.limits(x.ulimits)
 	e.capabilities, e.no_new_privs = C.uint64_t(x.capabilities), C.int(flag(x.noNewPrivileges))
 	e.seccomp = mem.filter(x.seccomp)
 	e.dir, e.dir_asked = mem.text(x.dir), C.int(flag(x.dirAsked))
@@ -160,8 +161,8 @@ func (m *memory) groups(ids []int) *C.gid_t {
 	return p
 }
 
-func (m *memory) limits() (*C.struct_enter_limit, C.int) {
-	all := limits()
+func (m *memory) limits(asked []state.Ulimit) (*C.struct_enter_limit, C.int) {
+	all := limits(asked)
 	p := (*C.struct_enter_limit)(m.alloc((len(all) + 1) * C.sizeof_struct_enter_limit))
 	for i, l := range all {
 		at := &unsafe.Slice(p, len(all))[i]

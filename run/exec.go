@@ -129,7 +129,7 @@ func (e *Engine) entry(in *state.Instance, keeper *Keeper, cell *cell, x *Exec) 
 	return &entry{
 		pidfd: keeper.Init, ids: as.Facts.Range, hostNetwork: as.Spec.HostNetwork(), cell: cell,
 		uid: who.Uid, gid: who.Gid, groups: who.Sgids, capabilities: capabilityMask(capabilities(&as.Spec.Security)),
-		noNewPrivileges: noNewPrivileges(&as.Spec, &as.Facts), seccomp: filter, dir: dir, dirAsked: x.Dir != "", args: x.Args,
+		noNewPrivileges: noNewPrivileges(&as.Spec, &as.Facts), seccomp: filter, ulimits: as.Spec.Limits.Ulimits, dir: dir, dirAsked: x.Dir != "", args: x.Args,
 		env: x.environment(in, who),
 	}, nil
 }

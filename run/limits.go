@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"os"
 	"path/filepath"
 	"slices"
@@ -33,23 +34,26 @@ type order struct {
 // one is a way of a single value.
 func one(file, value string) []order { return []order{{file, []string{value}}} }
 
-// period is that of processor time, in microseconds: the kernel's own.
-const period = 100000
-
 // knobs are all limits, in cgroup v2 (cgroup-v2.rst) and v1 (cgroup-v1/). One that is not asked for is lifted. rules
 // are of all disks that have or had a limit. It is pure.
 func knobs(l *state.Limits, rules []rule) []knob {
-	quota, quotaV1 := "max", "-1"
-	if n := l.Quota(period); n > 0 {
-		quota = strconv.FormatInt(n, 10)
-		quotaV1 = quota
+	swap, both := "max", "-1" // v1 has no limit of swap but one of memory and swap together
+	if l.Swap != nil {
+		swap, both = strconv.FormatInt(*l.Swap, 10), strconv.FormatInt(l.Memory+*l.Swap, 10)
 	}
-	return []knob{
+	quota, period := l.Quota(), strconv.FormatInt(l.Period(), 10)
+	all := []knob{
+		// Swap first: v2 then knows what else there is room for when the memory shrinks. v1 wants the sum to be above the
+		// memory at every moment, so it is lifted, and limited again behind the memory.
+		{"swap", "memory", l.Swap != nil, [][]order{one("memory.swap.max", swap), one(sumFile, "-1")}},
 		{"memory", "memory", l.Memory > 0, [][]order{
-			one("memory.max", most(l.Memory, "max")), one("memory.limit_in_bytes", most(l.Memory, "-1"))}},
-		{"cpus", "cpu", l.CPUs > 0, [][]order{
-			one("cpu.max", fmt.Sprint(quota, " ", period)),
-			{{"cpu.cfs_period_us", []string{fmt.Sprint(period)}}, {"cpu.cfs_quota_us", []string{quotaV1}}}}},
+			one("memory.max", most(l.Memory, "max")),
+			one(sumFile, "-1"), one("memory.limit_in_bytes", most(l.Memory, "-1")), one(sumFile, both)}},
+		{"memory-soft", "memory", l.MemorySoft > 0, [][]order{
+			one("memory.high", most(l.MemorySoft, "max")), one("memory.soft_limit_in_bytes", most(l.MemorySoft, "-1"))}},
+		{"cpus", "cpu", quota > 0, [][]order{
+			one("cpu.max", most(quota, "max")+" "+period),
+			{{"cpu.cfs_period_us", []string{period}}, {"cpu.cfs_quota_us", []string{most(quota, "-1")}}}}},
 		{"cpu-set", "cpuset", l.CPUSet != "", [][]order{one("cpuset.cpus", l.CPUSet)}},
 		{"cpu-weight", "cpu", l.CPUWeight > 0, [][]order{
 			one("cpu.weight", strconv.Itoa(weight(l.CPUWeight))), one("cpu.shares", strconv.Itoa(shares(l.CPUWeight)))}},
@@ -59,7 +63,25 @@ func knobs(l *state.Limits, rules []rule) []knob {
 			one("io.weight", fmt.Sprint("default ", weight(l.IOWeight))), one("io.bfq.weight", strconv.Itoa(bfq(l.IOWeight))),
 			one("blkio.bfq.weight", strconv.Itoa(bfq(l.IOWeight)))}},
 	}
+	for _, size := range state.HugePageSizes {
+		most, asked := "max", false
+		for _, p := range l.HugePages {
+			if p.Size == size {
+				most, asked = strconv.FormatInt(p.Bytes, 10), true
+			}
+		}
+		v1 := most
+		if !asked {
+			v1 = "-1"
+		}
+		all = append(all, knob{"huge-pages", "hugetlb", asked, [][]order{
+			one("hugetlb."+size+".max", most), one("hugetlb."+size+".limit_in_bytes", v1)}})
+	}
+	return all
 }
+
+// sumFile is v1's limit of memory and swap together, where the kernel counts that.
+const sumFile = "memory.memsw.limit_in_bytes"
 
 // most writes a limit, or what stands for none.
 func most(n int64, none string) string {
@@ -236,10 +258,24 @@ func fits(dir string, n int64) error {
 		}
 	}
 	info, err := meminfo()
-	if err == nil && *held-int64(info["SwapFree"])<<10 > n {
+	if err == nil && *held-min(int64(info["SwapFree"])<<10, swapLeft(dir)) > n {
 		err = unix.EBUSY
 	}
 	return err
+}
+
+// swapLeft is how much more swap the limit of a v2 cgroup allows.
+func swapLeft(dir string) int64 {
+	limit, err := os.ReadFile(filepath.Join(dir, "memory.swap.max"))
+	most := number(string(limit))
+	if err != nil || most == nil {
+		return math.MaxInt64
+	}
+	text, _ := os.ReadFile(filepath.Join(dir, "memory.swap.current"))
+	if used := number(string(text)); used != nil {
+		*most -= *used
+	}
+	return max(*most, 0)
 }
 
 // allProcessors lists those that a cpuset may have: in v2 more than the one above it, whatever that has at the moment.
@@ -270,8 +306,15 @@ func (k knob) refused(err error) error {
 
 // missing says why there is no controller, and what helps.
 func (k knob) missing() error {
+	have, _ := controllersHere()
+	if k.flag == "swap" && slices.Contains(have, k.controller) {
+		return state.Hint(fmt.Errorf("--swap: this kernel does not count it: %w", state.ErrUnsupported), "boot with swapaccount=1")
+	}
 	err := fmt.Errorf("--%s: the machine's cgroup has no controller of %s: %w", k.flag, k.controller, state.ErrUnsupported)
-	if have, _ := controllersHere(); k.flag != "io-weight" && slices.Contains(have, k.controller) { // but not in that cgroup
+	if k.flag == "huge-pages" {
+		return state.Hint(err, "--supervisor none: systemd hands this controller to no unit")
+	}
+	if k.flag != "io-weight" && slices.Contains(have, k.controller) { // but not in that cgroup
 		return state.Hint(err, "Delegate=yes in the unit that croft is started in, or systemd-run --scope -p Delegate=yes croft ...")
 	}
 	return state.Hint(err, "croft doctor")
@@ -281,8 +324,23 @@ func (k knob) missing() error {
 // this moment comes before or after.
 func holdLimits(_ context.Context, l *launch) error {
 	return l.engine.Dir.Look(l.Instance.Spec.Name, func(in *state.Instance) error {
-		return setLimits(l.Cgroups, free(), &in.Applied.Spec.Limits)
+		asked := &in.Applied.Spec.Limits
+		if err := setLimits(l.Cgroups, free(), sized(asked)); err != nil {
+			return err
+		}
+		return setUlimits(l.container.pid, in.Facts.Range, asked.Ulimits)
 	})
+}
+
+// sized are the limits on this host, with parts of its memory as sizes.
+func sized(l *state.Limits) *state.Limits { return l.On(memoryTotal()) }
+
+func memoryTotal() int64 {
+	var info unix.Sysinfo_t
+	if err := unix.Sysinfo(&info); err != nil { // it fails for no process of ours
+		return 0
+	}
+	return int64(info.Totalram) * int64(info.Unit)
 }
 
 // relimit has what runs follow a change of in, whose record is about to be written: all of it or nothing.
@@ -292,21 +350,22 @@ func (e *Engine) relimit(in *state.Instance) error {
 		return err
 	}
 	if !held { // its unit may be there, and yet to begin
-		return e.relimitUnit(in.Spec.Name, free(), &in.Spec.Limits)
+		return e.relimitUnit(in.Spec.Name, free(), sized(&in.Spec.Limits))
 	}
 	var now state.Applied // of a machine that waits for its restart there is none
 	if in.Applied != nil {
 		now = *in.Applied
 	}
 	there := len(now.Cgroups) > 0 && exists(now.Cgroups[0]) // else it is about to be made, and read from the record
+	was, is := sized(&now.Spec.Limits), sized(&in.Spec.Limits)
 	if there {
-		err = setLimits(now.Cgroups, &now.Spec.Limits, &in.Spec.Limits)
+		err = errors.Join(setLimits(now.Cgroups, was, is), changeUlimits(&now, was.Ulimits, is.Ulimits))
 	}
 	if err == nil {
-		err = e.relimitUnit(in.Spec.Name, &now.Spec.Limits, &in.Spec.Limits)
+		err = e.relimitUnit(in.Spec.Name, was, is)
 	}
 	if err != nil && there {
-		return errors.Join(err, setLimits(now.Cgroups, &in.Spec.Limits, &now.Spec.Limits))
+		return errors.Join(err, setLimits(now.Cgroups, is, was), changeUlimits(&now, is.Ulimits, was.Ulimits))
 	}
 	if err != nil {
 		return err
@@ -322,11 +381,11 @@ func (e *Engine) relimit(in *state.Instance) error {
 // since a machine starts all the same, since such a limit holds by itself.
 func checkLimits(l *state.Limits) error {
 	var v state.Violations
-	if l.Memory > 0 {
-		info, err := meminfo()
-		if has := int64(info["MemTotal"]) << 10; err == nil && l.Memory > has {
-			v = append(v, fmt.Sprintf("memory: %d MiB are more than the %d MiB of this host", l.Memory>>20, has>>20))
-		}
+	if has := memoryTotal(); l.Memory > has {
+		v = append(v, fmt.Sprintf("memory: %d MiB are more than the %d MiB of this host", l.Memory>>20, has>>20))
+	}
+	if on := sized(l); l.MemorySoft > 0 && on.Memory > 0 && l.MemorySoft > on.Memory {
+		v = append(v, fmt.Sprintf("memory-soft: %d MiB are more than the %d MiB of memory", l.MemorySoft>>20, on.Memory>>20))
 	}
 	if l.CPUs > 0 || l.CPUSet != "" {
 		v = append(v, checkCPUs(l)...)

@@ -37,9 +37,11 @@ func TestKnobs(t *testing.T) {
 }
 
 func allLimits() state.Limits {
+	swap := int64(1 << 30)
 	return state.Limits{
-		Memory: 512 << 20, CPUs: 1.5, CPUSet: "0-1,9", CPUWeight: 50, PIDs: 100, IOWeight: 10000,
-		IOMax: []state.IOMax{{Device: "/dev/sda", ReadBytes: 1 << 20, WriteOps: 7}, {Device: "/srv", WriteBytes: 1000}},
+		Memory: 512 << 20, MemorySoft: 256 << 20, Swap: &swap, CPUs: 1.5, CPUPeriod: 20000, CPUSet: "0-1,9", CPUWeight: 50, PIDs: 100, IOWeight: 10000,
+		HugePages: []state.HugePage{{Size: "2MB", Bytes: 64 << 20}},
+		IOMax:     []state.IOMax{{Device: "/dev/sda", ReadBytes: 1 << 20, WriteOps: 7}, {Device: "/srv", WriteBytes: 1000}},
 	}
 }
 
@@ -114,5 +116,12 @@ func TestFits(t *testing.T) {
 	}
 	if err := fits(dir, 40000000-swap); err != nil {
 		t.Errorf("what it holds: %v", err)
+	}
+	put(t, filepath.Join(dir, "memory.swap.max"), "0\n")
+	if err := fits(dir, 39999999); !errors.Is(err, unix.EBUSY) {
+		t.Errorf("less than it holds, without swap: %v", err)
+	}
+	if got := swapLeft(dir); got != 0 {
+		t.Errorf("%d bytes of swap are left of none", got)
 	}
 }

@@ -45,9 +45,16 @@ func (e *Engine) relimitUnit(name string, before, after *state.Limits) error {
 // limitProperties are the limits of a machine as those of the unit that holds it, for the unit's start and for
 // SetUnitProperties (systemd.resource-control(5), org.freedesktop.systemd1(5)). One that is not asked for is lifted.
 func limitProperties(l *state.Limits) []dbus.Property {
+	swap := unlimited
+	if l.Swap != nil {
+		swap = uint64(*l.Swap)
+	}
 	all := []dbus.Property{
 		property("MemoryMax", orUnlimited(l.Memory)),
-		property("CPUQuotaPerSecUSec", orUnlimited(l.Quota(1_000_000))),
+		property("MemoryHigh", orUnlimited(l.MemorySoft)),
+		property("MemorySwapMax", swap),
+		property("CPUQuotaPerSecUSec", orUnlimited(l.QuotaPerSecond())),
+		property("CPUQuotaPeriodUSec", orUnlimited(int64(l.CPUPeriod))),
 		property("AllowedCPUs", cpuMask(l.CPUSet)),
 		property("CPUWeight", orUnlimited(int64(l.CPUWeight))),
 		property("TasksMax", orUnlimited(l.MostPIDs())),

@@ -205,7 +205,7 @@ func property(name string, value any) dbus.Property {
 
 // properties are all of the machine's unit but its stdin.
 func (e *Engine) properties(in *state.Instance, exe string) []dbus.Property {
-	all := append(limitProperties(&in.Spec.Limits), logProperties(e.Unit(in.Spec.Name), e.Dir.Root, in)...)
+	all := append(limitProperties(sized(&in.Spec.Limits)), logProperties(e.Unit(in.Spec.Name), e.Dir.Root, in)...)
 	return append(all, unitProperties(in, exe, e.environ())...)
 }
 

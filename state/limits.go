@@ -4,19 +4,33 @@ import (
 	"fmt"
 	"math"
 	"path"
+	"slices"
 	"strconv"
 	"strings"
 )
 
 // Limits is what a machine may use of the host at most, and its part of what is scarce. 0 is no limit, but for PIDs.
 type Limits struct {
-	Memory    int64   `json:"memory_bytes,omitempty"`
-	CPUs      float64 `json:"cpus,omitempty"`       // as much time as this many processors have
-	CPUSet    string  `json:"cpu_set,omitempty"`    // the processors that it runs on, as in cpuset(7): "0-3,6"
-	CPUWeight int     `json:"cpu_weight,omitempty"` // against others, 1 to 10000; 0: the kernel's 100
-	PIDs      int64   `json:"pids,omitempty"`       // processes and threads; 0: DefaultPIDs, Unlimited: no limit
-	IOMax     []IOMax `json:"io_max,omitempty"`
-	IOWeight  int     `json:"io_weight,omitempty"` // as CPUWeight
+	Memory            int64      `json:"memory_bytes,omitempty"`
+	MemoryPercent     int        `json:"memory_percent,omitempty"`    // of the host's, in the place of Memory
+	MemorySoft        int64      `json:"memory_soft_bytes,omitempty"` // what is above it the kernel takes back when it can
+	MemorySoftPercent int        `json:"memory_soft_percent,omitempty"`
+	Swap              *int64     `json:"swap_bytes,omitempty"`    // beside the memory; nil: as much as the host has
+	CPUs              float64    `json:"cpus,omitempty"`          // as much time as this many processors have
+	CPUPeriod         int        `json:"cpu_period_us,omitempty"` // in each of which it has that part; 0: DefaultPeriod
+	CPUSet            string     `json:"cpu_set,omitempty"`       // the processors that it runs on, as in cpuset(7): "0-3,6"
+	CPUWeight         int        `json:"cpu_weight,omitempty"`    // against others, 1 to 10000; 0: the kernel's 100
+	PIDs              int64      `json:"pids,omitempty"`          // processes and threads; 0: DefaultPIDs, Unlimited: no limit
+	IOMax             []IOMax    `json:"io_max,omitempty"`
+	IOWeight          int        `json:"io_weight,omitempty"` // as CPUWeight
+	HugePages         []HugePage `json:"huge_pages,omitempty"`
+	Ulimits           []Ulimit   `json:"ulimits,omitempty"` // of each process
+}
+
+// HugePage is how much a machine may have in huge pages of one size.
+type HugePage struct {
+	Size  string `json:"size"` // as the kernel's files are called: "2MB"
+	Bytes int64  `json:"bytes"`
 }
 
 // IOMax is how fast a machine may read from and write to one disk; 0 is no limit.
@@ -39,6 +53,11 @@ const (
 	leastCPUs    = 0.01    // the kernel gives no quota below 1 ms in 100
 	mostCPUs     = 8192    // CONFIG_NR_CPUS is never more
 	mostOfWeight = 10000
+
+	// DefaultPeriod is that of processor time, in microseconds: the kernel's own.
+	DefaultPeriod = 100000
+	leastPeriod   = 1000 // of the kernel, for what may be used of a period, too
+	mostPeriod    = 1000000
 )
 
 // MostPIDs is how many processes and threads the machine may have; Unlimited for any number.
@@ -50,12 +69,8 @@ func (l *Limits) MostPIDs() int64 {
 }
 
 func (l *Limits) check(say func(field, format string, a ...any)) {
-	if l.Memory != 0 && l.Memory < LeastMemory {
-		say("limits.memory", "%d bytes: no machine starts in less than %d MiB", l.Memory, LeastMemory>>20)
-	}
-	if l.CPUs != 0 && !(l.CPUs >= leastCPUs && l.CPUs <= mostCPUs) { // so that NaN is none
-		say("limits.cpus", "%v is none from %v to %d", l.CPUs, leastCPUs, mostCPUs)
-	}
+	l.checkMemory(say)
+	l.checkTime(say)
 	if _, err := CPUList(l.CPUSet); err != nil {
 		say("limits.cpu_set", "%v", err)
 	}
@@ -80,6 +95,53 @@ func (l *Limits) check(say func(field, format string, a ...any)) {
 			say("limits.io_max", "device %s: a limit is a number above 0", device)
 		}
 		seen[device] = true
+	}
+	for i, p := range l.HugePages {
+		if !slices.Contains(HugePageSizes[:], p.Size) {
+			say("limits.huge_pages", "%q is none of %s", p.Size, strings.Join(HugePageSizes[:], ", "))
+		}
+		if p.Bytes < 0 {
+			say("limits.huge_pages", "%s: %d is negative", p.Size, p.Bytes)
+		}
+		if slices.ContainsFunc(l.HugePages[:i], func(q HugePage) bool { return q.Size == p.Size }) {
+			say("limits.huge_pages", "%s is given twice", p.Size)
+		}
+	}
+	checkUlimits(l.Ulimits, say)
+}
+
+// HugePageSizes are those of the processors that there are.
+var HugePageSizes = [...]string{"64KB", "1MB", "2MB", "32MB", "512MB", "1GB"}
+
+func (l *Limits) checkMemory(say func(field, format string, a ...any)) {
+	if l.Memory != 0 && l.Memory < LeastMemory {
+		say("limits.memory", "%d bytes: no machine starts in less than %d MiB", l.Memory, LeastMemory>>20)
+	}
+	if l.MemorySoft < 0 || l.Memory > 0 && l.MemorySoft > l.Memory {
+		say("limits.memory_soft", "%d bytes are none from 1 to the %d of memory", l.MemorySoft, l.Memory)
+	}
+	if n := l.MemoryPercent; n < 0 || n > 100 || l.MemorySoftPercent < 0 || l.MemorySoftPercent > 100 {
+		say("limits.memory", "a part of the host's is 1%% to 100%%")
+	}
+	if l.Memory != 0 && l.MemoryPercent != 0 || l.MemorySoft != 0 && l.MemorySoftPercent != 0 {
+		say("limits.memory", "is a size or a part of the host's, not both")
+	}
+	switch limited := l.Memory != 0 || l.MemoryPercent != 0; {
+	case l.Swap != nil && *l.Swap < 0:
+		say("limits.swap", "%d is negative", *l.Swap)
+	case l.Swap != nil && !limited:
+		say("limits.swap", "without a limit of memory it limits nothing")
+	}
+}
+
+func (l *Limits) checkTime(say func(field, format string, a ...any)) {
+	if l.CPUs != 0 && !(l.CPUs >= leastCPUs && l.CPUs <= mostCPUs) { // so that NaN is none
+		say("limits.cpus", "%v is none from %v to %d", l.CPUs, leastCPUs, mostCPUs)
+	}
+	switch n := l.CPUPeriod; {
+	case n == 0:
+	case l.CPUs == 0 || n < leastPeriod || n > mostPeriod || l.Quota() < leastPeriod:
+		say("limits.cpus", "time is given as 1ms or more of each period of 1ms to 1s")
 	}
 }
 
@@ -106,5 +168,30 @@ func CPUList(text string) ([]int, error) {
 	return all, nil
 }
 
-// Quota is how much processor time the machine may use in each period, in its unit; 0 is no limit.
-func (l *Limits) Quota(period int64) int64 { return int64(math.Round(l.CPUs * float64(period))) }
+// Period is that of processor time, in microseconds.
+func (l *Limits) Period() int64 {
+	if l.CPUPeriod == 0 {
+		return DefaultPeriod
+	}
+	return int64(l.CPUPeriod)
+}
+
+// Quota is how much processor time the machine may use in each period; 0 is no limit.
+func (l *Limits) Quota() int64 { return l.timeIn(l.Period()) }
+
+// QuotaPerSecond is the same of a second, in microseconds.
+func (l *Limits) QuotaPerSecond() int64 { return l.timeIn(1_000_000) }
+
+func (l *Limits) timeIn(period int64) int64 { return int64(math.Round(l.CPUs * float64(period))) }
+
+// On are the limits on a host with that much memory: parts of it are sizes.
+func (l Limits) On(total int64) *Limits {
+	part := func(bytes *int64, percent *int) {
+		if *percent > 0 {
+			*bytes, *percent = total/100*int64(*percent), 0
+		}
+	}
+	part(&l.Memory, &l.MemoryPercent)
+	part(&l.MemorySoft, &l.MemorySoftPercent)
+	return &l
+}

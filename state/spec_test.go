@@ -39,7 +39,7 @@ func right() Spec {
 		Labels:   map[string]string{"team": "a b", "org.example/x": ""},
 		Restart:  Restart{RestartOnFailure, 3},
 		Timeouts: Timeouts{1, 2, 3},
-		Limits:   Limits{1 << 30, 1.5, "0-1,3", 10000, 100, []IOMax{{"/dev/vda", 1, 2, 3, 4}, {"/srv", 0, 1, 0, 0}}, 1},
+		Limits:   Limits{Memory: 1 << 30, CPUs: 1.5, CPUSet: "0-1,3", CPUWeight: 10000, PIDs: 100, IOMax: []IOMax{{"/dev/vda", 1, 2, 3, 4}, {"/srv", 0, 1, 0, 0}}, IOWeight: 1},
 		Security: Security{
 			Nesting: true, CapAdd: []string{"CAP_SYSLOG", "ALL"}, CapDrop: []string{"CAP_SYS_BOOT"}, NoNewPrivileges: new(bool), Seccomp: Unconfined,
 			Sysctls: map[string]string{"kernel.shmmax": "1", "user.max_user_namespaces": "0", "fs.mqueue.msg_max": "9"},
@@ -151,7 +151,7 @@ func TestSpecCheckTellsAllAtOnce(t *testing.T) {
 	s := Spec{
 		Name: "1", Hostname: "-", Init: Init{Mode: "x", Dir: "x"}, Env: []string{"x"}, Root: Root{Driver: "x"}, NICs: []NIC{{Network: "1"}},
 		Mounts: []Mount{{"x", "x", false}}, Labels: map[string]string{"": ""}, Timeouts: Timeouts{Stop: -1},
-		Tmpfs: []Tmpfs{{Target: "x"}}, Restart: Restart{Policy: "x"}, Limits: Limits{-1, -1, "x", -1, -2, []IOMax{{}}, -1},
+		Tmpfs: []Tmpfs{{Target: "x"}}, Restart: Restart{Policy: "x"}, Limits: Limits{Memory: -1, CPUs: -1, CPUSet: "x", CPUWeight: -1, PIDs: -2, IOMax: []IOMax{{}}, IOWeight: -1},
 	}
 	err := s.Check()
 	for _, field := range []string{

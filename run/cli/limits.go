@@ -3,8 +3,10 @@ package cli
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"croft/man"
 	"croft/state"
@@ -12,34 +14,135 @@ import (
 	"github.com/spf13/pflag"
 )
 
-// bindLimits binds the flags of limits that have one value.
+// bindLimits binds the flags of limits that have one value each.
 func bindLimits(fs *pflag.FlagSet, l *state.Limits) {
-	fs.VarP((*sizeValue)(&l.Memory), "memory", "m", "let it have `SIZE` of memory at most; what asks for more is killed, in it alone")
-	fs.Var((*cpusValue)(&l.CPUs), "cpus", "let it have as much time as `N` processors have, such as 1.5")
+	fs.VarP(memoryValue{&l.Memory, &l.MemoryPercent}, "memory", "m", "let it have `SIZE` of memory at most, or N% of the host's; what asks for more is killed, in it alone")
+	fs.Var(memoryValue{&l.MemorySoft, &l.MemorySoftPercent}, "memory-soft", "take memory above `SIZE`, or N% of the host's, back from it, and slow it down, before anything is killed")
+	fs.Var(swapValue{&l.Swap}, "swap", "let it have `SIZE` of swap beside its memory, none (false), or all of the host's (true); default: true")
+	fs.Var(cpusValue{&l.CPUs, &l.CPUPeriod}, "cpus", "let it have as much time as `N` processors have, such as 1.5, or so much of each period: 25ms/100ms")
 	fs.StringVar(&l.CPUSet, "cpu-set", "", "let it run on the processors of `LIST` alone, such as 0-3,6")
 	fs.Var((*weightValue)(&l.CPUWeight), "cpu-weight", "where processors are scarce its part is `N` to the 100 of others, 1 to 10000")
 	fs.Var((*pidsValue)(&l.PIDs), "pids-limit", fmt.Sprintf("let it have `N` processes and threads at most, or unlimited; default: %d", state.DefaultPIDs))
 	fs.Var((*weightValue)(&l.IOWeight), "io-weight", "where a disk is busy its part is `N` to the 100 of others, if the disk's scheduler heeds that (croft doctor)")
 }
 
-// cpusValue is a number of processors as a flag: 0.01 and more.
-type cpusValue float64
-
-func (v *cpusValue) Type() string { return "cpus" }
-
-func (v *cpusValue) String() string {
-	if *v == 0 {
-		return ""
-	}
-	return strconv.FormatFloat(float64(*v), 'f', -1, 64)
+// memoryValue is a size, or a part of the host's memory, as a flag.
+type memoryValue struct {
+	bytes   *int64
+	percent *int
 }
 
-func (v *cpusValue) Set(s string) error {
+func (v memoryValue) Type() string { return "size" }
+
+func (v memoryValue) String() string {
+	if *v.percent > 0 {
+		return strconv.Itoa(*v.percent) + "%"
+	}
+	return (*sizeValue)(v.bytes).String()
+}
+
+func (v memoryValue) Set(s string) error {
+	if s == unlimited {
+		*v.bytes, *v.percent = 0, 0
+		return nil
+	}
+	number, part := strings.CutSuffix(s, "%")
+	if !part {
+		n, err := parseSize(s)
+		if err == nil {
+			*v.bytes, *v.percent = n, 0
+		}
+		return err
+	}
+	n, err := strconv.ParseUint(number, 10, 31)
+	if err != nil || n < 1 || n > 100 {
+		return errors.New("is none from 1% to 100%")
+	}
+	*v.bytes, *v.percent = 0, int(n)
+	return nil
+}
+
+// swapValue is a limit of swap as a flag, as LXD has it.
+type swapValue struct{ at **int64 }
+
+func (v swapValue) Type() string { return "swap" }
+
+func (v swapValue) String() string {
+	switch {
+	case *v.at == nil:
+		return ""
+	case **v.at == 0:
+		return "false"
+	}
+	return exactSize(**v.at)
+}
+
+func (v swapValue) Set(s string) error {
+	if s == "true" || s == unlimited {
+		*v.at = nil
+		return nil
+	}
+	n := int64(0)
+	if s != "false" {
+		var err error
+		if n, err = parseSize(s); err != nil {
+			return errors.New("is neither a size like 1G nor true or false")
+		}
+	}
+	*v.at = &n
+	return nil
+}
+
+// cpusValue is processor time as a flag: a number of processors, or a part of each period.
+type cpusValue struct {
+	cpus   *float64
+	period *int
+}
+
+func (v cpusValue) Type() string { return "cpus" }
+
+func (v cpusValue) String() string {
+	switch {
+	case *v.cpus == 0:
+		return ""
+	case *v.period == 0:
+		return strconv.FormatFloat(*v.cpus, 'f', -1, 64)
+	}
+	l := state.Limits{CPUs: *v.cpus, CPUPeriod: *v.period}
+	return msText(l.Quota()) + "/" + msText(l.Period())
+}
+
+// msText writes microseconds as time is given for --cpus.
+func msText(us int64) string {
+	return strconv.FormatFloat(float64(us)/1000, 'f', -1, 64) + "ms"
+}
+
+func (v cpusValue) Set(s string) error {
+	if s == unlimited || s == "0" {
+		*v.cpus, *v.period = 0, 0
+		return nil
+	}
+	if part, period, timed := strings.Cut(s, "/"); timed {
+		return v.setTime(part, period)
+	}
 	f, err := strconv.ParseFloat(s, 64)
 	if err != nil || f <= 0 || strings.Trim(s, "0123456789.") != "" {
-		return errors.New("is no number of processors like 2 or 0.5")
+		return errors.New("is no number of processors like 2 or 0.5, and no time like 25ms/100ms")
 	}
-	*v = cpusValue(f)
+	*v.cpus, *v.period = f, 0
+	return nil
+}
+
+func (v cpusValue) setTime(part, period string) error {
+	a, err := time.ParseDuration(part)
+	b, err2 := time.ParseDuration(period)
+	if err != nil || err2 != nil || min(a, b) < time.Millisecond || b > time.Second {
+		return errors.New("is no time like 25ms/100ms: 1ms or more of each 1ms to 1s")
+	}
+	*v.cpus, *v.period = float64(a)/float64(b), int(b.Microseconds())
+	if *v.period == state.DefaultPeriod {
+		*v.period = 0
+	}
 	return nil
 }
 
@@ -171,39 +274,92 @@ func rate(m *state.IOMax, key string) *int64 {
 	return nil
 }
 
-// limitsCPU is LXD's key for two settings of croft: a number of processors is cpus, a list of them cpu-set.
-const limitsCPU = "limits.cpu"
-
-func processors() field {
-	return field{
-		get: func(s *state.Spec) []string {
-			if s.Limits.CPUSet != "" {
-				return []string{s.Limits.CPUSet}
-			}
-			return some((*cpusValue)(&s.Limits.CPUs).String())
-		},
-		put: func(s *state.Spec, values []string) error {
-			s.Limits.CPUs, s.Limits.CPUSet = 0, ""
-			value, err := only(values)
-			switch {
-			case err != nil || value == "":
-				return err
-			case strings.ContainsAny(value, ",-"):
-				s.Limits.CPUSet = value
-				return nil
-			}
-			return (*cpusValue)(&s.Limits.CPUs).Set(value)
-		},
+// pages reads the values of --huge-pages, SIZE=BYTES.
+func (s *specFlags) pages(out *state.Spec) error {
+	for _, text := range s.hugePages {
+		size, bytes, given := strings.Cut(text, "=")
+		if given && bytes == "" {
+			continue // it is lifted
+		}
+		n, err := parseSize(bytes)
+		if err != nil {
+			return man.Misused("huge-pages %q is not SIZE=BYTES, such as 2MB=64M", text)
+		}
+		out.Limits.HugePages = append(out.Limits.HugePages, state.HugePage{Size: size, Bytes: n})
 	}
+	return nil
+}
+
+// processes reads the values of --ulimit, NAME=SOFT[:HARD].
+func (s *specFlags) processes(out *state.Spec) error {
+	for _, text := range s.ulimits {
+		name, value, given := strings.Cut(text, "=")
+		if !slices.Contains(state.UlimitNames[:], name) {
+			err := &man.Misuse{Say: fmt.Sprintf("ulimit %q: no limit of processes is called so", name)}
+			if err.Hint = man.Nearest(name, state.UlimitNames[:]); err.Hint == "" {
+				err.Hint = strings.Join(state.UlimitNames[:], ", ")
+			}
+			return err
+		}
+		if given && value == "" {
+			continue
+		}
+		soft, hard, two := strings.Cut(value, ":")
+		if !two {
+			hard = soft
+		}
+		a, err := ulimitNumber(soft)
+		b, err2 := ulimitNumber(hard)
+		if err != nil || err2 != nil {
+			return man.Misused("ulimit %q is not NAME=SOFT[:HARD] with numbers or unlimited", text)
+		}
+		out.Limits.Ulimits = append(out.Limits.Ulimits, state.Ulimit{Name: name, Soft: a, Hard: b})
+	}
+	return nil
+}
+
+func ulimitNumber(s string) (int64, error) {
+	if s == unlimited || s == "-1" {
+		return state.Unlimited, nil
+	}
+	return parseSize(s)
+}
+
+// ulimitText writes a limit of processes as --ulimit takes it.
+func ulimitText(u state.Ulimit) string {
+	number := func(n int64) string {
+		if n == state.Unlimited {
+			return unlimited
+		}
+		return strconv.FormatInt(n, 10)
+	}
+	text := u.Name + "=" + number(u.Soft)
+	if u.Hard != u.Soft {
+		text += ":" + number(u.Hard)
+	}
+	return text
 }
 
 // limitLines say what limits a machine, for people.
 func limitLines(l *state.Limits) (out []string) {
 	say := func(format string, a ...any) { out = append(out, fmt.Sprintf(format, a...)) }
-	if l.Memory > 0 {
-		say("%s of memory", sizeText(l.Memory))
+	if text := amountText(l.Memory, l.MemoryPercent); text != "" {
+		say("%s of memory", text)
 	}
-	if l.CPUs > 0 {
+	if text := amountText(l.MemorySoft, l.MemorySoftPercent); text != "" {
+		say("%s of memory before it is slowed down", text)
+	}
+	switch {
+	case l.Swap == nil:
+	case *l.Swap == 0:
+		say("no swap")
+	default:
+		say("%s of swap", sizeText(*l.Swap))
+	}
+	switch {
+	case l.CPUPeriod > 0:
+		say("%s of processor time in each %s", msText(l.Quota()), msText(l.Period()))
+	case l.CPUs > 0:
 		say("the time of %v processors", l.CPUs)
 	}
 	if l.CPUSet != "" {
@@ -221,5 +377,22 @@ func limitLines(l *state.Limits) (out []string) {
 	if l.IOWeight > 0 {
 		say("%d of a disk's time to the 100 of others", l.IOWeight)
 	}
+	for _, p := range l.HugePages {
+		say("%s in huge pages of %s", sizeText(p.Bytes), p.Size)
+	}
+	for _, u := range l.Ulimits {
+		say("%s for each process", ulimitText(u))
+	}
 	return out
+}
+
+// amountText is a size, or a part of the host's memory; empty for no limit.
+func amountText(bytes int64, percent int) string {
+	switch {
+	case percent > 0:
+		return strconv.Itoa(percent) + "% of the host's"
+	case bytes > 0:
+		return sizeText(bytes)
+	}
+	return ""
 }

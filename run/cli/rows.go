@@ -28,6 +28,7 @@ func machines(a *app) []*man.Command {
 				{Say: "A throw-away machine to look around in", Do: "croft run --rm debian/13"},
 				{Say: "A build of the directory here, as its owner on the host", Do: "croft run --rm -v .:/src -w /src debian/13 make test"},
 				{Say: "One that cannot take the host with it", Do: "croft run -d --name web -m 2G --cpus 1.5 --pids-limit 4096 debian/13"},
+				{Say: "A quarter of the host's memory, no swap, and more open files", Do: "croft run -d --name db -m 25% --swap false --ulimit nofile=65536 debian/13"},
 				{Say: "Its web server on port 8080 of the host", Do: "croft run -d --name web -p 8080:80 debian/13"},
 				{Say: "In a script that may run twice", Do: "croft run -d --name web --exists start debian/13"},
 				{Say: "One program without booting anything", Do: "croft run --rm --no-boot debian/13 ps ax"},
@@ -522,7 +523,7 @@ A directory bound with -v that a user of the host owns belongs to the machine's 
 
 const setText = `Changes what was asked of a machine when it was made, in the words of ` + "`croft run`" + `: as flags, or as KEY=VALUE with the long name of a flag for KEY. What is not named stays. All of it is taken or, when one value is wrong, none.
 
-Of a list (env, label, volume, tmpfs, io-max, publish, add-host) what is given takes the place of the entry that has its name and stands beside the others. KEY.ENTRY means one entry: env.LANG=C, publish.8080. Of network and dns all that is given takes the place of all that was; croft network attach adds one network. An empty value is what unset does. LXD's environment.LANG is env.LANG, and user.NOTE is a label of that name, to be used as one likes. limits.memory is memory, limits.processes is pids-limit, and limits.cpu is cpus or, when it is a list, cpu-set.
+Of a list (env, label, volume, tmpfs, io-max, huge-pages, ulimit, publish, add-host) what is given takes the place of the entry that has its name and stands beside the others. KEY.ENTRY means one entry: env.LANG=C, publish.8080. Of network and dns all that is given takes the place of all that was; croft network attach adds one network. An empty value is what unset does. LXD's environment.LANG is env.LANG, and user.NOTE is a label of that name, to be used as one likes. LXD's limits are understood by their names: limits.kernel.nofile is ulimit.nofile, limits.cpu is cpus or, when it is a list, cpu-set (docs/limits.md has all of them).
 
 LXD's keys for the host's start and end are no flags of run: boot.autostart, which ` + "`croft enable`" + ` and ` + "`croft disable`" + ` set, boot.autostart.priority and boot.host_shutdown_timeout; ` + "`croft help enable`" + ` tells what they do.
 

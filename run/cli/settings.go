@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -119,8 +120,10 @@ func settings() []setting {
 				return (&nicFlags{hostNames: values}).resolving(s)
 			},
 		}},
-		{name: "memory", live: true, field: as(func(s *state.Spec) *int64 { return &s.Limits.Memory }, func(n *int64) pflag.Value { return (*sizeValue)(n) })},
-		{name: "cpus", live: true, field: as(func(s *state.Spec) *float64 { return &s.Limits.CPUs }, func(n *float64) pflag.Value { return (*cpusValue)(n) })},
+		{name: "memory", live: true, field: limit(func(l *state.Limits) pflag.Value { return memoryValue{&l.Memory, &l.MemoryPercent} })},
+		{name: "memory-soft", live: true, field: limit(func(l *state.Limits) pflag.Value { return memoryValue{&l.MemorySoft, &l.MemorySoftPercent} })},
+		{name: "swap", live: true, field: limit(func(l *state.Limits) pflag.Value { return swapValue{&l.Swap} })},
+		{name: "cpus", live: true, field: limit(func(l *state.Limits) pflag.Value { return cpusValue{&l.CPUs, &l.CPUPeriod} })},
 		{name: "cpu-set", live: true, field: text(func(s *state.Spec) *string { return &s.Limits.CPUSet })},
 		{name: "cpu-weight", live: true, field: weight(func(s *state.Spec) *int { return &s.Limits.CPUWeight })},
 		{name: "pids-limit", live: true, field: as(func(s *state.Spec) *int64 { return &s.Limits.PIDs }, func(n *int64) pflag.Value { return (*pidsValue)(n) })},
@@ -137,6 +140,30 @@ func settings() []setting {
 			},
 		}},
 		{name: "io-weight", live: true, field: weight(func(s *state.Spec) *int { return &s.Limits.IOWeight })},
+		{name: "huge-pages", live: true, entry: beforeEquals, pairs: true, field: field{
+			get: func(s *state.Spec) (all []string) {
+				for _, p := range s.Limits.HugePages {
+					all = append(all, p.Size+"="+exactSize(p.Bytes))
+				}
+				return all
+			},
+			put: func(s *state.Spec, values []string) error {
+				s.Limits.HugePages = nil
+				return (&specFlags{hugePages: values}).pages(s)
+			},
+		}},
+		{name: "ulimit", live: true, entry: beforeEquals, pairs: true, field: field{
+			get: func(s *state.Spec) (all []string) {
+				for _, u := range s.Limits.Ulimits {
+					all = append(all, ulimitText(u))
+				}
+				return all
+			},
+			put: func(s *state.Spec, values []string) error {
+				s.Limits.Ulimits = nil
+				return (&specFlags{ulimits: values}).processes(s)
+			},
+		}},
 		{name: "label", live: true, entry: beforeEquals, pairs: true, field: field{
 			get: func(s *state.Spec) []string { return pairsOf(s.Labels) },
 			put: func(s *state.Spec, values []string) error {
@@ -154,6 +181,20 @@ func settings() []setting {
 		{name: "boot.autostart.priority", live: true, says: "start it before those with a lower number when the host starts", field: as(func(s *state.Spec) *int { return &s.Boot.Priority }, func(n *int) pflag.Value { return (*priorityValue)(n) })},
 		{name: "boot.host_shutdown_timeout", says: "kill it when a stop by the host takes longer; unset: its stop-timeout", field: wholeSeconds(func(s *state.Spec) *int { return &s.Boot.Shutdown })},
 	}, securitySettings())
+}
+
+// limit is a limit of one value.
+func limit(at func(*state.Limits) pflag.Value) field {
+	return field{
+		get: func(s *state.Spec) []string { return some(at(&s.Limits).String()) },
+		put: func(s *state.Spec, values []string) error {
+			value, err := only(values)
+			if err != nil {
+				return err
+			}
+			return at(&s.Limits).Set(cmp.Or(value, unlimited))
+		},
+	}
 }
 
 const madeAnew = "croft create, for another machine with it"
@@ -375,16 +416,10 @@ type named struct {
 }
 
 // settingOf finds what word calls. LXD's names are understood where croft has the thing: environment.A is env.A,
-// user.A is the label of that name, linux.sysctl.A is sysctl.A, and some limits have theirs (limits.go).
+// user.A is the label of that name, linux.sysctl.A is sysctl.A, and limits have theirs (limits_lxd.go).
 func settingOf(word string) (named, error) {
-	key, one, dotted := strings.Cut(word, ".")
+	key, one, dotted := strings.Cut(croftName(word), ".")
 	switch {
-	case word == limitsCPU:
-		return named{setting: setting{name: word, live: true, field: processors()}, word: word}, nil
-	case word == "limits.memory":
-		key, dotted = "memory", false
-	case word == "limits.processes":
-		key, dotted = "pids-limit", false
 	case dotted && key == "linux" && strings.HasPrefix(one, "sysctl."):
 		key, one = "sysctl", strings.TrimPrefix(one, "sysctl.")
 	case dotted && key == "environment":
@@ -393,6 +428,15 @@ func settingOf(word string) (named, error) {
 		key, one = "label", word
 	}
 	var names []string
+	for _, s := range lxdLimits() {
+		if s.name == word {
+			return named{s, word, ""}, nil
+		}
+		names = append(names, s.name)
+	}
+	for _, n := range lxdNames {
+		names = append(names, n[0])
+	}
 	for _, s := range settings() {
 		if s.name == word || s.name == key && !dotted {
 			return named{s, word, ""}, nil

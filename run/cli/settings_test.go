@@ -50,8 +50,10 @@ func full() state.Spec {
 		Labels: map[string]string{"tier": "front", "user.note": "a b"}, Remove: true, Timeouts: state.Timeouts{Stop: 90, Ready: 61, Life: 90061},
 		Tmpfs: []state.Tmpfs{{Target: "/a"}, {Target: "/b", Size: 1 << 20, Mode: "755"}}, Restart: state.Restart{Policy: state.RestartOnFailure, Limit: 3}, Supervisor: state.SupervisorNone,
 		Limits: state.Limits{
-			Memory: 1234567890, CPUs: 1.25, CPUSet: "0-1", CPUWeight: 50, PIDs: state.Unlimited, IOWeight: 500,
-			IOMax: []state.IOMax{{Device: "/dev/disk/by-path/pci-0:1", ReadBytes: 1 << 20, WriteOps: 7}, {Device: "/srv", WriteBytes: 1000}},
+			Memory: 1234567890, MemorySoftPercent: 30, Swap: new(int64), CPUs: 1.25, CPUSet: "0-1", CPUWeight: 50, PIDs: state.Unlimited, IOWeight: 500,
+			HugePages: []state.HugePage{{Size: "2MB", Bytes: 64 << 20}},
+			Ulimits:   []state.Ulimit{{Name: "nofile", Soft: 1024, Hard: 4096}, {Name: "core", Soft: state.Unlimited, Hard: state.Unlimited}},
+			IOMax:     []state.IOMax{{Device: "/dev/disk/by-path/pci-0:1", ReadBytes: 1 << 20, WriteOps: 7}, {Device: "/srv", WriteBytes: 1000}},
 		},
 		Boot: state.Boot{Autostart: &never, Priority: -1, Shutdown: 30},
 		Security: state.Security{
@@ -136,6 +138,28 @@ func TestSet(t *testing.T) {
 		{"limits.cpu", []string{"1-1"}, "cpus", nil},
 		{"cpus", []string{".5"}, "limits.cpu", []string{"0-1"}}, // what LXD's key says first
 		{"io-max./srv", []string{"/srv:riops=1"}, "io-max", []string{"/dev/disk/by-path/pci-0:1:rbps=1MiB,wiops=7", "/srv:riops=1"}},
+		{"memory", []string{"50%"}, "limits.memory", []string{"50%"}},
+		{"memory", []string{"unlimited"}, "memory", nil},
+		{"memory-soft", []string{"0"}, "memory-soft", nil},
+		{"limits.memory.enforce", []string{"soft"}, "memory-soft", []string{"1234567890"}},
+		{"limits.memory.enforce", []string{"soft"}, "memory", nil},
+		{"limits.memory.enforce", []string{"hard"}, "limits.memory.enforce", []string{"hard"}},
+		{"swap", []string{"1G"}, "limits.memory.swap", []string{"1GiB"}},
+		{"limits.memory.swap", []string{"true"}, "swap", nil},
+		{"limits.memory.swap", []string{"0"}, "swap", []string{"false"}},
+		{"cpus", []string{"5ms/20ms"}, "cpus", []string{"5ms/20ms"}},
+		{"cpus", []string{"25ms/100ms"}, "cpus", []string{"0.25"}},
+		{"cpus", []string{"0"}, "cpus", nil},
+		{"limits.cpu.allowance", []string{"25ms/100ms"}, "limits.cpu.allowance", []string{"25ms/100ms"}},
+		{"limits.cpu.allowance", []string{"40%"}, "cpu-weight", []string{"40"}},
+		{"limits.cpu.allowance", []string{"40%"}, "cpus", nil},
+		{"limits.cpu.priority", []string{"5"}, "cpu-weight", []string{"95"}},
+		{"limits.disk.priority", []string{"5"}, "io-weight", []string{"100"}},
+		{"limits.disk.priority", []string{"0"}, "limits.disk.priority", []string{"0"}},
+		{"ulimit", []string{"nofile=9000", "nproc=7:unlimited"}, "ulimit", []string{"nofile=9000", "core=unlimited", "nproc=7:unlimited"}},
+		{"limits.kernel.nofile", []string{"99:100"}, "ulimit.nofile", []string{"99:100"}},
+		{"ulimit.core", []string{""}, "limits.kernel.core", nil},
+		{"limits.hugepages.1GB", []string{"2G"}, "huge-pages", []string{"2MB=64MiB", "1GB=2GiB"}},
 		{"name", []string{"web"}, "name", []string{"web"}},
 	} {
 		s := full()
@@ -160,6 +184,8 @@ func TestSetRefuses(t *testing.T) {
 	for word, value := range map[string]string{
 		"name": "other", "image": "other", "storage": "overlay", "boot": "true", "rm": "perhaps", "stop-timeout": "soon",
 		"volume": "/only", "volume./b": "/x:/c", "memory": "-1", "cpus": "1e3", "cpu-weight": "0", "pids-limit": "none", "limits.cpu": "x",
+		"memory-soft": "101%", "swap": "perhaps", "limits.cpu.allowance": "101%", "limits.cpu.priority": "11", "limits.disk.priority": "-1",
+		"limits.memory.enforce": "perhaps", "ulimit": "nofiles=1", "ulimit.nofile": "x", "limits.kernel.files": "1", "huge-pages": "2MB", "huge-pages.2MB": "x",
 		"io-max": "/srv", "io-max./srv": "/srv:rbps=0", "limits.processes": "0",
 		"network": "lan,ip", "publish": "80:x", "publish.80": "81:80", "add-host": "db",
 	} {
@@ -173,7 +199,7 @@ func TestSetRefuses(t *testing.T) {
 			t.Errorf("%s=%s: %v", word, value, err)
 		}
 	}
-	for word, hint := range map[string]string{"hostnme": "hostname", "environment": "", "hostname.x": "hostname", "env.": "env", "volumes": "volume", "": ""} {
+	for word, hint := range map[string]string{"hostnme": "hostname", "environment": "", "hostname.x": "hostname", "env.": "env", "volumes": "volume", "limits.memory.enforced": "limits.memory.enforce", "": ""} {
 		_, err := settingOf(word)
 		var misuse *man.Misuse
 		if !errors.As(err, &misuse) || misuse.Hint != hint {

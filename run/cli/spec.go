@@ -26,6 +26,8 @@ type specFlags struct {
 	tmpfs         []string
 	labels        []string
 	ioMax         []string
+	hugePages     []string
+	ulimits       []string
 	boot, noBoot  bool
 	wanted        run.Wanted // how its image is got
 	quiet         bool
@@ -51,12 +53,14 @@ func (s *specFlags) bind(fs *pflag.FlagSet) {
 	fs.StringVar(&s.Root.Driver, "storage", "", "keep its root filesystem with `overlay|dir|shifted`; default: the first that works here")
 	bindLimits(fs, &s.Limits)
 	fs.StringArrayVar(&s.ioMax, "io-max", nil, "limit a disk, `PATH:KEY=N,...`: rbps and wbps are bytes read and written per second, riops and wiops requests; PATH is its node, or lies on it")
+	fs.StringArrayVar(&s.hugePages, "huge-pages", nil, "let it have so much in huge pages of a size, `SIZE=BYTES`, such as 2MB=64M")
+	fs.StringArrayVar(&s.ulimits, "ulimit", nil, "limit each process of it, `NAME=SOFT[:HARD]`, such as nofile=4096:65536; the names are setrlimit's")
 	fs.BoolVarP(&s.quiet, "quiet", "q", false, "no notes on stderr, only errors")
 	man.Under(fs, "Machine", "name", "hostname", "env", "env-file", "label")
 	s.nicFlags.bind(fs)
 	s.securityFlags.bind(fs, &s.Security)
 	man.Under(fs, "Files", "volume", "tmpfs", "read-only", "ephemeral", "storage")
-	man.Under(fs, "Limits", "memory", "cpus", "cpu-set", "cpu-weight", "pids-limit", "io-max", "io-weight")
+	man.Under(fs, "Limits", "memory", "memory-soft", "swap", "cpus", "cpu-set", "cpu-weight", "pids-limit", "io-max", "io-weight", "huge-pages", "ulimit")
 	man.Under(fs, "Life", "boot", "no-boot", "restart", "timeout", "stop-timeout", "ready-timeout", "supervisor")
 }
 
@@ -74,7 +78,7 @@ func (s *specFlags) spec(image string, cmd []string) (state.Spec, error) {
 	case s.noBoot:
 		out.Init.Mode = state.InitPayload
 	}
-	for _, fill := range []func(*state.Spec) error{s.environment, s.mounts, s.memory, s.attachments, s.published, s.resolving, s.labelled, s.disks, s.capabilities, s.tuned} {
+	for _, fill := range []func(*state.Spec) error{s.environment, s.mounts, s.memory, s.attachments, s.published, s.resolving, s.labelled, s.disks, s.pages, s.processes, s.capabilities, s.tuned} {
 		if err := fill(&out); err != nil {
 			return out, err
 		}

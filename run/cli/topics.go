@@ -133,7 +133,7 @@ const securityText = `A machine is made to hold a root user whom the host need n
 - Devices: null, zero, full, random, urandom, tty and terminals. Others can neither be made nor opened.
 - Files: /sys is read-only. Files in /proc that belong to the host's root cannot be written, since that user does not exist in the machine; none are hidden by mounts, so that nested containers can mount a /proc of their own.
 - Networks: what it sends is filtered by the link that it comes by, so that it can speak for no addresses but its own; other networks and the host's services are closed to it. See ` + "`croft help networking`" + `.
-- Limits: 16384 processes and threads, and those of ` + "`--memory`, `--cpus`, `--cpu-set`, `--pids-limit` and `--io-max`" + `. Without these a machine can take all of the host's memory and time.
+- Limits: 16384 processes and threads, and those of ` + "`--memory`, `--swap`, `--cpus`, `--cpu-set`, `--pids-limit`, `--io-max`, `--huge-pages` and `--ulimit`" + `. Without these a machine can take all of the host's memory and time.
 - Volumes: nosuid and nodev. When a user of the host owns the directory, the machine's root is that user there and nobody else of the machine can write; when root owns it, ids are the same inside and outside, files of the host's root included.
 
 ## What is not there yet
