@@ -105,9 +105,20 @@ static void set_capabilities(const struct enter *e)
 	TRY(syscall(SYS_capset, &head, data), "capset");
 }
 
+// close_others leaves nothing of the host's open but what tells it of an error: the guest decides what a path leads to, the home of
+// its users too, and /proc/self/fd/N would lead to the host's.
+static void close_others(const struct enter *e)
+{
+	unsigned keep = (unsigned)e->errors;
+	if (keep > 3)
+		TRY(syscall(SYS_close_range, 3, keep - 1, 0), "close_range");
+	TRY(syscall(SYS_close_range, keep + 1, ~0U, 0), "close_range");
+}
+
 static void guest_side(const struct enter *e)
 {
 	TRY(setns(e->pidfd, e->namespaces), "setns");
+	close_others(e);
 	drop_bounding(e);
 	// Root of the machine first, whoever it shall be: host root is nobody in there, and the kernel takes
 	// capabilities away only on the way from that namespace's root to another user.
@@ -188,7 +199,6 @@ int croft_enter(const struct enter *e)
 	host_side(e);
 	take_stdio(e);
 	guest_side(e);
-	syscall(SYS_close_range, 3, ~0U, 4 /* CLOSE_RANGE_CLOEXEC */);
 	search(e);
 	_exit(125);
 }
