@@ -16,9 +16,21 @@ type Point struct {
 	File bool   // rather than a directory
 }
 
+// NoDevices has the root that is mounted at the directory at open no device: an image may bring nodes of the host's disks.
+// The machine cannot undo it, since a mount that comes to a user namespace from outside keeps its flags.
+func NoDevices(at string) error {
+	return setFlag(at, unix.MOUNT_ATTR_NODEV)
+}
+
+func setFlag(at string, flag uint64) error {
+	if err := unix.MountSetattr(unix.AT_FDCWD, at, 0, &unix.MountAttr{Attr_set: flag}); err != nil {
+		return &os.PathError{Op: "mount_setattr", Path: at, Err: err}
+	}
+	return nil
+}
+
 // Seal makes the root that is mounted at the directory at read-only, with those of the points that are missing made
-// before: nobody can afterwards. The machine cannot undo it, since a mount that comes to a user namespace from outside
-// keeps its flags.
+// before: nobody can afterwards. Nor can the machine undo this.
 func Seal(at string, userns *os.File, points []Point) error {
 	root, base, err := openRoot(at, userns)
 	if err != nil {
@@ -30,11 +42,7 @@ func Seal(at string, userns *os.File, points []Point) error {
 			return fmt.Errorf("mount point %s: %w", p.Path, err)
 		}
 	}
-	attr := unix.MountAttr{Attr_set: unix.MOUNT_ATTR_RDONLY}
-	if err := unix.MountSetattr(int(root.Fd()), "", unix.AT_EMPTY_PATH, &attr); err != nil {
-		return &os.PathError{Op: "mount_setattr", Path: at, Err: err}
-	}
-	return nil
+	return setFlag(at, unix.MOUNT_ATTR_RDONLY)
 }
 
 // make makes the point unless something is there. No link of the machine's leads out of its root.

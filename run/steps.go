@@ -129,6 +129,9 @@ func mountRoot(_ context.Context, l *launch) error {
 	if err := l.runTemplates(); err != nil {
 		return err
 	}
+	if err := rootfs.NoDevices(RootMount()); err != nil {
+		return err
+	}
 	if spec.ReadOnly {
 		return rootfs.Seal(RootMount(), l.userns, l.mountPoints())
 	}
