@@ -1,29 +1,36 @@
-// attempt NAME tries one thing that a machine's root might do to get out, and prints how that ended: "succeeded", the errno of the
+// attempt NAME [TARGET] tries one thing that a machine's root might do to get out, and prints how that ended: "succeeded", the errno of the
 // call that was refused, or a word for what it got instead. It is the same program in the machine and in the control, where the wall
 // is off: so whatever it gets hold of it leaves as it is. A file that only root may write is opened for it and not written; a call
 // that changes the kernel is made with a value that the kernel looks at only once it has let the caller pass, and refuses then.
 #define _GNU_SOURCE
+#include <ctype.h>
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/bpf.h>
+#include <linux/fs.h>
 #include <linux/perf_event.h>
 #include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/fanotify.h>
 #include <sys/io.h>
 #include <sys/ioctl.h>
 #include <sys/klog.h>
+#include <sys/mman.h>
 #include <sys/mount.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/swap.h>
 #include <sys/syscall.h>
+#include <sys/sysmacros.h>
 #include <sys/time.h>
 #include <sys/timex.h>
 #include <unistd.h>
 
 static const char yes[] = "succeeded";
+static const char *target; // what the script gave besides the name, or NULL
 
 // ended is how a call ended.
 static const char *ended(long result)
@@ -155,6 +162,188 @@ static const char *module_load_file(void) { return passed(syscall(SYS_finit_modu
 static const char *module_remove(void) { return passed(syscall(SYS_delete_module, "nowhere", O_NONBLOCK), ENOENT); }
 static const char *kexec(void) { return passed(syscall(SYS_kexec_load, 0UL, 0UL, NULL, ~0UL), EINVAL); }
 
+// at is what was given to an attempt at some file, or what it tries otherwise.
+static const char *at(const char *otherwise)
+{
+	return target ? target : otherwise;
+}
+
+// The root of most filesystems has inode 2, and its handle needs no more: "shocker" opened the host's from a mount of a single file.
+struct root_handle {
+	struct file_handle head;
+	unsigned inode[2];
+};
+
+static const struct root_handle root_handle = { { .handle_bytes = 8, .handle_type = 1 }, { 2, 0 } };
+
+// by_handle opens such a root by way of a mount.
+static int by_handle(int mount)
+{
+	struct root_handle handle = root_handle;
+	return (int)syscall(SYS_open_by_handle_at, mount, &handle, O_RDONLY);
+}
+
+static int by_handle_compat(int mount)
+{
+#ifdef __x86_64__
+	void *low = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_32BIT, -1, 0);
+	if (low == MAP_FAILED)
+		return -1;
+	memcpy(low, &root_handle, sizeof root_handle);
+	long fd;
+	const long open_by_handle_at = 342; // of i386
+	__asm__ volatile("int $0x80" : "=a"(fd) : "a"(open_by_handle_at), "b"((long)mount), "c"(low), "d"((long)O_RDONLY) : "memory");
+	errno = (int)-fd;
+	return fd < 0 ? -1 : (int)fd;
+#else
+	return by_handle(mount);
+#endif
+}
+
+// shock goes through all the mounts there are.
+static const char *shock(int (*opener)(int mount))
+{
+	char line[8192], path[4096];
+	const char *how = "unprepared";
+	FILE *mounts = fopen("/proc/self/mountinfo", "r");
+	while (mounts && how != yes && fgets(line, sizeof line, mounts)) {
+		int mount = sscanf(line, "%*s %*s %*s %*s %4095s", path) == 1 ? open(path, O_RDONLY | O_NONBLOCK | O_NOCTTY) : -1;
+		if (mount < 0)
+			continue;
+		how = ended(opener(mount));
+		close(mount);
+	}
+	return how;
+}
+
+static const char *shocker(void) { return shock(by_handle); }
+static const char *shocker_compat(void) { return shock(by_handle_compat); }
+
+static const char *node(mode_t kind, unsigned major, unsigned minor)
+{
+	mkdir(place, 01777);
+	if (chdir(place) < 0)
+		return "unprepared";
+	const char *how = ended(mknod("attempted-node", kind | 0600, makedev(major, minor)));
+	unlink("attempted-node");
+	return how;
+}
+
+static const char *make_disk(void) { return node(S_IFBLK, 7, 0); }
+static const char *make_kernel_log(void) { return node(S_IFCHR, 1, 11); }
+static const char *read_node(void) { return reads(at("/node")); }
+
+// same says whether two paths lead to one directory.
+static int same(const char *a, const char *b)
+{
+	struct stat first, second;
+	return stat(a, &first) == 0 && stat(b, &second) == 0 && first.st_dev == second.st_dev && first.st_ino == second.st_ino;
+}
+
+// processes looks for one with another root or a working directory that nothing here leads to.
+static const char *processes(void)
+{
+	char path[300], where[4096];
+	struct dirent *e;
+	DIR *proc = opendir("/proc");
+	while (proc && (e = readdir(proc)) != NULL) {
+		if (!isdigit(e->d_name[0]))
+			continue;
+		snprintf(path, sizeof path, "/proc/%s/root", e->d_name);
+		if (access(path, R_OK) == 0 && !same(path, "/"))
+			return yes;
+		snprintf(path, sizeof path, "/proc/%s/cwd", e->d_name);
+		ssize_t n = readlink(path, where, sizeof where - 1);
+		if (n < 0)
+			continue;
+		where[n] = 0;
+		if (access(path, R_OK) == 0 && !same(path, where))
+			return yes;
+	}
+	return "own";
+}
+
+// descriptors looks for one besides the three that everybody has, and that of the directory itself.
+static const char *descriptors(const char *dir)
+{
+	struct dirent *e;
+	DIR *fds = opendir(dir);
+	if (!fds)
+		return ended(-1);
+	while ((e = readdir(fds)) != NULL)
+		if (isdigit(e->d_name[0]) && atoi(e->d_name) > 2 && (atoi(e->d_name) != dirfd(fds) || strstr(dir, "self") == NULL))
+			return yes;
+	return "none";
+}
+
+static const char *descriptors_own(void) { return descriptors("/proc/self/fd"); }
+static const char *descriptors_first(void) { return descriptors("/proc/1/fd"); }
+
+// beneath goes to the root of the mount namespace, which is another than its own where somebody has only called chroot.
+static const char *beneath(void)
+{
+	struct stat before, after;
+	int ns = open("/proc/self/ns/mnt", O_RDONLY);
+	if (ns < 0 || stat("/", &before) < 0 || setns(ns, CLONE_NEWNS) < 0 || stat("/", &after) < 0)
+		return ended(-1);
+	return before.st_dev == after.st_dev && before.st_ino == after.st_ino ? "own" : yes;
+}
+
+// chroot_out calls chroot once more, below its working directory, and walks up from there.
+static const char *chroot_out(void)
+{
+	struct stat before, after;
+	mkdir(place, 01777);
+	if (stat("/", &before) < 0 || chdir("/") < 0 || chroot(place) < 0)
+		return ended(-1);
+	for (int i = 0; i < 100; i++)
+		if (chdir("..") < 0)
+			return ended(-1);
+	if (stat(".", &after) < 0)
+		return ended(-1);
+	return before.st_dev == after.st_dev && before.st_ino == after.st_ino ? "own" : yes;
+}
+
+static const char *set_user_id(void) { return geteuid() == 0 && getuid() != 0 ? yes : "none"; }
+
+// In a machine a directory of the host's disk that is its own to write.
+static const char of_the_host[] = "/run/host/net";
+
+static const char *freeze_disk(void)
+{
+	int fd = open(at(of_the_host), O_RDONLY);
+	int frozen = ioctl(fd, FIFREEZE, 0);
+	const char *how = ended(frozen);
+	if (frozen == 0)
+		ioctl(fd, FITHAW, 0);
+	return how;
+}
+
+static const char *remount_disk(void)
+{
+	return ended(mount(NULL, at(of_the_host), NULL, MS_REMOUNT | MS_RDONLY, NULL));
+}
+
+static const char *watch_disk(void)
+{
+	int fd = fanotify_init(FAN_CLASS_NOTIF | FAN_REPORT_FID, O_RDONLY);
+	if (fd < 0)
+		return ended(fd);
+	return ended(fanotify_mark(fd, FAN_MARK_ADD | FAN_MARK_FILESYSTEM, FAN_OPEN, AT_FDCWD, at(of_the_host)));
+}
+
+static const char *hold_opens(void) { return ended(fanotify_init(FAN_CLASS_CONTENT, O_RDONLY)); }
+
+static const char *disk_filesystem(void)
+{
+	int fs = fsopen("ext4", 0);
+	if (fs < 0 || fsconfig(fs, FSCONFIG_SET_STRING, "source", "/nowhere", 0) < 0)
+		return "unprepared";
+	return passed(fsconfig(fs, FSCONFIG_CMD_CREATE, NULL, NULL, 0), ENOENT);
+}
+
+static const char *fuse_device(void) { return ended(open("/dev/fuse", O_RDWR)); }
+
 static const char *io_ports(void)
 {
 #ifdef __x86_64__
@@ -200,6 +389,23 @@ static const struct {
 	{ "io-ports", io_ports },
 	{ "realtime", realtime },
 	{ "disk-first", disk_first },
+	{ "shocker", shocker },
+	{ "shocker-compat", shocker_compat },
+	{ "make-disk", make_disk },
+	{ "make-kernel-log", make_kernel_log },
+	{ "read-node", read_node },
+	{ "processes", processes },
+	{ "descriptors-own", descriptors_own },
+	{ "descriptors-first", descriptors_first },
+	{ "beneath", beneath },
+	{ "chroot-out", chroot_out },
+	{ "set-user-id", set_user_id },
+	{ "freeze-disk", freeze_disk },
+	{ "remount-disk", remount_disk },
+	{ "watch-disk", watch_disk },
+	{ "hold-opens", hold_opens },
+	{ "disk-filesystem", disk_filesystem },
+	{ "fuse-device", fuse_device },
 };
 
 // Files of the kernel that are opened for writing.
@@ -265,6 +471,7 @@ static const char *attempt(const char *name)
 
 int main(int argc, char **argv)
 {
-	puts(argc == 2 ? attempt(argv[1]) : "unknown");
+	target = argc == 3 ? argv[2] : NULL;
+	puts(argc > 1 ? attempt(argv[1]) : "unknown");
 	return 0;
 }
