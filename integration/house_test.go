@@ -26,7 +26,7 @@ var house = []struct {
 	croft  string
 	others string // module paths
 }{
-	{"croft/state", "", "golang.org/x/sys"},
+	{"croft/state", "", "golang.org/x/sys gopkg.in/yaml.v3"},
 	{"croft/idmap", "croft/state", "golang.org/x/sys"},
 	{"croft/image/template", "", ""},
 	{"croft/image/fetch", "croft/state", "golang.org/x/sys"},

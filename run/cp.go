@@ -292,7 +292,7 @@ func (e *Engine) mountFiles(in *state.Instance) (*os.File, error) {
 	if err := driver.Create(files); err != nil { // it may never have been started
 		return nil, err
 	}
-	h, err := lookInside(in, layers)
+	h, err := e.lookInside(in, layers)
 	if err != nil {
 		return nil, err
 	}

@@ -15,7 +15,7 @@ func (e *Engine) Diff(in *state.Instance) ([]Change, error) {
 		return nil, err
 	}
 	root := rootfs.Root{Dir: e.Dir.RootOf(in.Spec.Name), Layers: layers}
-	h, err := lookInside(in, layers)
+	h, err := e.lookInside(in, layers)
 	if err != nil {
 		return nil, err
 	}

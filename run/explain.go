@@ -73,7 +73,7 @@ func (e *Engine) Explain(in *state.Instance) (Explanation, error) {
 	if err != nil {
 		return Explanation{}, err
 	}
-	h, err := look(&as, layers)
+	h, err := e.look(&as, layers)
 	if err != nil {
 		return Explanation{}, err
 	}

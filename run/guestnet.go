@@ -28,6 +28,7 @@ type managers struct {
 	networkManager bool
 	netplan        bool // and told to manage something: with a file of its own it would start a manager that nobody wants
 	cloudInit      bool
+	told           bool              // by cloud-init, whose network config the user has given
 	ifupdown       bool              // of any make, busybox's too
 	interfaces     map[string]string // what its files say, by path
 }
@@ -96,6 +97,9 @@ func (m managers) files(links []state.Link, dns []string) rootfs.Files {
 		if m.networkd { // it would wait for a link for two minutes
 			f["/etc/systemd/system/systemd-networkd-wait-online.service.d/croft.conf"] = rootfs.File{Text: generated + "[Unit]\nConditionVirtualization=no\n"}
 		}
+		return f
+	}
+	if m.told {
 		return f
 	}
 	links = oneWayOut(links)

@@ -44,9 +44,10 @@ type host struct {
 	divided     string   // directory of the cgroup around the caller that it may divide; "" when there is none
 	unit        string   // that the caller is in; "" when there is none
 	owners      map[string]Owner
-	login       rootfs.Files // what its image needs for a login on the console
-	managers    managers     // of networks, in its image
-	credentials string       // of the unit that this process is of
+	login       rootfs.Files      // what its image needs for a login on the console
+	managers    managers          // of networks, in its image
+	seed        map[string]string // files of cloud-init's seed that its image makes itself, by path
+	credentials string            // of the unit that this process is of
 }
 
 // Owner is who owns a volume's source on the host.
@@ -117,6 +118,7 @@ func guestFiles(in *state.Instance, h host) rootfs.Files {
 	}
 	servers, _ := readResolv(text)
 	maps.Copy(f, h.login)
+	maps.Copy(f, seed(in, h))
 	maps.Copy(f, h.managers.files(in.Facts.Links, servers))
 	return f
 }
@@ -201,8 +203,8 @@ const (
 )
 
 // look gathers what the plan of in, an image of these layers, needs to know of this host.
-func look(in *state.Instance, layers []string) (host, error) {
-	h, err := lookInside(in, layers)
+func (e *Engine) look(in *state.Instance, layers []string) (host, error) {
+	h, err := e.lookInside(in, layers)
 	if err != nil {
 		return host{}, err
 	}
@@ -227,7 +229,7 @@ func look(in *state.Instance, layers []string) (host, error) {
 }
 
 // lookInside gathers what the generated files of in, an image of these layers, depend on.
-func lookInside(in *state.Instance, layers []string) (host, error) {
+func (e *Engine) lookInside(in *state.Instance, layers []string) (host, error) {
 	h := host{resolv: hostResolv()}
 	if in.Facts.Init.Mode != state.InitBoot {
 		return h, nil // nobody logs in, and no manager runs
@@ -240,8 +242,12 @@ func lookInside(in *state.Instance, layers []string) (host, error) {
 	if h.login, err = loginFiles(in.Facts.InitKind, view.Dirs); err != nil {
 		return h, err
 	}
-	h.managers, err = managersOf(view.Dirs)
+	if h.managers, err = managersOf(view.Dirs); err != nil {
+		return h, err
+	}
 	h.managers.onlyIPv4 = !netsetup.HasIPv6()
+	h.managers.told = in.Spec.CloudInit.NetworkConfig != "" && h.managers.cloudInit
+	h.seed, err = e.imageSeed(in)
 	return h, err
 }
 

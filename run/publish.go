@@ -38,7 +38,7 @@ func (e *Engine) Publish(ctx context.Context, name string, p Publishing) (image.
 	if err != nil {
 		return image.Image{}, err
 	}
-	h, err := lookInside(in, layers)
+	h, err := e.lookInside(in, layers)
 	if err != nil {
 		return image.Image{}, err
 	}

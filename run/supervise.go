@@ -231,7 +231,7 @@ func (e *Engine) prepare(in *state.Instance, heir bool, report *report, client *
 	if err != nil {
 		return nil, err
 	}
-	h, err := look(in, layers)
+	h, err := e.look(in, layers)
 	if err != nil {
 		return nil, err
 	}

@@ -64,9 +64,7 @@ func (l *launch) due(all []image.FileTemplate, trigger string, img image.Image) 
 		if _, ours := l.Files[t.Path]; ours || !t.Due(trigger) {
 			continue
 		}
-		values := templateValues(l.Instance, img)
-		values["trigger"], values["path"], values["properties"] = trigger, t.Path, t.Properties
-		text, err := t.Text(values)
+		text, err := templateText(t, trigger, l.Instance, img)
 		if err != nil {
 			return nil, err
 		}
@@ -75,6 +73,12 @@ func (l *launch) due(all []image.FileTemplate, trigger string, img image.Image) 
 		})
 	}
 	return files, nil
+}
+
+func templateText(t image.FileTemplate, trigger string, in *state.Instance, img image.Image) (string, error) {
+	values := templateValues(in, img)
+	values["trigger"], values["path"], values["properties"] = trigger, t.Path, t.Properties
+	return t.Text(values)
 }
 
 // templateValues are what templates can ask for (LXD: doc/reference/image_format.md, "Templates").
@@ -111,6 +115,13 @@ func lxdConfig(s *state.Spec, img image.Image) map[string]string {
 	for _, kv := range s.Env {
 		name, value, _ := strings.Cut(kv, "=")
 		config["environment."+name] = value
+	}
+	for name, value := range map[string]string{
+		"user-data": s.CloudInit.UserData, "vendor-data": s.CloudInit.VendorData, "network-config": s.CloudInit.NetworkConfig,
+	} {
+		if value != "" {
+			config["cloud-init."+name] = value
+		}
 	}
 	for name, value := range s.Labels {
 		if strings.HasPrefix(name, "user.") {

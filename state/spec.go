@@ -31,6 +31,8 @@ type Spec struct {
 	Limits   Limits            `json:"limits,omitzero"`
 	Security Security          `json:"security,omitzero"`
 
+	CloudInit CloudInit `json:"cloud_init,omitzero"`
+
 	Supervisor string `json:"supervisor,omitempty"` // "": systemd where it is PID 1
 }
 
@@ -202,6 +204,7 @@ func (s *Spec) Check() error {
 	s.Limits.check(say)
 	s.checkSecurity(say)
 	s.checkBoot(say)
+	s.CloudInit.check(say)
 	for k := range s.Labels {
 		if err := CheckLabel(k); err != nil {
 			say("labels", "%v", err)

@@ -21,7 +21,7 @@ make_guest() { # NAME TAR
 	END
 	mmdebstrap --quiet --mode=root --format=tar --variant=minbase \
 		--include=systemd-sysv,dbus,libpam-systemd,udev,procps,iproute2,login,passwd,util-linux \
-		--include=systemd-resolved,ifupdown,dhcpcd-base,network-manager,netplan.io,cloud-init \
+		--include=systemd-resolved,ifupdown,dhcpcd-base,network-manager,netplan.io,cloud-init,openssh-client \
 		--aptopt='Acquire::Languages "none"' --aptopt='Apt::Install-Recommends "false"' \
 		--dpkgopt='path-exclude=/usr/share/man/*' --dpkgopt='path-exclude=/usr/share/locale/*' \
 		--dpkgopt='path-exclude=/usr/share/doc/*' --dpkgopt='path-include=/usr/share/doc/*/copyright' \

@@ -87,7 +87,7 @@ func (a *app) createMachine(ctx context.Context, flags *specFlags, names naming,
 			if in.Facts.Driver != "overlay" && spec.Root.Driver == "" {
 				flags.note("croft: %s gets a copy of the whole image: %s carries no overlay\n", in.Spec.Name, e.Dir.Root)
 			}
-			return in, false, nil
+			return in, false, flags.noteUnread(e, in)
 		case errors.As(err, &misuse):
 			return nil, false, err
 		case errors.Is(err, state.ErrExist) && again:
@@ -455,7 +455,7 @@ func (a *app) wait() func(*pflag.FlagSet) man.Run {
 	return func(fs *pflag.FlagSet) man.Run {
 		what := "stopped"
 		var limit time.Duration
-		fs.Var(oneOf(&what, "running", "ready", "ip", "paused", "stopped"), "for", "wait for `running|ready|ip|paused|stopped`")
+		fs.Var(oneOf(&what, "running", "ready", "ip", "cloud-init", "paused", "stopped"), "for", "wait for `running|ready|ip|cloud-init|paused|stopped`")
 		fs.Var((*durationValue)(&limit), "timeout", "give up after `DURATION`, with status 124")
 		named := a.filters(fs)
 		return func(ctx context.Context, args []string) error {
@@ -498,6 +498,10 @@ func (a *app) waitOne(ctx context.Context, name, what string) error {
 			if has, err := addressed(ctx, e, in); has || err != nil {
 				return err
 			}
+		case what == "cloud-init":
+			if done, err := cloudInitDone(ctx, e, in, st.Ready); done || err != nil {
+				return err
+			}
 		}
 		if run.Sleep(ctx, 20*time.Millisecond) != nil {
 			return said{a.say(fmt.Errorf("wait %s: %s in time", name, missing(what))), run.StatusTimeout}
@@ -507,8 +511,11 @@ func (a *app) waitOne(ctx context.Context, name, what string) error {
 
 // missing is what a wait that was given up tells of a machine.
 func missing(what string) string {
-	if what == "ip" {
+	switch what {
+	case "ip":
 		return "no address"
+	case "cloud-init":
+		return "cloud-init is not done"
 	}
 	return "not " + what
 }

@@ -29,6 +29,7 @@ func machines(a *app) []*man.Command {
 				{Say: "A build of the directory here, as its owner on the host", Do: "croft run --rm -v .:/src -w /src debian/13 make test"},
 				{Say: "One that cannot take the host with it", Do: "croft run -d --name web -m 2G --cpus 1.5 --pids-limit 4096 debian/13"},
 				{Say: "A quarter of the host's memory, no swap, and more open files", Do: "croft run -d --name db -m 25% --swap false --ulimit nofile=65536 debian/13"},
+				{Say: "One that sets itself up by cloud-init", Do: "croft run -d --name web --user-data web.yaml debian/13\ncroft wait --for cloud-init web"},
 				{Say: "Its web server on port 8080 of the host", Do: "croft run -d --name web -p 8080:80 debian/13"},
 				{Say: "In a script that may run twice", Do: "croft run -d --name web --exists start debian/13"},
 				{Say: "One program without booting anything", Do: "croft run --rm --no-boot debian/13 ps ax"},
@@ -179,7 +180,7 @@ func machines(a *app) []*man.Command {
 		},
 		{
 			Name: "wait", Args: "NAME...", Instead: []string{filterFlag}, Short: "Wait for machines", New: a.wait(),
-			Long:     "Waits until each machine is `running`, `ready` (its init says that it is up), `paused` or `stopped`, the default, for which it prints the exit code; or until it has an `ip`, an address that is neither loopback nor link-local, whoever gave it.",
+			Long:     "Waits until each machine is `running`, `ready` (its init says that it is up), `paused` or `stopped`, the default, for which it prints the exit code; or until it has an `ip`, an address that is neither loopback nor link-local, whoever gave it; or until its `cloud-init` is through, and what that failed at is an error here. One of systemd's is `ready` no sooner.",
 			Examples: []man.Example{{Say: "Until it is up, but not for ever", Do: "croft wait --for ready --timeout 30s web"}, {Say: "Until others can reach it", Do: "croft wait --for ip web"}}, See: []string{"start", "list"},
 			Exit: []man.Entry{{Term: "124", Text: "the time ran out"}},
 		},

@@ -164,6 +164,9 @@ func settings() []setting {
 				return (&specFlags{ulimits: values}).processes(s)
 			},
 		}},
+		{name: "user-data", field: text(func(s *state.Spec) *string { return &s.CloudInit.UserData })},
+		{name: "vendor-data", field: text(func(s *state.Spec) *string { return &s.CloudInit.VendorData })},
+		{name: "network-config", field: text(func(s *state.Spec) *string { return &s.CloudInit.NetworkConfig })},
 		{name: "label", live: true, entry: beforeEquals, pairs: true, field: field{
 			get: func(s *state.Spec) []string { return pairsOf(s.Labels) },
 			put: func(s *state.Spec, values []string) error {
@@ -646,6 +649,11 @@ func (a *app) reconfigure(verb, name string, quiet bool, change func(*state.Spec
 	case err != nil:
 		return fmt.Errorf("%s %s: %w", verb, name, err)
 	}
+	if after.Spec.CloudInit != before.Spec.CloudInit {
+		if err := (&specFlags{quiet: quiet}).noteUnread(e, after); err != nil {
+			return err
+		}
+	}
 	if later := waiting(e, before, after); len(later) > 0 && !quiet {
 		fmt.Fprintf(os.Stderr, "%s is running: %s will hold from its next start\n", name, strings.Join(later, ", "))
 	}
@@ -730,10 +738,14 @@ func (a *app) get() func(*pflag.FlagSet) man.Run {
 				return view[keyValue]{}.write(os.Stdout, string(format), rows)
 			}
 			for _, r := range rows {
-				if len(args) != 2 {
-					fmt.Print(harmless(r.Key) + "=")
+				if len(args) == 2 {
+					printText(r.Value)
+					continue
 				}
-				fmt.Println(harmless(r.Value))
+				if strings.Contains(r.Value, "\n") {
+					r.Value = strconv.Quote(r.Value)
+				}
+				fmt.Println(harmless(r.Key) + "=" + harmless(r.Value))
 			}
 			return nil
 		}
