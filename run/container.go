@@ -48,6 +48,9 @@ func newContainer(l *launch) (*container, error) {
 	if err != nil {
 		return nil, err
 	}
+	if err := l.keepFilter(); err != nil {
+		return nil, err
+	}
 	if err := takeLimits(); err != nil {
 		return nil, err
 	}

@@ -115,6 +115,12 @@ static void close_others(const struct enter *e)
 	TRY(syscall(SYS_close_range, keep + 1, ~0U, 0), "close_range");
 }
 
+static void filter(const struct enter *e)
+{
+	if (e->seccomp)
+		TRY(syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, e->seccomp_flags, e->seccomp), "seccomp");
+}
+
 static void guest_side(const struct enter *e)
 {
 	TRY(setns(e->pidfd, e->namespaces), "setns");
@@ -128,14 +134,11 @@ static void guest_side(const struct enter *e)
 	// A session keyring of its own, charged to the machine: the caller's must not be seen.
 	if (syscall(SYS_keyctl, KEYCTL_JOIN_SESSION_KEYRING, NULL) < 0 && errno != ENOSYS && errno != EDQUOT)
 		fail(e, errno, "keyctl(JOIN_SESSION_KEYRING)");
-	// The filter before the capabilities go: without no_new_privs only CAP_SYS_ADMIN may load one.
-	if (e->seccomp)
-		TRY(syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, 0, e->seccomp), "seccomp");
+	if (!e->no_new_privs)
+		filter(e); // before the capabilities go: only CAP_SYS_ADMIN may load one then
 	if (e->uid != 0)
 		TRY(syscall(SYS_setresuid, e->uid, e->uid, e->uid), "setresuid");
 	set_capabilities(e);
-	if (e->no_new_privs)
-		TRY(prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), "prctl(PR_SET_NO_NEW_PRIVS)");
 	umask(022);
 	if (chdir(e->dir) < 0) // the home of many a service does not exist
 		TRY(e->dir_asked ? -1 : chdir("/"), "chdir");
@@ -199,6 +202,10 @@ int croft_enter(const struct enter *e)
 	host_side(e);
 	take_stdio(e);
 	guest_side(e);
+	if (e->no_new_privs) {
+		TRY(prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), "prctl(PR_SET_NO_NEW_PRIVS)");
+		filter(e); // last, as for PID 1: it need not allow what we did before
+	}
 	search(e);
 	_exit(125);
 }

@@ -30,6 +30,7 @@ type entry struct {
 	capabilities    uint64 // bit n: capability n stays in the bounding set
 	noNewPrivileges bool
 	seccomp         []unix.SockFilter
+	seccompFlags    uint
 	ulimits         []state.Ulimit
 	dir             string
 	dirAsked        bool // it must be that one
@@ -104,7 +105,7 @@ func (x *entry) fork(errs *os.File) (int, error) {
 	e.groups, e.group_count = mem.groups(x.groups), C.int(len(x.groups))
 	e.limits, e.limit_count = mem.limits(x.ulimits)
 	e.capabilities, e.no_new_privs = C.uint64_t(x.capabilities), C.int(flag(x.noNewPrivileges))
-	e.seccomp = mem.filter(x.seccomp)
+	e.seccomp, e.seccomp_flags = mem.filter(x.seccomp), C.uint(x.seccompFlags)
 	e.dir, e.dir_asked = mem.text(x.dir), C.int(flag(x.dirAsked))
 	e.argv, e.envp = mem.texts(x.args), mem.texts(x.env)
 	e.errors = C.int(errs.Fd())

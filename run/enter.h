@@ -28,6 +28,7 @@ struct enter {
 	uint64_t capabilities;   // bit n: capability n stays in the bounding set
 	int no_new_privs;
 	const struct sock_fprog *seccomp; // or NULL
+	unsigned seccomp_flags;
 	const char *dir;
 	int dir_asked;           // without it, one that cannot be entered is not missed
 	char *const *argv;

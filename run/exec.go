@@ -113,11 +113,9 @@ func (e *Engine) entry(in *state.Instance, keeper *Keeper, cell *cell, x *Exec) 
 		return nil, err
 	}
 	as := in.Applied
-	var filter []unix.SockFilter
-	if as.Spec.Security.Seccomp != state.Unconfined {
-		if filter, err = seccompProgram(e.Dir.Run); err != nil {
-			return nil, err
-		}
+	filter, program, err := e.filterOf(as)
+	if err != nil {
+		return nil, err
 	}
 	if len(x.Args) == 0 {
 		x.Args = []string{who.shell, "-l"}
@@ -129,7 +127,8 @@ func (e *Engine) entry(in *state.Instance, keeper *Keeper, cell *cell, x *Exec) 
 	return &entry{
 		pidfd: keeper.Init, ids: as.Facts.Range, hostNetwork: as.Spec.HostNetwork(), cell: cell,
 		uid: who.Uid, gid: who.Gid, groups: who.Sgids, capabilities: capabilityMask(capabilities(&as.Spec.Security)),
-		noNewPrivileges: noNewPrivileges(&as.Spec, &as.Facts), seccomp: filter, ulimits: as.Spec.Limits.Ulimits, dir: dir, dirAsked: x.Dir != "", args: x.Args,
+		noNewPrivileges: noNewPrivileges(&as.Spec, &as.Facts), seccomp: program, seccompFlags: filterFlags(filter), ulimits: as.Spec.Limits.Ulimits,
+		dir: dir, dirAsked: x.Dir != "", args: x.Args,
 		env: x.environment(in, who),
 	}, nil
 }

@@ -10,44 +10,47 @@ import (
 
 	"croft/netsetup"
 	"croft/state"
+
+	specs "github.com/opencontainers/runtime-spec/specs-go"
 )
 
 // Explanation is what a machine amounts to on this host: the plan of its start, in words for people and programs. Its
 // JSON names are a promise (docs/json.md).
 type Explanation struct {
-	Name         string            `json:"name"`
-	Running      bool              `json:"running"`         // then it is the machine as it was started
-	Unit         string            `json:"unit"`            // of systemd, that holds it; "": none does
-	Properties   []string          `json:"unit_properties"` // NAME=VALUE, of a unit that croft makes
-	Init         []string          `json:"init"`
-	Environment  []string          `json:"environment"`
-	Image        string            `json:"image"` // fingerprint
-	Driver       string            `json:"driver"`
-	Layers       []string          `json:"layers"`  // directories, lowest first
-	Changes      string            `json:"changes"` // directory of what the machine writes
-	ReadOnly     bool              `json:"read_only"`
-	Ephemeral    bool              `json:"ephemeral"` // what the machine writes goes at its next start
-	Files        []string          `json:"generated_files"`
-	Mounts       []ExplainedMount  `json:"mounts"`
-	IDs          state.Range       `json:"ids"`
-	Namespaces   []string          `json:"namespaces"`
-	Network      string            `json:"network"`
-	Links        []state.Link      `json:"links"`
-	Ports        []string          `json:"ports"` // as -p takes them
-	Rules        []string          `json:"rules"` // what the packet filter has of it: FAMILY TABLE SET: ELEMENT
-	Cgroups      []string          `json:"cgroups"`
-	Limits       state.Limits      `json:"limits"`
-	Capabilities []string          `json:"capabilities"`
-	Refused      []string          `json:"refused_syscalls"`
-	NoNewPrivs   bool              `json:"no_new_privileges"` // no program of it raises its rights
-	Sysctls      map[string]string `json:"sysctls"`           // as asked
-	StopSignal   int               `json:"stop_signal"`
-	StopCommand  []string          `json:"stop_command,omitempty"`
-	StopSeconds  int               `json:"stop_seconds"`
-	Removed      bool              `json:"removed_when_stopped"`
-	LifeSeconds  int               `json:"life_seconds"` // from its start to a stop; 0: it has no end
-	Restart      state.Restart     `json:"restart"`
-	Later        []string          `json:"at_next_start"` // settings that differ from those in force
+	Name         string              `json:"name"`
+	Running      bool                `json:"running"`         // then it is the machine as it was started
+	Unit         string              `json:"unit"`            // of systemd, that holds it; "": none does
+	Properties   []string            `json:"unit_properties"` // NAME=VALUE, of a unit that croft makes
+	Init         []string            `json:"init"`
+	Environment  []string            `json:"environment"`
+	Image        string              `json:"image"` // fingerprint
+	Driver       string              `json:"driver"`
+	Layers       []string            `json:"layers"`  // directories, lowest first
+	Changes      string              `json:"changes"` // directory of what the machine writes
+	ReadOnly     bool                `json:"read_only"`
+	Ephemeral    bool                `json:"ephemeral"` // what the machine writes goes at its next start
+	Files        []string            `json:"generated_files"`
+	Mounts       []ExplainedMount    `json:"mounts"`
+	IDs          state.Range         `json:"ids"`
+	Namespaces   []string            `json:"namespaces"`
+	Network      string              `json:"network"`
+	Links        []state.Link        `json:"links"`
+	Ports        []string            `json:"ports"` // as -p takes them
+	Rules        []string            `json:"rules"` // what the packet filter has of it: FAMILY TABLE SET: ELEMENT
+	Cgroups      []string            `json:"cgroups"`
+	Limits       state.Limits        `json:"limits"`
+	Capabilities []string            `json:"capabilities"`
+	Refused      []string            `json:"refused_syscalls"`  // outright; of others some arguments alone may be (seccomp)
+	Seccomp      *specs.LinuxSeccomp `json:"seccomp"`           // as --seccomp takes it; nil: none
+	NoNewPrivs   bool                `json:"no_new_privileges"` // no program of it raises its rights
+	Sysctls      map[string]string   `json:"sysctls"`           // as asked
+	StopSignal   int                 `json:"stop_signal"`
+	StopCommand  []string            `json:"stop_command,omitempty"`
+	StopSeconds  int                 `json:"stop_seconds"`
+	Removed      bool                `json:"removed_when_stopped"`
+	LifeSeconds  int                 `json:"life_seconds"` // from its start to a stop; 0: it has no end
+	Restart      state.Restart       `json:"restart"`
+	Later        []string            `json:"at_next_start"` // settings that differ from those in force
 }
 
 // ExplainedMount is a mount that the machine finds when it starts.
@@ -68,6 +71,9 @@ func (e *Engine) Explain(in *state.Instance) (Explanation, error) {
 	as := *in
 	if running {
 		as.Spec, as.Facts = in.Applied.Spec, in.Applied.Facts
+		if as.Spec.Security.SeccompFile() != "" {
+			as.Spec.Security.Seccomp = keptFilter(in.Applied.Run)
+		}
 	}
 	layers, err := e.layers(&as)
 	if err != nil {
@@ -124,7 +130,7 @@ func (p *Plan) explain() Explanation {
 		Driver: in.Facts.Driver, Layers: p.Root.Layers, Changes: p.Root.Dir,
 		ReadOnly: in.Spec.Root.ReadOnly, Ephemeral: in.Spec.Root.Ephemeral, LifeSeconds: in.Spec.Timeouts.Life, Restart: in.Spec.Restart,
 		IDs: in.Facts.Range, Network: state.NetworkNone, Cgroups: p.Cgroups, Limits: in.Spec.Limits,
-		Capabilities: oci.Process.Capabilities.Bounding, Refused: []string{}, NoNewPrivs: oci.Process.NoNewPrivileges, Sysctls: map[string]string{}, StopSignal: in.Facts.StopSignal, StopCommand: in.Facts.StopCommand,
+		Capabilities: oci.Process.Capabilities.Bounding, Refused: []string{}, NoNewPrivs: oci.Process.NoNewPrivileges, Sysctls: map[string]string{}, Seccomp: p.seccomp, StopSignal: in.Facts.StopSignal, StopCommand: in.Facts.StopCommand,
 		StopSeconds: int(in.Spec.Timeouts.StopAfter().Seconds()), Removed: in.Spec.Remove,
 		Links: append([]state.Link{}, in.Facts.Links...), Ports: []string{}, Rules: []string{},
 		Files: slices.Sorted(maps.Keys(p.Files)), Namespaces: []string{"user"}, Mounts: []ExplainedMount{}, Properties: []string{}, Later: []string{},
@@ -141,7 +147,9 @@ func (p *Plan) explain() Explanation {
 	}
 	if oci.Linux.Seccomp != nil {
 		for _, rule := range oci.Linux.Seccomp.Syscalls {
-			x.Refused = append(x.Refused, rule.Names...)
+			if rule.Args == nil && rule.Action != specs.ActAllow {
+				x.Refused = append(x.Refused, rule.Names...)
+			}
 		}
 	}
 	maps.Copy(x.Sysctls, oci.Linux.Sysctl)

@@ -14,6 +14,21 @@ import (
 
 // A console log of any bytes, with times cut off or lying, as a crash or a full disk leaves them: what is shown is a part
 // of it, and its last lines do nothing to a terminal.
+// A profile of any bytes is refused in one line, or can be compiled.
+func FuzzFilter(f *testing.F) {
+	f.Add([]byte(`{"defaultAction": "SCMP_ACT_ERRNO", "archMap": [{"architecture": "SCMP_ARCH_X86_64"}], "syscalls": [{"names": ["read"], "action": "SCMP_ACT_ALLOW"}]}`))
+	f.Add([]byte(`{"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [{"name": "read", "action": "SCMP_ACT_ERRNO", "errno": "EIO", "args": [{"index": 1}]}]}`))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		p, err := parseFilter(data, nil, "6.1.0")
+		if err == nil {
+			_, err = compileSeccomp(p)
+		}
+		if err != nil && strings.Contains(err.Error(), "\n") {
+			t.Errorf("%q", err)
+		}
+	})
+}
+
 func FuzzConsoleLog(f *testing.F) {
 	f.Add([]byte("hello\r\n\x1b[31mred\x1b[0m\n"), []byte("\x05\x00\x00\x00\x00\x00\x00\x00\x02\x00\x00\x00\x00\x00\x00\x00"))
 	f.Add([]byte("\x1b["), bytes.Repeat([]byte{0xff}, 33))

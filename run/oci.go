@@ -38,7 +38,7 @@ func (p *Plan) OCI() *specs.Spec {
 			CgroupsPath: p.Cgroup,
 			Namespaces:  namespaces(&in.Spec),
 			Resources:   &specs.LinuxResources{},
-			Seccomp:     seccompProfile(&in.Spec.Security),
+			Seccomp:     p.seccomp,
 			Sysctl:      in.Spec.Security.Sysctls,
 			// All of it shared, as a booting systemd would make it: its sandboxed services, the credentials of its
 			// services and machinectl bind rely on it.

@@ -12,6 +12,7 @@ import (
 	"croft/rootfs"
 	"croft/state"
 
+	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 )
 
@@ -19,20 +20,21 @@ import (
 type Plan struct {
 	Instance    *state.Instance
 	Root        rootfs.Root
-	Files       rootfs.Files     // generated for the guest
-	RunDir      string           // the instance's directory under /run: everything in it goes at the end
-	Cgroup      string           // as the OCI spec names it: absolute, or relative to the caller's own
-	Cgroups     []string         // every directory that this makes on the host
-	Aside       string           // where the starter itself must go before, so that only leaves have processes; "": nowhere
-	Unit        string           // of systemd that holds it; "" when none does
-	Boot        bool             // an init boots, rather than a payload running
-	Notify      bool             // the init tells when it is up
-	Owners      map[string]Owner // of the volumes' sources
-	Hold        Hold             // what holds its keeper
-	Echo        bool             // the console goes to the starter's stdout
-	Credentials string           // directory of those that the unit which starts it has for it
-	Stdio       bool             // the payload gets the starter's stdin, stdout and stderr instead of a console
-	LacksDNS    bool             // every server that the host asks for names is on its own loopback
+	Files       rootfs.Files        // generated for the guest
+	RunDir      string              // the instance's directory under /run: everything in it goes at the end
+	Cgroup      string              // as the OCI spec names it: absolute, or relative to the caller's own
+	Cgroups     []string            // every directory that this makes on the host
+	Aside       string              // where the starter itself must go before, so that only leaves have processes; "": nowhere
+	Unit        string              // of systemd that holds it; "" when none does
+	Boot        bool                // an init boots, rather than a payload running
+	Notify      bool                // the init tells when it is up
+	Owners      map[string]Owner    // of the volumes' sources
+	Hold        Hold                // what holds its keeper
+	Echo        bool                // the console goes to the starter's stdout
+	Credentials string              // directory of those that the unit which starts it has for it
+	Stdio       bool                // the payload gets the starter's stdin, stdout and stderr instead of a console
+	seccomp     *specs.LinuxSeccomp // of its system calls; nil: none
+	LacksDNS    bool                // every server that the host asks for names is on its own loopback
 }
 
 // What a plan needs to know of the host.
@@ -44,10 +46,11 @@ type host struct {
 	divided     string   // directory of the cgroup around the caller that it may divide; "" when there is none
 	unit        string   // that the caller is in; "" when there is none
 	owners      map[string]Owner
-	login       rootfs.Files      // what its image needs for a login on the console
-	managers    managers          // of networks, in its image
-	seed        map[string]string // files of cloud-init's seed that its image makes itself, by path
-	credentials string            // of the unit that this process is of
+	login       rootfs.Files        // what its image needs for a login on the console
+	managers    managers            // of networks, in its image
+	seed        map[string]string   // files of cloud-init's seed that its image makes itself, by path
+	credentials string              // of the unit that this process is of
+	seccomp     *specs.LinuxSeccomp // the filter that it was asked to have, for its capabilities
 }
 
 // Owner is who owns a volume's source on the host.
@@ -68,6 +71,9 @@ func NewPlan(dir *state.Dir, in *state.Instance, layers []string, h host, hold H
 		Notify:   in.Facts.Notify,
 		Owners:   h.owners,
 		Hold:     hold,
+	}
+	if p.seccomp = seccompProfile(&in.Spec.Security); h.seccomp != nil {
+		p.seccomp = h.seccomp
 	}
 	_, p.LacksDNS = resolvConf(in, h.resolv)
 	p.Stdio = hold == HeldByCaller && !p.Boot
@@ -213,6 +219,11 @@ func (e *Engine) look(in *state.Instance, layers []string) (host, error) {
 	}
 	h.hybrid = len(h.cgroups) > 1 && isUnified(h.cgroups[0])
 	h.divided, h.unit, h.credentials = delegated(h.own[0]), unitAround(h.own[0]), os.Getenv(envCredentials)
+	if file := in.Spec.Security.SeccompFile(); file != "" {
+		if h.seccomp, err = readFilter(file, capabilities(&in.Spec.Security)); err != nil {
+			return host{}, err
+		}
+	}
 	h.owners = map[string]Owner{}
 	for _, m := range in.Spec.Mounts {
 		var st unix.Stat_t

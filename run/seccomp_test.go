@@ -12,6 +12,8 @@ import (
 	"testing"
 	"unsafe"
 
+	"croft/state"
+
 	"golang.org/x/sys/unix"
 )
 
@@ -21,7 +23,7 @@ func TestSeccompProcess(t *testing.T) {
 	if dir == "" {
 		return
 	}
-	prog, err := seccompProgram(dir)
+	prog, err := seccompProgram(dir, seccompProfile(&state.Security{}))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -82,7 +84,7 @@ func TestSeccompRefuses(t *testing.T) {
 
 func TestSeccompIsKept(t *testing.T) {
 	dir := t.TempDir()
-	first, err := seccompProgram(dir)
+	first, err := seccompProgram(dir, seccompProfile(&state.Security{}))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -90,14 +92,55 @@ func TestSeccompIsKept(t *testing.T) {
 	if len(files) != 1 {
 		t.Fatalf("kept in %v", files)
 	}
-	again, err := seccompProgram(dir)
+	again, err := seccompProgram(dir, seccompProfile(&state.Security{}))
 	if err != nil || fmt.Sprint(first) != fmt.Sprint(again) || len(first) < 10 {
 		t.Errorf("%v; %d and %d instructions", err, len(first), len(again))
 	}
 	for _, damage := range []string{"", "1234567"} {
 		put(t, files[0], damage)
-		if _, err := seccompProgram(dir); err == nil {
+		if _, err := seccompProgram(dir, seccompProfile(&state.Security{})); err == nil {
 			t.Errorf("took %q for a filter", damage)
+		}
+	}
+}
+
+// A profile of docker's form becomes one for a machine and a kernel.
+func TestParseFilter(t *testing.T) {
+	const head = `{"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [{"names": ["mount"], "action": "SCMP_ACT_ERRNO"`
+	granted := []string{"CAP_CHOWN", "CAP_KILL"}
+	for _, c := range []struct {
+		rest  string
+		rules int // -1: it is refused
+	}{
+		{`}]}`, 1},
+		{`, "includes": {"caps": ["CAP_CHOWN", "CAP_KILL"]}}]}`, 1},
+		{`, "includes": {"caps": ["CAP_CHOWN", "CAP_BPF"]}}]}`, 0},
+		{`, "excludes": {"caps": ["CAP_CHOWN", "CAP_BPF"]}}]}`, 0},
+		{`, "excludes": {"caps": ["CAP_BPF"]}}]}`, 1},
+		{`, "includes": {"minKernel": "5.10"}}]}`, 1},
+		{`, "includes": {"minKernel": "5.9.20"}}]}`, 1},
+		{`, "includes": {"minKernel": "5.10.4"}}]}`, 0},
+		{`, "includes": {"minKernel": "5.11"}}]}`, 0},
+		{`, "includes": {"minKernel": "10"}}]}`, 0},
+		{`, "includes": {"arches": ["` + runtime.GOARCH + `", "vax"]}}]}`, 1},
+		{`, "includes": {"arches": ["vax"]}}]}`, 0},
+		{`, "excludes": {"arches": ["vax"], "minKernel": "4.8"}}]}`, 0},
+		{`, "errno": "ENOTTY"}]}`, 1},
+		{`, "errno": "38"}]}`, 1},
+		{`, "errno": "ENOTHING"}]}`, -1},
+		{`, "errnoRet": 4096}]}`, -1},
+		{`, "args": [{"index": 0, "value": 1, "op": "SCMP_CMP_GE"}, {"index": 0, "value": 9, "op": "SCMP_CMP_LE"}]}]}`, -1},
+		{`, "args": [{"index": 6, "value": 1, "op": "SCMP_CMP_GE"}]}]}`, -1},
+		{`}], "listenerPath": "/x"}`, -1},
+		{`}]} {}`, -1},
+		{`, "includes": {"cap": ["CAP_CHOWN"]}}]}`, -1},
+	} {
+		p, err := parseFilter([]byte(head+c.rest), granted, "5.10.3-amd64")
+		switch {
+		case err != nil && c.rules >= 0:
+			t.Errorf("%s: %v", c.rest, err)
+		case err == nil && len(p.Syscalls) != c.rules:
+			t.Errorf("%s: %d rules, want %d", c.rest, len(p.Syscalls), c.rules)
 		}
 	}
 }

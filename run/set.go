@@ -53,6 +53,11 @@ func (e *Engine) respec(name string, change func(*state.Spec) error) (before, af
 				return err
 			}
 		}
+		if !reflect.DeepEqual(in.Spec.Security, before.Spec.Security) {
+			if err := checkFilter(&in.Spec.Security); err != nil {
+				return err
+			}
+		}
 		if reflect.DeepEqual(in.Spec.Limits, before.Spec.Limits) {
 			return nil
 		}

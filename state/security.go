@@ -2,6 +2,7 @@ package state
 
 import (
 	"maps"
+	"path"
 	"slices"
 	"strings"
 )
@@ -15,12 +16,20 @@ type Security struct {
 	CapDrop []string `json:"cap_drop,omitempty"`
 	// NoNewPrivileges: no program gives whoever executes it more than it had, sudo included; nil: where no init boots.
 	NoNewPrivileges *bool             `json:"no_new_privileges,omitempty"`
-	Seccomp         string            `json:"seccomp,omitempty"` // "": croft's own filter; Unconfined
+	Seccomp         string            `json:"seccomp,omitempty"` // "": croft's own filter; Unconfined, or the absolute path of an OCI profile
 	Sysctls         map[string]string `json:"sysctls,omitempty"` // of the machine's own namespaces, set before its init runs
 }
 
 // Unconfined is the word for a wall that is taken down.
 const Unconfined = "unconfined"
+
+// SeccompFile is the path of the profile that filters the machine's system calls; "" where that is croft's own, or none.
+func (s *Security) SeccompFile() string {
+	if s.Seccomp == Unconfined {
+		return ""
+	}
+	return s.Seccomp
+}
 
 // AllCapabilities stands for every capability in CapAdd and CapDrop.
 const AllCapabilities = "ALL"
@@ -60,8 +69,8 @@ func (s *Spec) checkSecurity(say func(field, format string, a ...any)) {
 	for _, name := range sec.CapDrop {
 		known("security.cap_drop", name)
 	}
-	if sec.Seccomp != "" && sec.Seccomp != Unconfined {
-		say("security.seccomp", "%q is not %s", sec.Seccomp, Unconfined)
+	if file := sec.SeccompFile(); file != "" && !path.IsAbs(file) || strings.ContainsAny(file, "\x00\n") {
+		say("security.seccomp", "%q is neither %s nor the absolute path of a profile", file, Unconfined)
 	}
 	for _, key := range slices.Sorted(maps.Keys(sec.Sysctls)) {
 		switch {

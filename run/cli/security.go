@@ -2,6 +2,7 @@ package cli
 
 import (
 	"errors"
+	"path/filepath"
 	"strconv"
 	"strings"
 
@@ -22,7 +23,7 @@ func (f *securityFlags) bind(fs *pflag.FlagSet, s *state.Security) {
 	fs.StringArrayVar(&f.capDrop, "cap-drop", nil, "have its root do without the capability `CAP`, or ALL")
 	fs.Var(switchValue{&s.NoNewPrivileges}, "no-new-privileges", "let no program of it raise its rights, as sudo does: `true|false`; default: true with --no-boot")
 	fs.Lookup("no-new-privileges").NoOptDefVal = "true"
-	fs.StringVar(&s.Seccomp, "seccomp", "", "filter its system calls with `unconfined`, which is not at all; default: croft's own filter")
+	fs.Var((*profileValue)(&s.Seccomp), "seccomp", "filter its system calls by the profile `FILE`, as docker and podman take it, or not at all: unconfined; default: croft's own filter")
 	fs.StringArrayVar(&f.sysctls, "sysctl", nil, "set `KEY=VALUE` before its init runs: net., user. and fs.mqueue. keys, and kernel's of System V IPC")
 	man.Under(fs, "Security", "cap-add", "cap-drop", "no-new-privileges", "seccomp", "sysctl")
 }
@@ -52,6 +53,21 @@ func (f *securityFlags) tuned(out *state.Spec) error {
 		out.Security.Sysctls[key] = value
 	}
 	return nil
+}
+
+// profileValue is a filter of system calls as a flag; a relative path is the caller's.
+type profileValue string
+
+func (v *profileValue) Type() string { return "file" }
+
+func (v *profileValue) String() string { return string(*v) }
+
+func (v *profileValue) Set(s string) (err error) {
+	if s != state.Unconfined && s != "" {
+		s, err = filepath.Abs(s)
+	}
+	*v = profileValue(s)
+	return err
 }
 
 // switchValue is a switch that may be left open, as a flag.
@@ -90,7 +106,7 @@ func securitySettings() []setting {
 		{name: "cap-add", entry: state.CapabilityName, field: names(func(s *state.Spec) *[]string { return &s.Security.CapAdd })},
 		{name: "cap-drop", entry: state.CapabilityName, field: names(func(s *state.Spec) *[]string { return &s.Security.CapDrop })},
 		{name: "no-new-privileges", field: tristate(func(s *state.Spec) **bool { return &s.Security.NoNewPrivileges })},
-		{name: "seccomp", field: text(func(s *state.Spec) *string { return &s.Security.Seccomp })},
+		{name: "seccomp", field: as(func(s *state.Spec) *string { return &s.Security.Seccomp }, func(s *string) pflag.Value { return (*profileValue)(s) })},
 		{name: "sysctl", entry: beforeEquals, pairs: true, field: field{
 			get: func(s *state.Spec) []string { return pairsOf(s.Security.Sysctls) },
 			put: func(s *state.Spec, values []string) error {
