@@ -39,7 +39,6 @@ import (
 	"fmt"
 	"os"
 	"runtime"
-	"strconv"
 
 	"croft/state"
 
@@ -51,10 +50,26 @@ import (
 // The owner matters: the kernel charges inotify instances, namespaces and the like of a user namespace to
 // the uid that created it. Created by root, all machines would share root's 128 inotify instances.
 func Namespace(r state.Range) (*os.File, error) {
+	return namespace(r, idMap{0, r.Size}, idMap{0, r.Size})
+}
+
+// NamespaceOfOne makes one for a mount of files that belong to a user and group of the host: they become the machine's
+// root, and nobody else has an id there.
+func NamespaceOfOne(r state.Range, uid, gid uint32) (*os.File, error) {
+	return namespace(r, idMap{uid, 1}, idMap{gid, 1})
+}
+
+// idMap says which ids of a namespace, from first on, are those of its range, from its base on.
+type idMap struct{ first, count uint32 }
+
+func namespace(r state.Range, uids, gids idMap) (*os.File, error) {
 	var ns *os.File
 	err := asUser(r.Base, func() (int, *os.File, error) { return pause() }, func(pid int) error {
-		if err := writeMaps(pid, r); err != nil {
-			return err
+		for file, m := range map[string]idMap{"uid_map": uids, "gid_map": gids} {
+			line := fmt.Sprintf("%d %d %d\n", m.first, r.Base, m.count)
+			if err := os.WriteFile(fmt.Sprintf("/proc/%d/%s", pid, file), []byte(line), 0); err != nil {
+				return err
+			}
 		}
 		var err error
 		ns, err = os.Open(fmt.Sprintf("/proc/%d/ns/user", pid))
@@ -114,14 +129,4 @@ func pause() (pid int, hold *os.File, err error) {
 		return 0, nil, os.NewSyscallError("clone3(CLONE_NEWUSER)", unix.Errno(-n))
 	}
 	return n, w, nil
-}
-
-func writeMaps(pid int, r state.Range) error {
-	line := []byte("0 " + strconv.FormatUint(uint64(r.Base), 10) + " " + strconv.FormatUint(uint64(r.Size), 10) + "\n")
-	for _, f := range []string{"uid_map", "gid_map"} {
-		if err := os.WriteFile(fmt.Sprintf("/proc/%d/%s", pid, f), line, 0); err != nil {
-			return err
-		}
-	}
-	return nil
 }

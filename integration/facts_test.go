@@ -21,6 +21,7 @@ var facts = map[string]func() error{
 	"overlay":        probeOverlay,
 	"apparmor":       probeAppArmor,
 	"loop":           func() error { return try("losetup", "-f") },
+	"kvm":            func() error { return try("sh", "-c", "true 3<>/dev/kvm") },
 	"squashfs":       func() error { return try("mksquashfs", "-version") },
 	"oci-tools":      func() error { return try("sh", "-c", "skopeo --version && umoci --version") },
 	"erofs":          func() error { return try("mkfs.erofs", "--help") },

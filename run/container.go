@@ -232,6 +232,8 @@ func configure(l *launch) (*configs.Config, error) {
 	if err != nil {
 		return nil, err
 	}
+	// Behind ours stand those that runc gives everybody, a tunnel's among them.
+	config.Cgroups.Resources.Devices = config.Cgroups.Resources.Devices[:len(spec.Linux.Resources.Devices)]
 	ids := l.Instance.Facts.Range
 	config.UIDMappings = []configs.IDMap{{ContainerID: 0, HostID: int64(ids.Base), Size: int64(ids.Size)}}
 	config.GIDMappings = config.UIDMappings

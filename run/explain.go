@@ -156,8 +156,13 @@ func (p *Plan) explain() Explanation {
 	for _, n := range oci.Linux.Namespaces {
 		x.Namespaces = append(x.Namespaces, string(n.Type))
 	}
+	given := p.given()
 	for _, m := range oci.Mounts {
-		x.Mounts = append(x.Mounts, ExplainedMount{m.Destination, m.Type, m.Source, m.Options})
+		e := ExplainedMount{m.Destination, m.Type, m.Source, m.Options}
+		if i := slices.IndexFunc(given, func(g specs.Mount) bool { return g.Source == m.Source }); i >= 0 {
+			e.Source, e.Options = p.origin(i)
+		}
+		x.Mounts = append(x.Mounts, e)
 	}
 	return x
 }

@@ -37,7 +37,7 @@ func (p *Plan) OCI() *specs.Spec {
 		Linux: &specs.Linux{
 			CgroupsPath: p.Cgroup,
 			Namespaces:  namespaces(&in.Spec),
-			Resources:   &specs.LinuxResources{},
+			Resources:   &specs.LinuxResources{Devices: deviceRules(p.Nodes)},
 			Seccomp:     p.seccomp,
 			Sysctl:      in.Spec.Security.Sysctls,
 			// All of it shared, as a booting systemd would make it: its sandboxed services, the credentials of its
@@ -83,10 +83,7 @@ func (p *Plan) mounts() []specs.Mount {
 // asked are the mounts that the machine's spec and its unit want, those that a read-only root needs, and the directory of its
 // hosts file, parents before what lies in them.
 func (p *Plan) asked() []specs.Mount {
-	var m []specs.Mount
-	for _, v := range p.Instance.Spec.Mounts {
-		m = append(m, p.volume(v))
-	}
+	m := p.given()
 	for _, t := range p.Instance.Spec.Tmpfs {
 		m = append(m, tmpfs(t))
 	}
@@ -140,33 +137,6 @@ func (p *Plan) sys() specs.Mount {
 		m.Source = sysMount()
 	case !p.Instance.Spec.HostNetwork():
 		m = specs.Mount{Destination: "/sys", Type: "sysfs", Source: "sysfs", Options: []string{"nosuid", "noexec", "nodev", "ro"}}
-	}
-	return m
-}
-
-// volume binds a directory of the host. One that root owns keeps its ids one to one with the guest's; one
-// that a user owns belongs to the guest's root, and what is made in it to that user. Only that one id is
-// mapped then: with more, the guest could leave files of other users, or of root, in the user's directory.
-func (p *Plan) volume(v state.Mount) specs.Mount {
-	m := specs.Mount{
-		Destination: filepath.Clean(v.Target), Type: "bind", Source: v.Source,
-		// All for what is mounted below as well: plain "ro" would leave that writable.
-		Options: []string{"rbind", "nosuid", "nodev", "rnosuid", "rnodev"},
-	}
-	if p.Owners[v.Source].Nested {
-		m.Options = append(m.Options, "ridmap")
-	} else {
-		m.Options = append(m.Options, "idmap")
-	}
-	if v.ReadOnly {
-		m.Options = append(m.Options, "ro", "rro")
-	}
-	ids := p.Instance.Facts.Range
-	m.UIDMappings = []specs.LinuxIDMapping{{ContainerID: 0, HostID: ids.Base, Size: ids.Size}}
-	m.GIDMappings = m.UIDMappings
-	if owner, ok := p.Owners[v.Source]; ok && owner.UID != 0 {
-		m.UIDMappings = []specs.LinuxIDMapping{{ContainerID: owner.UID, HostID: ids.Base, Size: 1}}
-		m.GIDMappings = []specs.LinuxIDMapping{{ContainerID: owner.GID, HostID: ids.Base, Size: 1}}
 	}
 	return m
 }

@@ -29,6 +29,7 @@ type Plan struct {
 	Boot        bool                // an init boots, rather than a payload running
 	Notify      bool                // the init tells when it is up
 	Owners      map[string]Owner    // of the volumes' sources
+	Nodes       []Node              // of its devices
 	Hold        Hold                // what holds its keeper
 	Echo        bool                // the console goes to the starter's stdout
 	Credentials string              // directory of those that the unit which starts it has for it
@@ -46,6 +47,7 @@ type host struct {
 	divided     string   // directory of the cgroup around the caller that it may divide; "" when there is none
 	unit        string   // that the caller is in; "" when there is none
 	owners      map[string]Owner
+	nodes       []Node              // of its devices
 	login       rootfs.Files        // what its image needs for a login on the console
 	managers    managers            // of networks, in its image
 	seed        map[string]string   // files of cloud-init's seed that its image makes itself, by path
@@ -70,6 +72,7 @@ func NewPlan(dir *state.Dir, in *state.Instance, layers []string, h host, hold H
 		Boot:     in.Facts.Init.Mode == state.InitBoot,
 		Notify:   in.Facts.Notify,
 		Owners:   h.owners,
+		Nodes:    h.nodes,
 		Hold:     hold,
 	}
 	if p.seccomp = seccompProfile(&in.Spec.Security); h.seccomp != nil {
@@ -236,7 +239,8 @@ func (e *Engine) look(in *state.Instance, layers []string) (host, error) {
 		}
 		h.owners[m.Source] = Owner{st.Uid, st.Gid, nested}
 	}
-	return h, nil
+	h.nodes, err = nodesOf(in.Spec.Devices)
+	return h, err
 }
 
 // lookInside gathers what the generated files of in, an image of these layers, depend on.

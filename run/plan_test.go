@@ -56,6 +56,13 @@ func plans() map[string]*Plan {
 		in.Spec.Tmpfs = []state.Tmpfs{{Target: "/src/out", Size: 1 << 20, Mode: "700"}, {Target: "/tmp", Mode: "755"}}
 		in.Spec.Mounts = []state.Mount{{Source: "/home/joe/src", Target: "/src"}, {Source: "/srv", Target: "/tmp/x"}}
 	})
+	add("devices", DefaultRoot, HeldByNone, func(in *state.Instance, h *host) {
+		in.Spec.Mounts = []state.Mount{{Source: "/srv", Target: "/srv"}}
+		h.nodes = []Node{
+			{Path: "/dev/net/tun", Target: "/dev/net/tun", Type: unix.S_IFCHR, Device: unix.Mkdev(10, 200), Mode: 0o666, Access: "rwm"},
+			{Path: "/dev/sdb", Target: "/dev/disk", Type: unix.S_IFBLK, Device: unix.Mkdev(8, 16), Mode: 0o640, UID: 1000, GID: 6, Access: "r"},
+		}
+	})
 	add("payload-read-only", DefaultRoot, HeldByNone, func(in *state.Instance, h *host) {
 		payload(in, h)
 		in.Spec.Root = state.Root{ReadOnly: true}
@@ -176,12 +183,18 @@ func TestConfinement(t *testing.T) {
 			t.Errorf("%s: capabilities pass on to other users' programs", name)
 		}
 		for _, m := range spec.Mounts {
-			// What is bound with all below it is confined with all below it.
-			if contains(m.Options, "rbind") && !contains(m.Options, "rnosuid", "rnodev") || contains(m.Options, "rbind", "ro") && !contains(m.Options, "rro") {
+			// What is bound with all below it is confined with all below it, or was before.
+			if staged := strings.HasPrefix(m.Source, stageDir()); contains(m.Options, "rbind") && !staged && !contains(m.Options, "rnosuid", "rnodev") {
 				t.Errorf("%s: %s has only %v", name, m.Destination, m.Options)
 			}
 			if m.Destination == "/sys" && !contains(m.Options, "ro") && !contains(m.Options, "rro") {
 				t.Errorf("%s: /sys is %v", name, m.Options)
+			}
+		}
+		for _, v := range p.Instance.Spec.Mounts {
+			b := p.bind(v)
+			if b.Attr&unix.MOUNT_ATTR_NOSUID == 0 || b.Attr&unix.MOUNT_ATTR_NODEV == 0 || v.ReadOnly != (b.Attr&unix.MOUNT_ATTR_RDONLY != 0) || b.Propagation != unix.MS_PRIVATE {
+				t.Errorf("%s: %s is %+v", name, v.Target, b)
 			}
 		}
 	}

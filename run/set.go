@@ -69,12 +69,18 @@ func (e *Engine) respec(name string, change func(*state.Spec) error) (before, af
 	return before, after, err
 }
 
-// checkVolumes wants the host to have what is to be bound.
+// checkVolumes wants the host to have what is to be bound, and the devices.
 func checkVolumes(s *state.Spec) error {
 	for _, m := range s.Mounts {
-		if _, err := os.Stat(m.Source); err != nil {
+		st, err := os.Stat(m.Source)
+		if err != nil {
 			return fmt.Errorf("volume: %w", err)
 		}
+		if st.Mode()&os.ModeDevice != 0 {
+			err := fmt.Errorf("volume %s: is a device, and could not be opened: %w", m.Source, state.ErrInvalid)
+			return state.Hint(err, "--device "+m.Source+":"+m.Target)
+		}
 	}
-	return nil
+	_, err := nodesOf(s.Devices)
+	return err
 }

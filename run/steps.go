@@ -132,6 +132,9 @@ func mountRoot(_ context.Context, l *launch) error {
 	if err := rootfs.NoDevices(RootMount()); err != nil {
 		return err
 	}
+	if err := l.stage(l.userns); err != nil {
+		return err
+	}
 	if spec.ReadOnly {
 		return rootfs.Seal(RootMount(), l.userns, l.mountPoints())
 	}
@@ -187,11 +190,7 @@ func createContainer(_ context.Context, l *launch) (err error) {
 	if l.listener, err = listen(l.RunDir, socketName, unix.SOCK_SEQPACKET, 0o600); err != nil {
 		return err
 	}
-	if l.container, err = newContainer(l); err != nil {
-		if cause := l.unshifted(); cause != nil {
-			return cause
-		}
-	}
+	l.container, err = newContainer(l)
 	return err
 }
 
@@ -217,18 +216,6 @@ func stepAside(dir string) error {
 		return err
 	}
 	return os.WriteFile(filepath.Join(dir, "cgroup.procs"), []byte("0"), 0)
-}
-
-// unshifted names the volume whose filesystem cannot be seen through the machine's user namespace, after a start that
-// failed: an overlay, say, when this is a container itself.
-func (l *launch) unshifted() error {
-	for _, m := range l.Instance.Spec.Mounts {
-		if err := rootfs.Shifts(m.Source, l.userns); errors.Is(err, unix.EINVAL) {
-			err = fmt.Errorf("volume %s: ids cannot be mapped on its filesystem: %w", m.Source, state.ErrUnsupported)
-			return state.Hint(err, "keep it on a disk or in memory: in a container, below a volume of that container")
-		}
-	}
-	return nil
 }
 
 // hostFiles makes what the guest finds in /run/host.

@@ -23,6 +23,7 @@ type Spec struct {
 	AddHosts []HostName        `json:"add_hosts,omitempty"`
 	Mounts   []Mount           `json:"mounts,omitempty"`
 	Tmpfs    []Tmpfs           `json:"tmpfs,omitempty"`
+	Devices  []Device          `json:"devices,omitempty"`
 	Labels   map[string]string `json:"labels,omitempty"`
 	Remove   bool              `json:"remove,omitempty"` // machine and record go when it stops
 	Restart  Restart           `json:"restart,omitzero"`
@@ -280,6 +281,7 @@ func (s *Spec) checkTargets(say func(field, format string, a ...any)) {
 			say("tmpfs", "mode %q is none from 0 to 1777", t.Mode)
 		}
 	}
+	s.checkDevices(say, seen)
 }
 
 func below(target, dir string) bool { return strings.HasPrefix(path.Clean(target), dir+"/") }

@@ -72,6 +72,18 @@ func settings() []setting {
 				return (&specFlags{tmpfs: values}).memory(s)
 			},
 		}},
+		{name: "device", entry: deviceEntry, field: field{
+			get: func(s *state.Spec) (all []string) {
+				for _, d := range s.Devices {
+					all = append(all, deviceArg(d))
+				}
+				return all
+			},
+			put: func(s *state.Spec, values []string) error {
+				s.Devices = nil
+				return (&specFlags{devices: values}).nodes(s)
+			},
+		}},
 		{name: "read-only", field: yes(func(s *state.Spec) *bool { return &s.Root.ReadOnly })},
 		{name: "ephemeral", field: yes(func(s *state.Spec) *bool { return &s.Root.Ephemeral })},
 		{name: "network", many: true, field: field{

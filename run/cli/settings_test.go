@@ -48,7 +48,8 @@ func full() state.Spec {
 		DNS: []string{"9.9.9.9", "2620:fe::fe"}, AddHosts: []state.HostName{{Name: "db", Address: "10.9.0.2"}, {Name: "db", Address: "fd00:9::2"}},
 		Mounts: []state.Mount{{Source: "/srv", Target: "/srv"}, {Source: "/etc/a", Target: "/b", ReadOnly: true}},
 		Labels: map[string]string{"tier": "front", "user.note": "a b"}, Remove: true, Timeouts: state.Timeouts{Stop: 90, Ready: 61, Life: 90061},
-		Tmpfs: []state.Tmpfs{{Target: "/a"}, {Target: "/b", Size: 1 << 20, Mode: "755"}}, Restart: state.Restart{Policy: state.RestartOnFailure, Limit: 3}, Supervisor: state.SupervisorNone,
+		Devices: []state.Device{{Class: "tun"}, {Path: "/dev/sdb", Target: "/dev/disk", Access: "r", Mode: "640", UID: 1000, GID: 6}, {Path: "/dev/snd", Optional: true}},
+		Tmpfs:   []state.Tmpfs{{Target: "/a"}, {Target: "/b", Size: 1 << 20, Mode: "755"}}, Restart: state.Restart{Policy: state.RestartOnFailure, Limit: 3}, Supervisor: state.SupervisorNone,
 		Limits: state.Limits{
 			Memory: 1234567890, MemorySoftPercent: 30, Swap: new(int64), CPUs: 1.25, CPUSet: "0-1", CPUWeight: 50, PIDs: state.Unlimited, IOWeight: 500,
 			HugePages: []state.HugePage{{Size: "2MB", Bytes: 64 << 20}},
@@ -111,6 +112,8 @@ func TestSet(t *testing.T) {
 		{"user.note", []string{"new"}, "label", []string{"tier=front", "user.note=new"}},
 		{"volume", []string{"/tmp:/srv:ro"}, "volume", []string{"/tmp:/srv:ro", "/etc/a:/b:ro"}},
 		{"volume./b", []string{"/x:/b/"}, "volume./b", []string{"/x:/b/"}},
+		{"device", []string{"/dev/sdc:/dev/disk", "fuse"}, "device", []string{"tun", "/dev/sdc:/dev/disk", "/dev/snd,required=false", "fuse"}},
+		{"device.tun", []string{""}, "device", []string{"/dev/sdb:/dev/disk:r,mode=640,uid=1000,gid=6", "/dev/snd,required=false"}},
 		{"volume./b", []string{""}, "volume", []string{"/srv:/srv"}},
 		{"network", []string{"none"}, "network", nil},
 		{"network", []string{"lan,ip=10.9.0.6", "lab"}, "network", []string{"lan", "lab"}},

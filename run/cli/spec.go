@@ -24,6 +24,7 @@ type specFlags struct {
 	env, envFiles []string
 	volumes       []string
 	tmpfs         []string
+	devices       []string
 	labels        []string
 	ioMax         []string
 	hugePages     []string
@@ -40,6 +41,7 @@ func (s *specFlags) bind(fs *pflag.FlagSet) {
 	fs.StringArrayVar(&s.envFiles, "env-file", nil, "read such lines from `FILE`")
 	fs.StringArrayVarP(&s.volumes, "volume", "v", nil, "bind `SRC:DST[:ro]` of the host into it; what a user owns belongs to its root")
 	fs.StringArrayVar(&s.tmpfs, "tmpfs", nil, "keep `DST[:size=SIZE,mode=MODE]` in memory, empty at every start")
+	fs.StringArrayVar(&s.devices, "device", nil, "give it the host's device `PATH[:TARGET][:rwm]`, or one by class or CDI name (croft help devices)")
 	fs.StringArrayVarP(&s.labels, "label", "l", nil, "attach `KEY=VALUE` to it")
 	fs.BoolVar(&s.boot, "boot", false, "boot the image's init, or fail")
 	fs.BoolVar(&s.noBoot, "no-boot", false, "run CMD under a tiny init instead of booting the image's")
@@ -60,7 +62,7 @@ func (s *specFlags) bind(fs *pflag.FlagSet) {
 	man.Under(fs, "Machine", "name", "hostname", "env", "env-file", "label", "user-data", "vendor-data", "network-config")
 	s.nicFlags.bind(fs)
 	s.securityFlags.bind(fs, &s.Security)
-	man.Under(fs, "Files", "volume", "tmpfs", "read-only", "ephemeral", "storage")
+	man.Under(fs, "Files", "volume", "tmpfs", "device", "read-only", "ephemeral", "storage")
 	man.Under(fs, "Limits", "memory", "memory-soft", "swap", "cpus", "cpu-set", "cpu-weight", "pids-limit", "io-max", "io-weight", "huge-pages", "ulimit")
 	man.Under(fs, "Life", "boot", "no-boot", "restart", "timeout", "stop-timeout", "ready-timeout", "supervisor")
 }
@@ -79,7 +81,7 @@ func (s *specFlags) spec(image string, cmd []string) (state.Spec, error) {
 	case s.noBoot:
 		out.Init.Mode = state.InitPayload
 	}
-	for _, fill := range []func(*state.Spec) error{s.environment, s.mounts, s.memory, s.attachments, s.published, s.resolving, s.labelled, s.disks, s.pages, s.processes, s.capabilities, s.tuned} {
+	for _, fill := range []func(*state.Spec) error{s.environment, s.mounts, s.memory, s.nodes, s.attachments, s.published, s.resolving, s.labelled, s.disks, s.pages, s.processes, s.capabilities, s.tuned} {
 		if err := fill(&out); err != nil {
 			return out, err
 		}
@@ -155,6 +157,17 @@ func (s *specFlags) memory(out *state.Spec) error {
 			return err
 		}
 		out.Tmpfs = append(out.Tmpfs, m)
+	}
+	return nil
+}
+
+func (s *specFlags) nodes(out *state.Spec) error {
+	for _, text := range s.devices {
+		d, err := device(text)
+		if err != nil {
+			return err
+		}
+		out.Devices = append(out.Devices, d)
 	}
 	return nil
 }

@@ -8,6 +8,7 @@ func topics() []*man.Topic {
 		{Name: "images", Short: "what machines are made of", Long: imagesText, See: []string{"image", "run", "files"}},
 		{Name: "files", Short: "where croft keeps things", Long: filesText, See: []string{"repair", "environment"}},
 		{Name: "networking", Short: "how machines reach each other and the world", Long: networkingText, See: []string{"network", "port", "run", "security"}},
+		{Name: "devices", Short: "devices of the host in a machine", Long: devicesText, See: []string{"run", "set", "security"}},
 		{Name: "security", Short: "what keeps a machine apart from its host", Long: securityText, See: []string{"run", "exec"}},
 		{Name: "environment", Short: "variables that croft reads, and those that a machine gets", Long: environmentText, See: []string{"run", "files"}},
 		{Name: "units", Short: "machines in systemd units and other supervisors", Long: unitsText, See: []string{"generate", "start", "run", "systemd.service(5)", "systemd.kill(5)", "systemd.socket(5)"}},
