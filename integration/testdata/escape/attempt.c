@@ -7,26 +7,42 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/audit.h>
 #include <linux/bpf.h>
 #include <linux/fs.h>
+#include <linux/keyctl.h>
+#include <linux/netlink.h>
+#include <linux/nsfs.h>
 #include <linux/perf_event.h>
+#include <mqueue.h>
+#include <net/if.h>
+#include <poll.h>
 #include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <signal.h>
+#include <stddef.h>
 #include <sys/fanotify.h>
 #include <sys/io.h>
 #include <sys/ioctl.h>
 #include <sys/klog.h>
 #include <sys/mman.h>
 #include <sys/mount.h>
+#include <sys/msg.h>
+#include <sys/ptrace.h>
 #include <sys/resource.h>
+#include <sys/sem.h>
+#include <sys/shm.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/swap.h>
 #include <sys/syscall.h>
 #include <sys/sysmacros.h>
 #include <sys/time.h>
 #include <sys/timex.h>
+#include <sys/uio.h>
+#include <sys/un.h>
 #include <unistd.h>
 
 static const char yes[] = "succeeded";
@@ -344,6 +360,225 @@ static const char *disk_filesystem(void)
 
 static const char *fuse_device(void) { return ended(open("/dev/fuse", O_RDWR)); }
 
+// What somebody has for all to find who are in the same namespace: hold makes it, and the others look for it.
+static const char name[] = "croft-escape";
+static const key_t ipc_key = 0x63726f66;
+
+static int socket_at(struct sockaddr_un *addr, socklen_t *len, int type, const char *path)
+{
+	memset(addr, 0, sizeof *addr);
+	addr->sun_family = AF_UNIX;
+	strncpy(addr->sun_path + (path[0] == '@'), path + (path[0] == '@'), sizeof addr->sun_path - 2);
+	*len = (socklen_t)(offsetof(struct sockaddr_un, sun_path) + strlen(path) + (path[0] != '@'));
+	return socket(AF_UNIX, type, 0);
+}
+
+static const char abstract_name[] = "@croft-escape";
+
+// hold keeps it until its stdin ends.
+static const char *hold(void)
+{
+	char byte;
+	struct sockaddr_un addr;
+	socklen_t len;
+	int s = socket_at(&addr, &len, SOCK_STREAM, abstract_name);
+	int memory = shmget(ipc_key, 4096, IPC_CREAT | 0666), queue = msgget(ipc_key, IPC_CREAT | 0666), set = semget(ipc_key, 1, IPC_CREAT | 0666);
+	mqd_t posix = mq_open("/croft-escape", O_CREAT | O_RDWR, 0666, NULL);
+	if (bind(s, (struct sockaddr *)&addr, len) < 0 || listen(s, 5) < 0 || memory < 0 || queue < 0 || set < 0 || posix < 0)
+		return ended(-1);
+	puts("holds");
+	fflush(stdout);
+	while (read(0, &byte, 1) > 0)
+		;
+	shmctl(memory, IPC_RMID, NULL);
+	msgctl(queue, IPC_RMID, NULL);
+	semctl(set, 0, IPC_RMID);
+	mq_unlink("/croft-escape");
+	return "held";
+}
+
+static const char *connects(int type, const char *path)
+{
+	struct sockaddr_un addr;
+	socklen_t len;
+	int s = socket_at(&addr, &len, type, path);
+	return ended(connect(s, (struct sockaddr *)&addr, len));
+}
+
+static const char *abstract_socket(void) { return connects(SOCK_STREAM, abstract_name); }
+static const char *keeper_socket(void) { return connects(SOCK_SEQPACKET, at("/run/croft/default/keeper")); }
+static const char *shared_memory(void) { return ended(shmget(ipc_key, 0, 0)); }
+static const char *message_queue(void) { return ended(msgget(ipc_key, 0)); }
+static const char *semaphores(void) { return ended(semget(ipc_key, 0, 0)); }
+static const char *posix_queue(void) { return ended(mq_open("/croft-escape", O_RDONLY)); }
+static const char *link_of_host(void) { return ended(if_nametoindex(at("lo")) == 0 ? -1 : 0); }
+
+static const char *host_name(void)
+{
+	return ended(sethostname(name, sizeof name - 1));
+}
+
+// Processes by their number, that of one in the host's pid namespace.
+static pid_t victim(void) { return target ? atoi(target) : 1; }
+
+static const char *trace(void) { return ended(ptrace(PTRACE_SEIZE, victim(), NULL, NULL)); }
+static const char *signal_process(void) { return ended(kill(victim(), 0)); }
+static const char *process_handle(void) { return ended(syscall(SYS_pidfd_open, victim(), 0)); }
+
+static const char *read_memory(void)
+{
+	char byte;
+	struct iovec here = { &byte, 1 }, there = { (void *)0x400000, 1 };
+	return passed(process_vm_readv(victim(), &here, 1, &there, 1, 0), EFAULT); // nothing is there, but it was looked
+}
+
+// Keys: one's own of everybody who is the same user.
+static const char *key_add(void)
+{
+	static char serial[20];
+	syscall(SYS_keyctl, KEYCTL_LINK, KEY_SPEC_USER_KEYRING, KEY_SPEC_SESSION_KEYRING); // to possess what is in it
+	long key = syscall(SYS_add_key, "user", name, "secret", 6UL, KEY_SPEC_USER_KEYRING);
+	if (key < 0 || syscall(SYS_keyctl, KEYCTL_SETPERM, key, 0x3f3f0000UL) < 0)
+		return ended(-1);
+	snprintf(serial, sizeof serial, "%ld", key);
+	return serial;
+}
+
+static const char *key_read(void)
+{
+	char text[20];
+	return ended(syscall(SYS_keyctl, KEYCTL_READ, (long)victim(), text, sizeof text));
+}
+
+// audit asks the kernel what it logs.
+static const char *audit(void)
+{
+	struct {
+		struct nlmsghdr head;
+		union {
+			struct nlmsgerr err;
+			char text[512];
+		} body;
+	} m;
+	memset(&m, 0, sizeof m);
+	int s = socket(AF_NETLINK, SOCK_RAW, NETLINK_AUDIT);
+	m.head.nlmsg_len = NLMSG_LENGTH(0);
+	m.head.nlmsg_type = AUDIT_GET;
+	m.head.nlmsg_flags = NLM_F_REQUEST;
+	struct sockaddr_nl kernel = { .nl_family = AF_NETLINK };
+	if (sendto(s, &m, m.head.nlmsg_len, 0, (struct sockaddr *)&kernel, sizeof kernel) < 0)
+		return ended(-1);
+	struct pollfd answer = { .fd = s, .events = POLLIN };
+	if (poll(&answer, 1, 5000) != 1 || recv(s, &m, sizeof m, 0) < 0)
+		return "nothing";
+	if (m.head.nlmsg_type != NLMSG_ERROR)
+		return yes;
+	errno = -m.body.err.error;
+	return ended(errno ? -1 : 0);
+}
+
+// uevents listens until somebody has written a line to its stdin, and then for what has come meanwhile.
+static const char *uevents(void)
+{
+	char byte;
+	struct sockaddr_nl all = { .nl_family = AF_NETLINK, .nl_groups = 1 };
+	int s = socket(AF_NETLINK, SOCK_RAW, NETLINK_KOBJECT_UEVENT);
+	if (bind(s, (struct sockaddr *)&all, sizeof all) < 0)
+		return ended(-1);
+	fputs("listens\n", stderr);
+	while (read(0, &byte, 1) > 0)
+		;
+	struct pollfd event = { .fd = s, .events = POLLIN };
+	return poll(&event, 1, 0) == 1 ? yes : "nothing";
+}
+
+// notify_lie says that a message is from PID 1, and its root.
+static const char *notify_lie(void)
+{
+	union {
+		struct cmsghdr head;
+		char room[CMSG_SPACE(sizeof(struct ucred))];
+	} control;
+	struct iovec text = { "READY=1", 7 };
+	struct msghdr m = { .msg_iov = &text, .msg_iovlen = 1, .msg_control = control.room, .msg_controllen = sizeof control.room };
+	struct ucred first = { .pid = 1, .uid = 0, .gid = 0 };
+	int pair[2];
+	if (socketpair(AF_UNIX, SOCK_DGRAM, 0, pair) < 0)
+		return ended(-1);
+	memset(&control, 0, sizeof control);
+	control.head.cmsg_level = SOL_SOCKET;
+	control.head.cmsg_type = SCM_CREDENTIALS;
+	control.head.cmsg_len = CMSG_LEN(sizeof first);
+	memcpy(CMSG_DATA(&control.head), &first, sizeof first);
+	return ended(sendmsg(pair[0], &m, 0));
+}
+
+// Namespaces: that around one's own; and one's own in the hope that its root may do more.
+static const char *namespace_around(void)
+{
+	int ns = open(at("/proc/self/ns/user"), O_RDONLY);
+	return ended(ioctl(ns, NS_GET_PARENT));
+}
+
+static const char *namespaces_of_others(void)
+{
+	char own[300], path[300], first[100], second[100];
+	struct dirent *e;
+	DIR *proc = opendir("/proc");
+	while (proc && (e = readdir(proc)) != NULL) {
+		static const char *const kinds[] = { "user", "mnt", "net", "pid", "ipc", "uts", "cgroup" };
+		for (size_t i = 0; isdigit(e->d_name[0]) && i < sizeof kinds / sizeof *kinds; i++) {
+			snprintf(own, sizeof own, "/proc/self/ns/%s", kinds[i]);
+			snprintf(path, sizeof path, "/proc/%s/ns/%s", e->d_name, kinds[i]);
+			ssize_t a = readlink(own, first, sizeof first), b = readlink(path, second, sizeof second);
+			if (a > 0 && b > 0 && (a != b || memcmp(first, second, (size_t)a) != 0) && open(path, O_RDONLY) >= 0)
+				return yes;
+		}
+	}
+	return "own";
+}
+
+static const char *nested_root(void)
+{
+	if (unshare(CLONE_NEWUSER | CLONE_NEWNS | CLONE_NEWNET | CLONE_NEWIPC | CLONE_NEWUTS | CLONE_NEWCGROUP) < 0)
+		return "unprepared";
+	return clock_set();
+}
+
+// Cgroups. mount_hierarchy mounts the hierarchies of v1 that this process is in, in a cgroup namespace of its own or not, and opens
+// what may be given a command that the host executes.
+static const char *mount_hierarchies(int more)
+{
+	char line[500], controllers[200];
+	const char *how = "unprepared";
+	FILE *all = fopen("/proc/self/cgroup", "r");
+	if (unshare(more) < 0 || alone() < 0)
+		return ended(-1);
+	while (all && how != yes && fgets(line, sizeof line, all)) {
+		if (sscanf(line, "%*d:%199[^:]:", controllers) != 1)
+			continue; // v2
+		how = ended(mount("none", place, "cgroup", 0, controllers));
+		if (how != yes)
+			continue;
+		static const char *const inside[] = { "/release_agent", "/devices.allow", "/memory.limit_in_bytes", "/pids.max", "/tasks" };
+		how = "ENOENT";
+		for (size_t i = 0; how != yes && i < sizeof inside / sizeof *inside; i++) {
+			char path[100];
+			snprintf(path, sizeof path, "%s%s", place, inside[i]);
+			int fd = open(path, O_WRONLY);
+			if (fd >= 0 || errno != ENOENT)
+				how = ended(fd);
+		}
+		umount2(place, MNT_DETACH);
+	}
+	return how;
+}
+
+static const char *release_agent(void) { return mount_hierarchies(CLONE_NEWNS); }
+static const char *release_agent_nested(void) { return mount_hierarchies(CLONE_NEWUSER | CLONE_NEWCGROUP | CLONE_NEWNS); }
+static const char *own_limits(void) { return ended(open(at("/sys/fs/cgroup/cgroup.max.descendants"), O_WRONLY)); }
+static const char *own_freezer(void) { return ended(open(at("/sys/fs/cgroup/cgroup.kill"), O_WRONLY)); }
+
 static const char *io_ports(void)
 {
 #ifdef __x86_64__
@@ -400,6 +635,31 @@ static const struct {
 	{ "beneath", beneath },
 	{ "chroot-out", chroot_out },
 	{ "set-user-id", set_user_id },
+	{ "hold", hold },
+	{ "abstract-socket", abstract_socket },
+	{ "keeper-socket", keeper_socket },
+	{ "shared-memory", shared_memory },
+	{ "message-queue", message_queue },
+	{ "semaphores", semaphores },
+	{ "posix-queue", posix_queue },
+	{ "link-of-host", link_of_host },
+	{ "host-name", host_name },
+	{ "trace", trace },
+	{ "signal", signal_process },
+	{ "process-handle", process_handle },
+	{ "read-memory", read_memory },
+	{ "key-add", key_add },
+	{ "key-read", key_read },
+	{ "audit", audit },
+	{ "uevents", uevents },
+	{ "notify-lie", notify_lie },
+	{ "namespace-around", namespace_around },
+	{ "namespaces-of-others", namespaces_of_others },
+	{ "nested-root", nested_root },
+	{ "release-agent", release_agent },
+	{ "release-agent-nested", release_agent_nested },
+	{ "own-limits", own_limits },
+	{ "own-freezer", own_freezer },
 	{ "freeze-disk", freeze_disk },
 	{ "remount-disk", remount_disk },
 	{ "watch-disk", watch_disk },
