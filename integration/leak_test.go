@@ -36,6 +36,7 @@ func look(places ...string) view {
 	lookProcesses(v, places)
 	lookSysctls(v)
 	lookDevices(v)
+	lookAppArmor(v)
 	lookDefaultPlaces(v)
 	lookReservations(v, places)
 	for _, place := range places {
@@ -174,6 +175,19 @@ func lookCgroups(v view, places []string) {
 		}
 		return nil
 	})
+}
+
+// lookAppArmor notes the profiles that are loaded and the namespaces of policy.
+func lookAppArmor(v view) {
+	const top = "/sys/kernel/security/apparmor/"
+	profiles, _ := os.ReadFile(top + "profiles") // those of namespaces as well
+	for line := range strings.Lines(string(profiles)) {
+		v["AppArmor profile "+strings.TrimSpace(line)] = ""
+	}
+	namespaces, _ := filepath.Glob(top + "policy/namespaces/*")
+	for _, dir := range namespaces {
+		v["AppArmor namespace "+filepath.Base(dir)] = ""
+	}
 }
 
 func lookLoops(v view, places []string) {

@@ -110,7 +110,8 @@ func (l *launch) process() (*libcontainer.Process, error) {
 	}
 	p := &libcontainer.Process{
 		Init: true, Args: l.Instance.Facts.Init.Args, Env: append(l.Environment(), env...), Cwd: "/",
-		ExtraFiles: sockets, LogLevel: strconv.Itoa(int(logrus.GetLevel())),
+		AppArmorProfile: l.AppArmor.Label(), // which libcontainer takes from no spec
+		ExtraFiles:      sockets, LogLevel: strconv.Itoa(int(logrus.GetLevel())),
 	}
 	if !l.Boot {
 		if err := l.payload(p); err != nil {

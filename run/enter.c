@@ -61,6 +61,13 @@ static void host_side(const struct enter *e)
 	for (int i = 0; i < e->limit_count; i++)
 		if (setrlimit(e->limits[i].resource, &e->limits[i].limit) < 0 && errno != EPERM)
 			fail(e, errno, "setrlimit");
+	// They hold from the execve on. In the machine /proc could be anything.
+	for (int i = 0; i < e->label_count; i++) {
+		int fd;
+		TRY(fd = open(e->labels[i].file, O_WRONLY | O_CLOEXEC), "open label");
+		TRY(write(fd, e->labels[i].text, strlen(e->labels[i].text)), "label");
+		close(fd);
+	}
 }
 
 static void take_stdio(const struct enter *e)

@@ -29,6 +29,7 @@ type entry struct {
 	groups          []int
 	capabilities    uint64 // bit n: capability n stays in the bounding set
 	noNewPrivileges bool
+	labels          []label
 	seccomp         []unix.SockFilter
 	seccompFlags    uint
 	ulimits         []state.Ulimit
@@ -105,6 +106,7 @@ func (x *entry) fork(errs *os.File) (int, error) {
 	e.groups, e.group_count = mem.groups(x.groups), C.int(len(x.groups))
 	e.limits, e.limit_count = mem.limits(x.ulimits)
 	e.capabilities, e.no_new_privs = C.uint64_t(x.capabilities), C.int(flag(x.noNewPrivileges))
+	e.labels, e.label_count = mem.labels(x.labels), C.int(len(x.labels))
 	e.seccomp, e.seccomp_flags = mem.filter(x.seccomp), C.uint(x.seccompFlags)
 	e.dir, e.dir_asked = mem.text(x.dir), C.int(flag(x.dirAsked))
 	e.argv, e.envp = mem.texts(x.args), mem.texts(x.env)
@@ -171,6 +173,15 @@ func (m *memory) limits(asked []state.Ulimit) (*C.struct_enter_limit, C.int) {
 		at.limit.rlim_cur, at.limit.rlim_max = C.rlim_t(l.Cur), C.rlim_t(l.Max)
 	}
 	return p, C.int(len(all))
+}
+
+func (m *memory) labels(all []label) *C.struct_enter_label {
+	p := (*C.struct_enter_label)(m.alloc((len(all) + 1) * C.sizeof_struct_enter_label))
+	for i, l := range all {
+		at := &unsafe.Slice(p, len(all))[i]
+		at.file, at.text = m.text(l.file), m.text(l.text)
+	}
+	return p
 }
 
 func (m *memory) filter(prog []unix.SockFilter) *C.struct_sock_fprog {

@@ -11,6 +11,10 @@ struct enter_limit {
 	struct rlimit limit;
 };
 
+struct enter_label {
+	const char *file, *text; // text is written to file
+};
+
 struct enter {
 	int pidfd;               // of the machine's init
 	int namespaces;          // CLONE_NEW* to join through it, without CLONE_NEWPID
@@ -27,6 +31,8 @@ struct enter {
 	int group_count;
 	uint64_t capabilities;   // bit n: capability n stays in the bounding set
 	int no_new_privs;
+	const struct enter_label *labels; // of security modules
+	int label_count;
 	const struct sock_fprog *seccomp; // or NULL
 	unsigned seccomp_flags;
 	const char *dir;

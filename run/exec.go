@@ -126,8 +126,8 @@ func (e *Engine) entry(in *state.Instance, keeper *Keeper, cell *cell, x *Exec) 
 	}
 	return &entry{
 		pidfd: keeper.Init, ids: as.Facts.Range, hostNetwork: as.Spec.HostNetwork(), cell: cell,
-		uid: who.Uid, gid: who.Gid, groups: who.Sgids, capabilities: capabilityMask(capabilities(&as.Spec.Security)),
-		noNewPrivileges: noNewPrivileges(&as.Spec, &as.Facts), seccomp: program, seccompFlags: filterFlags(filter), ulimits: as.Spec.Limits.Ulimits,
+		uid: who.Uid, gid: who.Gid, groups: who.Sgids, capabilities: capabilityMask(capabilities(&as.Spec.Security, as.AppArmor)),
+		noNewPrivileges: noNewPrivileges(&as.Spec, &as.Facts), labels: labels(as), seccomp: program, seccompFlags: filterFlags(filter), ulimits: as.Spec.Limits.Ulimits,
 		dir: dir, dirAsked: x.Dir != "", args: x.Args,
 		env: x.environment(in, who),
 	}, nil

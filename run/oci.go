@@ -15,7 +15,7 @@ import (
 // namespace is missing in it, since it is made before and joined (container.go). It is pure.
 func (p *Plan) OCI() *specs.Spec {
 	in := p.Instance
-	granted := capabilities(&in.Spec.Security)
+	granted := capabilities(&in.Spec.Security, p.AppArmor)
 	var oom *int // as its starter has it
 	if p.Hold == HeldByUnit {
 		oom = new(int) // and not as the keeper
@@ -32,6 +32,7 @@ func (p *Plan) OCI() *specs.Spec {
 			Cwd:             "/",
 			Capabilities:    &specs.LinuxCapabilities{Bounding: granted, Effective: granted, Permitted: granted},
 			NoNewPrivileges: noNewPrivileges(&in.Spec, &in.Facts),
+			ApparmorProfile: p.AppArmor.Label(),
 			OOMScoreAdj:     oom,
 		},
 		Linux: &specs.Linux{
@@ -71,6 +72,10 @@ func (p *Plan) mounts() []specs.Mount {
 		p.sys(),
 		// The v2 tree on every host: on a hybrid one it has no controllers, but a systemd needs no more than it.
 		{Destination: "/sys/fs/cgroup", Type: "cgroup2", Source: "cgroup2", Options: []string{"nosuid", "noexec", "nodev", "relatime"}},
+	}
+	if p.AppArmor.Namespace != "" {
+		// The kernel mounts it in no user namespace; what is in it shows each its own policy.
+		m = append(m, specs.Mount{Destination: securityFS, Type: "bind", Source: securityFS, Options: []string{"bind", "nosuid", "noexec", "nodev"}})
 	}
 	if p.Boot {
 		m = append(m,

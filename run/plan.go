@@ -1,6 +1,7 @@
 package run
 
 import (
+	"errors"
 	"fmt"
 	"maps"
 	"os"
@@ -35,6 +36,8 @@ type Plan struct {
 	Credentials string              // directory of those that the unit which starts it has for it
 	Stdio       bool                // the payload gets the starter's stdin, stdout and stderr instead of a console
 	seccomp     *specs.LinuxSeccomp // of its system calls; nil: none
+	AppArmor    state.AppArmor      // the zero value: not confined by it
+	LacksParser bool                // there would be a profile for it if one could be compiled
 	LacksDNS    bool                // every server that the host asks for names is on its own loopback
 }
 
@@ -53,6 +56,7 @@ type host struct {
 	seed        map[string]string   // files of cloud-init's seed that its image makes itself, by path
 	credentials string              // of the unit that this process is of
 	seccomp     *specs.LinuxSeccomp // the filter that it was asked to have, for its capabilities
+	noAppArmor  error               // why there can be no profile for it
 }
 
 // Owner is who owns a volume's source on the host.
@@ -78,6 +82,8 @@ func NewPlan(dir *state.Dir, in *state.Instance, layers []string, h host, hold H
 	if p.seccomp = seccompProfile(&in.Spec.Security); h.seccomp != nil {
 		p.seccomp = h.seccomp
 	}
+	p.AppArmor = decideAppArmor(dir.Root, &in.Spec, h.noAppArmor)
+	p.LacksParser = in.Spec.Security.AppArmor == "" && errors.Is(h.noAppArmor, errNoParser)
 	_, p.LacksDNS = resolvConf(in, h.resolv)
 	p.Stdio = hold == HeldByCaller && !p.Boot
 	p.Echo = hold == HeldByUnit || hold == HeldByCaller && p.Boot
@@ -222,8 +228,9 @@ func (e *Engine) look(in *state.Instance, layers []string) (host, error) {
 	}
 	h.hybrid = len(h.cgroups) > 1 && isUnified(h.cgroups[0])
 	h.divided, h.unit, h.credentials = delegated(h.own[0]), unitAround(h.own[0]), os.Getenv(envCredentials)
+	h.noAppArmor = appArmorUsable()
 	if file := in.Spec.Security.SeccompFile(); file != "" {
-		if h.seccomp, err = readFilter(file, capabilities(&in.Spec.Security)); err != nil {
+		if h.seccomp, err = readFilter(file, capabilities(&in.Spec.Security, decideAppArmor(e.Dir.Root, &in.Spec, h.noAppArmor))); err != nil {
 			return host{}, err
 		}
 	}

@@ -73,6 +73,12 @@ func plans() map[string]*Plan {
 			Sysctls: map[string]string{"net.ipv4.ip_forward": "1"},
 		}
 	})
+	add("apparmor", DefaultRoot, HeldByNone, func(_ *state.Instance, h *host) { h.noAppArmor = nil })
+	add("apparmor-other-root", "/srv/croft", HeldByNone, func(_ *state.Instance, h *host) { h.noAppArmor = nil })
+	add("apparmor-named", DefaultRoot, HeldByNone, func(in *state.Instance, h *host) {
+		h.noAppArmor = nil
+		in.Spec.Security.AppArmor = "lxc-container-default"
+	})
 	divided := func(in *state.Instance, h *host) {
 		h.cgroups, h.hybrid, h.unit = []string{"/sys/fs/cgroup"}, false, "web.service"
 		h.own = []string{"/sys/fs/cgroup/system.slice/web.service"}
@@ -104,7 +110,8 @@ func trixie() (*state.Instance, host) {
 	}
 	return in, host{
 		resolv: resolv{text: "nameserver 192.0.2.1\n"}, cgroups: []string{"/sys/fs/cgroup/unified", "/sys/fs/cgroup/memory"},
-		own: []string{"/sys/fs/cgroup/unified/job", "/sys/fs/cgroup/memory/other/job"}, hybrid: true,
+		noAppArmor: state.ErrUnsupported,
+		own:        []string{"/sys/fs/cgroup/unified/job", "/sys/fs/cgroup/memory/other/job"}, hybrid: true,
 	}
 }
 
@@ -171,7 +178,7 @@ func TestConfinement(t *testing.T) {
 	for name, p := range plans() {
 		spec := p.OCI()
 		for _, c := range spec.Process.Capabilities.Bounding {
-			if contains(p.Instance.Spec.Security.CapAdd, c) {
+			if contains(p.Instance.Spec.Security.CapAdd, c) || c == "CAP_MAC_ADMIN" && p.AppArmor.Namespace != "" {
 				continue
 			}
 			switch c {
@@ -210,7 +217,7 @@ func contains(all []string, wanted ...string) bool {
 }
 
 func TestCapabilities(t *testing.T) {
-	usual := capabilities(&state.Security{})
+	usual := capabilities(&state.Security{}, state.AppArmor{})
 	if len(usual)+len(withheld) != len(state.Capabilities) {
 		t.Errorf("%d are granted and %d withheld of %d", len(usual), len(withheld), len(state.Capabilities))
 	}
@@ -223,7 +230,7 @@ func TestCapabilities(t *testing.T) {
 		{[]string{"ALL"}, []string{"CAP_CHOWN"}, 1<<(unix.CAP_LAST_CAP+1) - 1 - 1<<unix.CAP_CHOWN},
 		{[]string{"CAP_BPF"}, []string{"CAP_MKNOD"}, (capabilityMask(usual) | 1<<unix.CAP_BPF) &^ (1 << unix.CAP_MKNOD)},
 	} {
-		if got := capabilityMask(capabilities(&state.Security{CapAdd: c.add, CapDrop: c.drop})); got != c.want {
+		if got := capabilityMask(capabilities(&state.Security{CapAdd: c.add, CapDrop: c.drop}, state.AppArmor{})); got != c.want {
 			t.Errorf("with %v without %v: %x, want %x", c.add, c.drop, got, c.want)
 		}
 	}

@@ -52,7 +52,7 @@ type filterCondition struct {
 // checkFilter wants the filter that was asked for to be there and to be one.
 func checkFilter(s *state.Security) (err error) {
 	if file := s.SeccompFile(); file != "" {
-		_, err = readFilter(file, capabilities(s))
+		_, err = readFilter(file, capabilities(s, state.AppArmor{}))
 	}
 	return err
 }

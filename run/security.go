@@ -14,9 +14,9 @@ var withheld = [...]string{
 }
 
 // capabilities are those of a machine's root, in the kernel's order.
-func capabilities(s *state.Security) (names []string) {
+func capabilities(s *state.Security, a state.AppArmor) (names []string) {
 	for _, name := range state.Capabilities {
-		has := !slices.Contains(withheld[:], name)
+		has := !slices.Contains(withheld[:], name) || name == "CAP_MAC_ADMIN" && a.Namespace != "" // which has its own policy
 		switch {
 		case slices.Contains(s.CapAdd, name):
 			has = true

@@ -32,6 +32,7 @@ func steps() []step {
 	return []step{
 		{"namespace", makeNamespace, nothing}, // first: every mount is shifted through it
 		{"rootfs", mountRoot, clearRoot},
+		{"apparmor", confine, unconfine},
 		{"container", createContainer, destroyContainer}, // its init exists and waits
 		{"limits", holdLimits, nothing},                  // before anything of the guest's runs
 		{"network", connect, disconnect},                 // while it waits: the guest finds its links made

@@ -82,6 +82,22 @@ type Applied struct {
 	Cgroups []string  `json:"cgroups"`         // every directory made for it
 	Unit    string    `json:"unit,omitempty"`  // of systemd that holds the keeper
 	Bound   bool      `json:"bound,omitempty"` // somebody else decides about its life: a client or a caller
+
+	AppArmor AppArmor `json:"apparmor,omitzero"`
+}
+
+// AppArmor is what confines a machine's processes there.
+type AppArmor struct {
+	Profile   string `json:"profile,omitempty"`   // "": none
+	Namespace string `json:"namespace,omitempty"` // of its own policy, made with the profile; "": the profile is somebody else's
+}
+
+// Label is what the kernel calls that: both, where the machine has policy of its own.
+func (a AppArmor) Label() string {
+	if a.Namespace == "" {
+		return a.Profile
+	}
+	return a.Profile + "//&:" + a.Namespace + ":unconfined"
 }
 
 // How a machine ended.

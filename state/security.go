@@ -16,8 +16,9 @@ type Security struct {
 	CapDrop []string `json:"cap_drop,omitempty"`
 	// NoNewPrivileges: no program gives whoever executes it more than it had, sudo included; nil: where no init boots.
 	NoNewPrivileges *bool             `json:"no_new_privileges,omitempty"`
-	Seccomp         string            `json:"seccomp,omitempty"` // "": croft's own filter; Unconfined, or the absolute path of an OCI profile
-	Sysctls         map[string]string `json:"sysctls,omitempty"` // of the machine's own namespaces, set before its init runs
+	Seccomp         string            `json:"seccomp,omitempty"`  // "": croft's own filter; Unconfined, or the absolute path of an OCI profile
+	AppArmor        string            `json:"apparmor,omitempty"` // "": a profile of its own where there is AppArmor; Unconfined; or the name of a loaded one
+	Sysctls         map[string]string `json:"sysctls,omitempty"`  // of the machine's own namespaces, set before its init runs
 }
 
 // Unconfined is the word for a wall that is taken down.
@@ -71,6 +72,9 @@ func (s *Spec) checkSecurity(say func(field, format string, a ...any)) {
 	}
 	if file := sec.SeccompFile(); file != "" && !path.IsAbs(file) || strings.ContainsAny(file, "\x00\n") {
 		say("security.seccomp", "%q is neither %s nor the absolute path of a profile", file, Unconfined)
+	}
+	if strings.ContainsAny(sec.AppArmor, "\x00\n") {
+		say("security.apparmor", "%q is no profile", sec.AppArmor)
 	}
 	for _, key := range slices.Sorted(maps.Keys(sec.Sysctls)) {
 		switch {

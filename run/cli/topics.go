@@ -131,6 +131,7 @@ const securityText = `A machine is made to hold a root user whom the host need n
 - Namespaces of its own for users, processes, mounts, IPC, host name and cgroups; for the network too, unless --network host or ns: was given. The user namespace belongs to the machine's own root id, so that kernel limits that count by user, of inotify for one, are its own.
 - Capabilities: those that the kernel keeps apart by namespace. Missing are loading modules, raw I/O, setting the clock, reading the kernel's log, MAC administration and what came to the kernel later. ` + "`--cap-add` and `--cap-drop`" + ` change that. Where nothing boots no program can raise its rights either, sudo for one: ` + "`--no-new-privileges`" + `.
 - System calls: those that load code into the kernel, open files past all mounts, pass the filter itself (io_uring) or reach what all machines share answer as if the kernel did not have them or its administrator had closed them; ` + "`croft explain NAME`" + ` lists them, ` + "`--seccomp`" + ` takes another list.
+- AppArmor, where the host has it: a profile of its own, and policy of its own beside it, so that profiles and snaps work in the machine. ` + "`--apparmor`" + ` names another one. ` + "`croft doctor`" + ` tells when there is none.
 - Devices: null, zero, full, random, urandom, tty and terminals. Others can neither be made nor opened.
 - Files: /sys is read-only. Files in /proc that belong to the host's root cannot be written, since that user does not exist in the machine; none are hidden by mounts, so that nested containers can mount a /proc of their own.
 - Networks: what it sends is filtered by the link that it comes by, so that it can speak for no addresses but its own; other networks and the host's services are closed to it. See ` + "`croft help networking`" + `.
@@ -138,7 +139,7 @@ const securityText = `A machine is made to hold a root user whom the host need n
 - Volumes: nosuid and nodev. When a user of the host owns the directory, the machine's root is that user there and nobody else of the machine can write; when root owns it, ids are the same inside and outside, files of the host's root included.
 
 ## What is not there yet
-There is no AppArmor profile. ` + "`--network host`" + ` shares all of the host's stack, its abstract unix sockets included. A machine can fill the disk that it is kept on.
+` + "`--network host`" + ` shares all of the host's stack, its abstract unix sockets included. A machine can fill the disk that it is kept on.
 
 ## On the host
 Whoever can write to croft's directories or run croft as root owns every machine. croft has no group whose members may use it.`
