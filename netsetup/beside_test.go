@@ -87,7 +87,7 @@ func in(t *testing.T, ns string, do func() error) error {
 		t.Fatal(err)
 	}
 	defer f.Close()
-	return within(f, do)
+	return Within(f, do)
 }
 
 // serve answers connections there, on port 80 of both versions of IP.

@@ -12,7 +12,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
-	"strings"
+	"slices"
 
 	"croft/state"
 
@@ -78,8 +78,8 @@ func address(link netlink.Link, n *state.Network) error {
 	}
 	for _, a := range has {
 		p := prefixOf(a.IPNet)
-		if i := indexOf(wanted, p); i >= 0 {
-			wanted = append(wanted[:i], wanted[i+1:]...)
+		if i := slices.Index(wanted, p); i >= 0 {
+			wanted = slices.Delete(wanted, i, i+1)
 		} else if !p.Addr().IsLinkLocalUnicast() {
 			if err := netlink.AddrDel(link, &a); err != nil && !errors.Is(err, unix.EADDRNOTAVAIL) {
 				return err
@@ -124,17 +124,17 @@ func bridgeIPv6(bridge string) error {
 
 // sysctl sets a value of an interface in this thread's network namespace, unless it has it.
 func sysctl(family, link, key, value string) error {
-	path := filepath.Join("/proc/sys/net", family, "conf", link, key)
-	if has, err := os.ReadFile(path); err == nil && strings.TrimSpace(string(has)) == value {
+	path := filepath.Join(family, "conf", link, key)
+	if has, err := readSysctl(path); err == nil && has == value {
 		return nil
 	}
-	return os.WriteFile(path, []byte(value), 0)
+	return writeSysctl(path, value)
 }
 
 // HasIPv6 says whether the host speaks it and nobody has switched it off.
 func HasIPv6() bool {
-	off, err := os.ReadFile("/proc/sys/net/ipv6/conf/default/disable_ipv6")
-	return err == nil && strings.TrimSpace(string(off)) == "0"
+	off, err := readSysctl("ipv6/conf/default/disable_ipv6")
+	return err == nil && off == "0"
 }
 
 // takeSelf has the host take what comes for the addresses of self as its own, or no longer.
@@ -188,7 +188,7 @@ func Connect(links []state.Link, netns *os.File) error {
 			return fmt.Errorf("interface %s: %w", l.Name, err)
 		}
 	}
-	return within(netns, func() error {
+	return Within(netns, func() error {
 		for _, l := range links {
 			if err := configure(l, ipv6); err != nil {
 				return fmt.Errorf("interface %s: %w", l.Name, err)
@@ -281,7 +281,7 @@ func Disconnect(l state.Link, netns *os.File) error {
 	if l.Host != "" {
 		return removeLink(l.Host)
 	}
-	return within(netns, func() error { return removeLink(l.Name) })
+	return Within(netns, func() error { return removeLink(l.Name) })
 }
 
 // Holds says whether the host's end of a link is there and on its bridge, after putting it back there if it had lost it.
@@ -320,12 +320,17 @@ func Isolate(l state.Link, isolated bool) error {
 	return nil
 }
 
-// within runs do in the network namespace ns.
-func within(ns *os.File, do func() error) error {
+// Within runs do in the network namespace of ns, which is one or a process's pidfd.
+func Within(ns *os.File, do func() error) error {
+	return thread(func() error { return os.NewSyscallError("setns", unix.Setns(int(ns.Fd()), unix.CLONE_NEWNET)) }, do)
+}
+
+// thread does do on a thread of its own, once that has entered a namespace; with the thread all of that ends.
+func thread(enter, do func() error) error {
 	done := make(chan error)
 	go func() {
 		runtime.LockOSThread() // and never unlocked: the thread ends with the goroutine
-		err := os.NewSyscallError("setns", unix.Setns(int(ns.Fd()), unix.CLONE_NEWNET))
+		err := enter()
 		if err == nil {
 			err = do()
 		}
@@ -346,13 +351,4 @@ func prefixOf(n *net.IPNet) netip.Prefix {
 	addr, _ := netip.AddrFromSlice(n.IP)
 	bits, _ := n.Mask.Size()
 	return netip.PrefixFrom(addr.Unmap(), bits)
-}
-
-func indexOf(all []netip.Prefix, p netip.Prefix) int {
-	for i, other := range all {
-		if other == p {
-			return i
-		}
-	}
-	return -1
 }

@@ -3,7 +3,6 @@ package netsetup
 import (
 	"fmt"
 	"os"
-	"runtime"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -11,16 +10,7 @@ import (
 
 // trial does something in a network namespace of its own, which goes with all that has been made in it.
 func trial(do func() error) error {
-	done := make(chan error)
-	go func() {
-		runtime.LockOSThread() // and never unlocked: the thread ends with the goroutine
-		err := os.NewSyscallError("unshare(CLONE_NEWNET)", unix.Unshare(unix.CLONE_NEWNET))
-		if err == nil {
-			err = do()
-		}
-		done <- err
-	}()
-	return <-done
+	return thread(func() error { return os.NewSyscallError("unshare(CLONE_NEWNET)", unix.Unshare(unix.CLONE_NEWNET)) }, do)
 }
 
 // ProbeBridges makes one, where nobody sees it.

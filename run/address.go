@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"os"
 
+	"croft/netsetup"
 	"croft/state"
 
 	"golang.org/x/sys/unix"
@@ -33,16 +34,11 @@ func (e *Engine) Addresses(ctx context.Context, in *state.Instance) ([]netip.Add
 
 // addressesOf looks into the network namespace of a pidfd's process.
 func addressesOf(pidfd *os.File) (addrs []netip.Addr, err error) {
-	err = within(pidfd, unix.CLONE_NEWNET, func() (err error) {
+	err = netsetup.Within(pidfd, func() (err error) {
 		addrs, err = reachable()
 		return err
 	})
 	return addrs, err
-}
-
-// within runs do on a thread in the namespaces of those kinds of ns, a namespace or a process.
-func within(ns *os.File, kinds int, do func() error) error {
-	return thread(func() error { return os.NewSyscallError("setns", unix.Setns(int(ns.Fd()), kinds)) }, do)
 }
 
 // reachable are the addresses of this thread's network namespace.

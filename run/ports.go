@@ -126,7 +126,7 @@ func (all publishers) check(p state.Port) error {
 		}
 	}
 	for i := range p.Len() {
-		err := tryListen(p.Proto, p.IP, p.Host+uint16(i))
+		_, err := tryListen(p.Proto, p.IP, p.Host+uint16(i))
 		switch {
 		case errors.Is(err, unix.EADDRINUSE):
 			return fmt.Errorf("port %s: %w by a process of the host, which listens on %d", p, state.ErrBusy, int(p.Host)+i)
@@ -162,39 +162,27 @@ func (all publishers) pick(p state.Port, before uint16) (state.Port, error) {
 
 // freePort is one that the kernel would give a process now.
 func freePort(proto, ip string) (uint16, error) {
-	var address string
-	if proto == state.UDP {
-		c, err := net.ListenPacket("udp", net.JoinHostPort(ip, "0"))
-		if err != nil {
-			return 0, err
-		}
-		defer c.Close()
-		address = c.LocalAddr().String()
-	} else {
-		c, err := net.Listen("tcp", net.JoinHostPort(ip, "0"))
-		if err != nil {
-			return 0, err
-		}
-		defer c.Close()
-		address = c.Addr().String()
+	at, err := tryListen(proto, ip, 0)
+	if err != nil {
+		return 0, err
 	}
-	p, err := netip.ParseAddrPort(address)
+	p, err := netip.ParseAddrPort(at.String())
 	return p.Port(), err
 }
 
-// tryListen finds out whether a process could listen on a port of the host, by doing so.
-func tryListen(proto, ip string, port uint16) error {
+// tryListen finds out whether a process could listen on a port of the host, by doing so, and where it would; on any for 0.
+func tryListen(proto, ip string, port uint16) (net.Addr, error) {
 	address := net.JoinHostPort(ip, strconv.Itoa(int(port)))
 	if proto == state.UDP {
 		c, err := net.ListenPacket("udp", address)
 		if err != nil {
-			return err
+			return nil, err
 		}
-		return c.Close()
+		return c.LocalAddr(), c.Close()
 	}
 	c, err := net.Listen("tcp", address)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	return c.Close()
+	return c.Addr(), c.Close()
 }

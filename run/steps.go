@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"croft/idmap"
+	"croft/netsetup"
 	"croft/rootfs"
 	"croft/state"
 
@@ -206,7 +207,7 @@ func mountSys(netns string) error {
 	if err := os.MkdirAll(sysMount(), 0o711); err != nil {
 		return err
 	}
-	return within(ns, unix.CLONE_NEWNET, func() error {
+	return netsetup.Within(ns, func() error {
 		return unix.Mount("sysfs", sysMount(), "sysfs", unix.MS_RDONLY|unix.MS_NOSUID|unix.MS_NOEXEC|unix.MS_NODEV, "")
 	})
 }
