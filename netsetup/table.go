@@ -515,16 +515,17 @@ func linkElements(l state.Link, machine string) (all []element) {
 	if l.Managed {
 		chain = "guest"
 	}
+	from := slices.Concat(host, mac, []byte{0, 0})
 	all = []element{
 		{set: "guests", key: host, verdict: &expr.Verdict{Kind: expr.VerdictGoto, Chain: chain}, comment: machine},
-		{set: "macs", key: slices.Concat(host, mac, []byte{0, 0})},
+		{set: "macs", key: from},
 	}
 	if !l.Managed {
 		return all
 	}
 	addresses := func(version string, a netip.Addr) {
 		all = append(all,
-			element{set: "addresses" + version, key: slices.Concat(host, a.AsSlice())},
+			element{set: "senders" + version, key: slices.Concat(from, a.AsSlice())},
 			element{set: "neighbours" + version, key: slices.Concat(name(l.Parent), a.AsSlice())})
 	}
 	if l.IP.IsValid() {
@@ -533,7 +534,7 @@ func linkElements(l state.Link, machine string) (all []element) {
 	if l.IP6.IsValid() {
 		addresses("6", l.IP6.Addr())
 	}
-	return append(all, element{set: "addresses6", key: slices.Concat(host, linkLocal(mac))})
+	return append(all, element{set: "senders6", key: slices.Concat(from, linkLocal(mac))})
 }
 
 // linkLocal is the address that a link gives itself (RFC 4291, appendix A).

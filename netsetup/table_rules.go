@@ -69,8 +69,8 @@ func tableSets() []tableSet {
 		{familyInet, "self_back", types{ip6}, types{port}},
 		{familyBridge, "guests", types{ifname}, types{nftables.TypeVerdict}}, // the host's ends of links
 		{familyBridge, "macs", types{ifname, mac}, nil},
-		{familyBridge, "addresses4", types{ifname, ip}, nil},
-		{familyBridge, "addresses6", types{ifname, ip6}, nil},
+		{familyBridge, "senders4", types{ifname, mac, ip}, nil}, // who speaks for which address on which link
+		{familyBridge, "senders6", types{ifname, mac, ip6}, nil},
 	}
 }
 
@@ -99,13 +99,13 @@ func tableChains() []tableChain {
 	}
 }
 
-// tableRules in their order. A packet that none of croft's bridges has to do with is let be by the first rule of each chain.
+// tableRules in their order. A packet that none of croft's bridges has to do with is let be by one of the first two rules of each chain.
 func tableRules() []tableRule {
 	return []tableRule{
 		// Bridges take what is routed to 127.0.0.0/8 (route_localnet), for the answers to what the host asked of itself there.
 		// Nobody else is to come that way, nor by the rules for ports: those are before routing and know no martians.
-		{"raw", `iifname != "lo" ip daddr 127.0.0.0/8 drop`,
-			do(ne(iifname, name("lo")...), viaIPv4(), isLoopback(ipDaddr), drop())},
+		{"raw", `ip daddr 127.0.0.0/8 iifname != "lo" drop`,
+			do(viaIPv4(), isLoopback(ipDaddr), ne(iifname, name("lo")...), drop())},
 		// A frame to a bridge's own group address (01:80:c2:00:00:0e and such) is the host's without having been on the bridge.
 		{"raw", `iifname "` + HostPrefix + `*" drop`, do(eq(iifname, []byte(HostPrefix)...), drop())},
 
@@ -122,22 +122,23 @@ func tableRules() []tableRule {
 
 		// A machine that asks its neighbour, or itself, by the host's address: the answer has to come back here.
 		// By its address and not by the bridge it came from, which br_netfilter keeps to itself.
-		{"postrouting", `oifname . ip saddr @neighbours4 ct status dnat masquerade`,
-			do(viaIPv4(), among("neighbours4", oifname, ipSaddr), ctDNAT(), masquerade())},
-		{"postrouting", `oifname . ip6 saddr @neighbours6 ct status dnat masquerade`,
-			do(viaIPv6(), among("neighbours6", oifname, ip6Saddr), ctDNAT(), masquerade())},
+		{"postrouting", `ct status dnat oifname . ip saddr @neighbours4 masquerade`,
+			do(ctDNAT(), viaIPv4(), among("neighbours4", oifname, ipSaddr), masquerade())},
+		{"postrouting", `ct status dnat oifname . ip6 saddr @neighbours6 masquerade`,
+			do(ctDNAT(), viaIPv6(), among("neighbours6", oifname, ip6Saddr), masquerade())},
 		// The host that asks by 127.0.0.1, which no machine would answer.
-		{"postrouting", `oifname @bridges ip saddr 127.0.0.0/8 masquerade`,
-			do(among("bridges", oifname), viaIPv4(), isLoopback(ipSaddr), masquerade())},
+		{"postrouting", `ip saddr 127.0.0.0/8 oifname @bridges masquerade`,
+			do(viaIPv4(), isLoopback(ipSaddr), among("bridges", oifname), masquerade())},
 		{"postrouting", `oifname != @bridges iifname @nat4 meta nfproto ipv4 masquerade`,
 			do(notAmong("bridges", oifname), among("nat4", iifname), viaIPv4(), masquerade())},
 		{"postrouting", `oifname != @bridges iifname @nat6 meta nfproto ipv6 masquerade`,
 			do(notAmong("bridges", oifname), among("nat6", iifname), viaIPv6(), masquerade())},
 
-		{"forward", `iifname != @bridges oifname != @bridges accept`,
-			do(notAmong("bridges", iifname), notAmong("bridges", oifname), accept())},
+		// Nearly every packet, also of others than croft's: they go on in either way.
 		{"forward", `ct state established,related accept`,
 			do(ctState(expr.CtStateBitESTABLISHED|expr.CtStateBitRELATED), accept())},
+		{"forward", `iifname != @bridges oifname != @bridges accept`,
+			do(notAmong("bridges", iifname), notAmong("bridges", oifname), accept())},
 		{"forward", `iifname . oifname @within iifname != @isolated accept`,
 			do(among("within", iifname, oifname), notAmong("isolated", iifname), accept())},
 		{"forward", `iifname @internal goto closed`, do(among("internal", iifname), toChain("closed"))},
@@ -149,9 +150,9 @@ func tableRules() []tableRule {
 		{"closed", `iifname @bridges reject with icmpx admin-prohibited`, do(among("bridges", iifname), reject())},
 		{"closed", `drop`, do(drop())},
 
-		{"input", `iifname != @bridges accept`, do(notAmong("bridges", iifname), accept())},
 		{"input", `ct state established,related accept`,
 			do(ctState(expr.CtStateBitESTABLISHED|expr.CtStateBitRELATED), accept())},
+		{"input", `iifname != @bridges accept`, do(notAmong("bridges", iifname), accept())},
 		{"input", `meta l4proto icmp accept`, do(eq(l4proto, unix.IPPROTO_ICMP), accept())},
 		{"input", `meta l4proto ipv6-icmp accept`, do(eq(l4proto, unix.IPPROTO_ICMPV6), accept())},
 		{"input", `iifname . meta l4proto . th dport @allowed accept`, do(among("allowed", iifname, l4proto, dport), accept())},
@@ -169,6 +170,11 @@ func tableRules() []tableRule {
 		{"self_answer", `iifname @bridges ct state established udp sport set ip6 daddr map @self_back ip6 saddr set ::1 ip6 daddr set ::1`,
 			do(among("bridges", iifname), ctState(expr.CtStateBitESTABLISHED), eq(l4proto, unix.IPPROTO_UDP), answer(udpSum))},
 
+		// What most of it is, with as little work as can be: nothing that the chain of a machine refuses is TCP of a right sender.
+		{"from", `ether type ip meta l4proto tcp iifname . ether saddr . ip saddr @senders4 accept`,
+			do(isIPv4(), eq(l4proto, unix.IPPROTO_TCP), among("senders4", iifname, etherSaddr, ipSaddr), accept())},
+		{"from", `ether type ip6 meta l4proto tcp iifname . ether saddr . ip6 saddr @senders6 accept`,
+			do(isIPv6(), eq(l4proto, unix.IPPROTO_TCP), among("senders6", iifname, etherSaddr, ip6Saddr), accept())},
 		{"from", `iifname vmap @guests`, do(verdictOf("guests", iifname))},
 		// A link on a bridge that is not croft's: its addresses are between the machine and the LAN.
 		{"lan", `iifname . ether saddr @macs accept`, do(among("macs", iifname, etherSaddr), accept())},
@@ -180,30 +186,31 @@ func tableRules() []tableRule {
 		{"guest", `ether type ip6 goto guest_ipv6`, do(eq(etherType, 0x86, 0xdd), toChain("guest_ipv6"))},
 		{"guest", `drop`, do(drop())},
 
+		{"guest_arp", `iifname . arp saddr ether . arp saddr ip @senders4 accept`,
+			do(isARP(), among("senders4", iifname, arpSaddrEther, arpSaddrIP), accept())},
 		{"guest_arp", `iifname . arp saddr ether != @macs drop`, do(isARP(), notAmong("macs", iifname, arpSaddrEther), drop())},
-		{"guest_arp", `iifname . arp saddr ip @addresses4 accept`, do(isARP(), among("addresses4", iifname, arpSaddrIP), accept())},
 		// Who asks whether an address is free has none yet.
 		{"guest_arp", `arp saddr ip 0.0.0.0 accept`, do(isARP(), eq(arpSaddrIP, 0, 0, 0, 0), accept())},
 		{"guest_arp", `drop`, do(drop())},
 
-		{"guest_ipv4", `iifname . ip saddr != @addresses4 drop`, do(isIPv4(), notAmong("addresses4", iifname, ipSaddr), drop())},
+		{"guest_ipv4", `iifname . ether saddr . ip saddr != @senders4 drop`, do(isIPv4(), notAmong("senders4", iifname, etherSaddr, ipSaddr), drop())},
 		{"guest_ipv4", `icmp type redirect drop`, do(isIPv4(), eq(l4proto, unix.IPPROTO_ICMP), eq(icmpType, 5), drop())},
 		{"guest_ipv4", `icmp type router-advertisement drop`, do(isIPv4(), eq(l4proto, unix.IPPROTO_ICMP), eq(icmpType, 9), drop())},
 		{"guest_ipv4", `udp sport 67 drop`, do(eq(l4proto, unix.IPPROTO_UDP), eq(sport, 0, 67), drop())}, // answers of a DHCP server
 		{"guest_ipv4", `accept`, do(accept())},
 
 		{"guest_ipv6", `ip6 saddr :: goto guest_nobody`, do(isIPv6(), eq(ip6Saddr, make([]byte, 16)...), toChain("guest_nobody"))},
-		{"guest_ipv6", `iifname . ip6 saddr != @addresses6 drop`, do(isIPv6(), notAmong("addresses6", iifname, ip6Saddr), drop())},
+		{"guest_ipv6", `iifname . ether saddr . ip6 saddr != @senders6 drop`, do(isIPv6(), notAmong("senders6", iifname, etherSaddr, ip6Saddr), drop())},
 		{"guest_ipv6", `icmpv6 type nd-router-advert drop`, do(isICMPv6(), eq(icmpType, 134), drop())},
 		{"guest_ipv6", `icmpv6 type nd-redirect drop`, do(isICMPv6(), eq(icmpType, 137), drop())},
-		{"guest_ipv6", `icmpv6 type nd-neighbor-advert iifname . icmpv6 taddr != @addresses6 drop`,
-			do(isICMPv6(), eq(icmpType, 136), notAmong("addresses6", iifname, ndTarget), drop())},
+		{"guest_ipv6", `icmpv6 type nd-neighbor-advert iifname . ether saddr . icmpv6 taddr != @senders6 drop`,
+			do(isICMPv6(), eq(icmpType, 136), notAmong("senders6", iifname, etherSaddr, ndTarget), drop())},
 		{"guest_ipv6", `udp sport 547 drop`, do(eq(l4proto, unix.IPPROTO_UDP), eq(sport, 547>>8, 547&0xff), drop())},
 		{"guest_ipv6", `accept`, do(accept())},
 
 		// Before an address is one's own: whether another has it, and which groups to get.
-		{"guest_nobody", `icmpv6 type nd-neighbor-solicit iifname . icmpv6 taddr @addresses6 accept`,
-			do(isICMPv6(), eq(icmpType, 135), among("addresses6", iifname, ndTarget), accept())},
+		{"guest_nobody", `icmpv6 type nd-neighbor-solicit iifname . ether saddr . icmpv6 taddr @senders6 accept`,
+			do(isICMPv6(), eq(icmpType, 135), among("senders6", iifname, etherSaddr, ndTarget), accept())},
 		{"guest_nobody", `icmpv6 type mld2-listener-report accept`, do(isICMPv6(), eq(icmpType, 143), accept())},
 		{"guest_nobody", `drop`, do(drop())},
 	}

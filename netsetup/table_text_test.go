@@ -19,11 +19,11 @@ func TestDescribe(t *testing.T) {
 	}
 	want := `bridge croft guests: croft1234 : goto guest
 bridge croft macs: croft1234 . 02:00:00:00:00:05
-bridge croft addresses4: croft1234 . 10.9.0.5
+bridge croft senders4: croft1234 . 02:00:00:00:00:05 . 10.9.0.5
 inet croft neighbours4: croft0 . 10.9.0.5
-bridge croft addresses6: croft1234 . fd00:9::5
+bridge croft senders6: croft1234 . 02:00:00:00:00:05 . fd00:9::5
 inet croft neighbours6: croft0 . fd00:9::5
-bridge croft addresses6: croft1234 . fe80::ff:fe00:5
+bridge croft senders6: croft1234 . 02:00:00:00:00:05 . fe80::ff:fe00:5
 inet croft ports4: tcp . 8080 : 10.9.0.5 . 80
 inet croft ports6: tcp . 8080 : fd00:9::5 . 80
 inet croft self_as: tcp . 8080 : fd63:726f:6674::6:1f90
