@@ -52,7 +52,24 @@ func hostsBlock(b []byte, m named, others ...[]byte) []byte {
 	for _, lines := range others {
 		b = append(b, lines...)
 	}
-	return append(b, hostsEnd+"\n"...)
+	return append(withRoom(b), hostsEnd+"\n"...)
+}
+
+// withRoom ends a long text with a comment that makes its length a round number, an eighth of it or less: another machine in it
+// or one less mostly leaves the length as it is, and then the file is written over instead of made anew.
+func withRoom(b []byte) []byte {
+	const least = 128
+	step := least
+	for step*16 <= len(b) {
+		step *= 2
+	}
+	if len(b) < least*8 {
+		return b
+	}
+	for b = append(b, '#'); (len(b)+1)%step != 0; {
+		b = append(b, ' ')
+	}
+	return append(b, '\n')
 }
 
 func hostsLines(b []byte, addrs []netip.Addr, names []string) []byte {
@@ -187,7 +204,8 @@ type hostsWriter struct{ was, text, now []byte }
 // The directory net in there is the machine's, which may do to the file whatever it likes while this goes on. So nothing is
 // followed or waited for, and the new file is written in dir, where the machine does not reach, and then changes places with
 // the one that is there: who reads sees the whole of one or the other, and what the machine writes meanwhile is not lost,
-// since the old one is looked at again. What is no regular file, or a large one, stays: the machine wants it so.
+// since the old one is looked at again. One that nobody has open is written over where its length allows it, since that is a
+// tenth of the work. What is no regular file, or a large one, stays: the machine wants it so.
 func (w *hostsWriter) put(dir string, block []byte) error {
 	h := hostsIn(dir)
 	const tries = 8
@@ -225,6 +243,9 @@ func (w *hostsWriter) try(h hosts, block []byte) (done bool, err error) {
 	if f.fd >= 0 && bytes.Equal(w.text, w.was) {
 		return true, nil
 	}
+	if f.writable && len(w.text) == len(w.was) && w.over(h, f) {
+		return true, nil
+	}
 	before, after := ownHosts(w.was)
 	ours, err := h.make(w.text, f.Stat_t, len(before)+len(after) > 0)
 	if err != nil {
@@ -248,6 +269,27 @@ func (w *hostsWriter) try(h hosts, block []byte) (done bool, err error) {
 	return true, h.clear()
 }
 
+// over writes the new text over the old one, of the same length, and says whether it did. Meanwhile a lease holds back whoever
+// opens the file, and there is none where somebody has it open; the machine may still have put another in its place.
+func (w *hostsWriter) over(h hosts, f hostsFile) bool {
+	if _, err := unix.FcntlInt(uintptr(f.fd), unix.F_SETLEASE, unix.F_WRLCK); err != nil {
+		return false
+	}
+	defer unix.FcntlInt(uintptr(f.fd), unix.F_SETLEASE, unix.F_UNLCK)
+	if !w.unchanged(f) {
+		return false
+	}
+	from, to := 0, len(w.text)
+	for w.text[from] == w.was[from] {
+		from++
+	}
+	for w.text[to-1] == w.was[to-1] {
+		to--
+	}
+	n, err := unix.Pwrite(f.fd, w.text[from:to], int64(from))
+	return err == nil && n == to-from && f.isAt(h.file)
+}
+
 // unless is err, but nil when it is one that goes away by another try.
 func unless(err, again error) error {
 	if errors.Is(err, again) {
@@ -258,7 +300,8 @@ func unless(err, again error) error {
 
 // hostsFile is a hosts file that is open. Where there is none its fd is -1, and the rest is of the directory.
 type hostsFile struct {
-	fd int
+	fd       int
+	writable bool
 	unix.Stat_t
 }
 
@@ -270,7 +313,11 @@ func (f hostsFile) close() {
 
 func (h hosts) open() (f hostsFile, err error) {
 	// Not blocking: it may be a pipe, or somebody may have a lease on it.
-	f.fd, err = unix.Open(h.file, unix.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_NOCTTY|unix.O_CLOEXEC, 0)
+	const how = unix.O_NOFOLLOW | unix.O_NONBLOCK | unix.O_NOCTTY | unix.O_CLOEXEC
+	f.fd, err = unix.Open(h.file, unix.O_RDWR|how, 0)
+	if f.writable = err == nil; err != nil && !errors.Is(err, unix.ENOENT) { // immutable, say
+		f.fd, err = unix.Open(h.file, unix.O_RDONLY|how, 0)
+	}
 	switch {
 	case errors.Is(err, unix.ENOENT):
 		f.fd = -1
@@ -362,9 +409,11 @@ func (h hosts) rename(how uint) error {
 // cameOut says whether what has come out of the machine's directory is the file that was read, with nothing written to it
 // since.
 func (w *hostsWriter) cameOut(h hosts, f hostsFile) bool {
-	if !h.isAside(f.fd) {
-		return false
-	}
+	return f.isAt(h.aside) && w.unchanged(f)
+}
+
+// unchanged says whether there is still in the file what was read.
+func (w *hostsWriter) unchanged(f hostsFile) bool {
 	now, err := f.read(w.now)
 	w.now = now
 	return err == nil && bytes.Equal(now, w.was)
@@ -384,7 +433,7 @@ func (h hosts) giveBack(put int) error {
 		if err = h.rename(unix.RENAME_EXCHANGE); errors.Is(err, unix.ENOENT) {
 			return h.rename(unix.RENAME_NOREPLACE)
 		}
-		if err != nil || h.isAside(put) {
+		if err != nil || (hostsFile{fd: put}).isAt(h.aside) {
 			break
 		}
 		put = back
@@ -392,10 +441,10 @@ func (h hosts) giveBack(put int) error {
 	return errors.Join(err, h.clear())
 }
 
-// isAside says whether what is aside is the open file.
-func (h hosts) isAside(fd int) bool {
+// isAt says whether what is at path is the open file.
+func (f hostsFile) isAt(path string) bool {
 	var a, b unix.Stat_t
-	return unix.Lstat(h.aside, &a) == nil && unix.Fstat(fd, &b) == nil && a.Dev == b.Dev && a.Ino == b.Ino
+	return unix.Lstat(path, &a) == nil && unix.Fstat(f.fd, &b) == nil && a.Dev == b.Dev && a.Ino == b.Ino
 }
 
 // clear removes what is aside, if anything.

@@ -1,8 +1,10 @@
 package run
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
+	"io"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -98,7 +100,7 @@ func (h *hostOfNames) tells(name string, want ...string) {
 	}
 	var got []string
 	for line := range strings.Lines(strings.TrimPrefix(string(text), hostsBegin+"\n"+loopbackLines)) {
-		if line != hostsEnd+"\n" {
+		if line != hostsEnd+"\n" && strings.TrimSpace(line) != "#" {
 			got = append(got, strings.TrimSuffix(line, "\n"))
 		}
 	}
@@ -340,6 +342,57 @@ func TestHostsAtTheSameTime(t *testing.T) {
 	guest.Wait()
 	try(t, w.put(dir, []byte(hostsBegin+"\n"+hostsEnd+"\n")))
 	if text, err := os.ReadFile(path); err != nil || string(text) != hostsBegin+"\n"+hostsEnd+"\n10.1.1.1 own-499\n" {
+		t.Errorf("%q, %v", text, err)
+	}
+}
+
+// A file that nobody has open is written over where the new text is as long, and others get a new one.
+func TestHostsWrittenOver(t *testing.T) {
+	dir := t.TempDir()
+	path := filepath.Join(dir, "net", "hosts")
+	put(t, path, "10.1.1.1 own\n")
+	block := func(machines int) []byte {
+		var lines []byte
+		for i := range machines {
+			lines = fmt.Appendf(lines, "10.9.0.%d m%[1]d\n", i)
+		}
+		return hostsBlock(nil, named{Name: "me"}, lines)
+	}
+	var w hostsWriter
+	try(t, w.put(dir, block(100)))
+	first, err := os.Open(path)
+	try(t, err)
+	defer first.Close()
+	was, err := first.Stat()
+	try(t, err)
+	same := func() bool {
+		st, err := os.Stat(path)
+		try(t, err)
+		text, err := os.ReadFile(path)
+		try(t, err)
+		if !strings.HasSuffix(string(text), "\n"+hostsEnd+"\n10.1.1.1 own\n") {
+			t.Fatalf("%q", text)
+		}
+		return os.SameFile(was, st)
+	}
+	try(t, w.put(dir, block(101)))
+	if same() {
+		t.Error("written over under a reader's eyes")
+	}
+	if text, err := io.ReadAll(first); err != nil || !bytes.HasPrefix(text, block(100)) {
+		t.Errorf("it reads %q, %v", text, err)
+	}
+	was, err = os.Stat(path)
+	try(t, err)
+	try(t, w.put(dir, block(100)))
+	if !same() {
+		t.Error("made anew though its length is the same")
+	}
+	try(t, w.put(dir, block(200)))
+	if same() {
+		t.Error("written over with something longer")
+	}
+	if text, err := os.ReadFile(path); err != nil || !bytes.HasPrefix(text, block(200)) {
 		t.Errorf("%q, %v", text, err)
 	}
 }
