@@ -40,12 +40,16 @@ func (e *Engine) connect(m netsetup.Member, pid int, pidfd *os.File) (lacks, err
 		return nil, err
 	}
 	defer lock.Close()
+	know := e.filter
 	for _, name := range networksOf(links) {
 		n, err := e.network(name)
 		if err != nil {
 			return nil, err
 		}
 		r, err := e.raise(n)
+		if r.filtered {
+			know = e.table().Add
+		}
 		if err == nil && len(r.did) > 0 { // it may have been taken away below the links of others
 			err = e.rejoin(name)
 		}
@@ -54,7 +58,7 @@ func (e *Engine) connect(m netsetup.Member, pid int, pidfd *os.File) (lacks, err
 		}
 		lacks = errors.Join(lacks, r.lacks)
 	}
-	if err := e.filter(m); err != nil { // what a link may send is known before there is one
+	if err := know(m); err != nil { // what a link may send is known before there is one
 		return nil, err
 	}
 	return lacks, netsetup.Connect(links, netns)
@@ -112,7 +116,7 @@ func netnsOf(pid int, pidfd *os.File) (*os.File, error) {
 // networksOf names the networks of links that have a record, each once.
 func networksOf(links []state.Link) (names []string) {
 	for _, l := range links {
-		if kind, of := (state.NIC{Network: l.Network}).Form(); kind == "" && !slices.Contains(names, of) {
+		if kind, of := l.Form(); kind == "" && !slices.Contains(names, of) {
 			names = append(names, of)
 		}
 	}
@@ -121,8 +125,9 @@ func networksOf(links []state.Link) (names []string) {
 
 // raised is what came of making a network.
 type raised struct {
-	did   []string // what was missing, in words
-	lacks error    // what others on this host keep from it; nil: nothing
+	did      []string // what was missing, in words
+	lacks    error    // what others on this host keep from it; nil: nothing
+	filtered bool     // the packet filter's table is whole
 }
 
 // raise makes what a network needs of the host, as far as it is not there. The caller has the lock.
@@ -152,7 +157,7 @@ func (e *Engine) raise(n *state.Network) (r raised, err error) {
 		r.did = append(r.did, "made the packet filter's table "+e.table().Name)
 		err = e.build(netsetup.Member{})
 	}
-	if err != nil {
+	if r.filtered = err == nil; err != nil {
 		return r, err
 	}
 	if err := netsetup.Forward(n.Bridge, !n.Internal && n.IPv4.IsValid(), !n.Internal && n.IPv6.IsValid()); err != nil {

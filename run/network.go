@@ -157,7 +157,7 @@ func (e *Engine) endLeases(in *state.Instance, links, kept []state.Link) error {
 	for _, l := range links {
 		for _, p := range []netip.Prefix{l.IP, l.IP6} {
 			stays := func(k state.Link) bool { return k.Network == l.Network && (k.IP == p || k.IP6 == p) }
-			if kind, of := (state.NIC{Network: l.Network}).Form(); kind == "" && p.IsValid() && !slices.ContainsFunc(kept, stays) {
+			if kind, of := l.Form(); kind == "" && p.IsValid() && !slices.ContainsFunc(kept, stays) {
 				all = append(all, e.Dir.EndLease(of, p.Addr(), in.UUID))
 			}
 		}
@@ -349,7 +349,7 @@ func (e *Engine) sweepAllLeases() (did []string, err error) {
 func (e *Engine) furnishLinks(links []state.Link) error {
 	for i := range links {
 		l := &links[i]
-		if kind, of := (state.NIC{Network: l.Network}).Form(); kind == "" {
+		if kind, of := l.Form(); kind == "" {
 			n, err := e.network(of)
 			if err != nil {
 				return err

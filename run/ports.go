@@ -67,7 +67,7 @@ func had(before *[]state.Port, asked state.Port) uint16 {
 
 // carries says whether ports can be published by a link.
 func (e *Engine) carries(l state.Link, p state.Port) bool {
-	kind, of := (state.NIC{Network: l.Network}).Form()
+	kind, of := l.Form()
 	if kind != "" {
 		return false
 	}

@@ -31,12 +31,14 @@ const (
 const DefaultNetwork = "croft0"
 
 // Form takes n.Network apart: kind is "" for the name of a network, and of one of the forms what stands before the colon.
-func (n NIC) Form() (kind, of string) {
-	switch kind, of, _ := strings.Cut(n.Network, ":"); kind {
+func (n NIC) Form() (kind, of string) { return formOf(n.Network) }
+
+func formOf(network string) (kind, of string) {
+	switch kind, of, _ := strings.Cut(network, ":"); kind {
 	case NetworkNone, NetworkHost, NetworkNS, NetworkBridge, NetworkMacvlan:
 		return kind, of
 	}
-	return "", n.Network
+	return "", network
 }
 
 // Port publishes ports of the machine on the host.
@@ -115,6 +117,9 @@ type Link struct {
 	Isolated bool         `json:"isolated,omitempty"`
 	DNS      []string     `json:"dns,omitempty"` // its network's
 }
+
+// Form takes l.Network apart as that of a NIC.
+func (l Link) Form() (kind, of string) { return formOf(l.Network) }
 
 // DHCP says whether the machine has to ask the LAN for its address.
 func (l Link) DHCP() bool { return !l.Managed && !l.IP.IsValid() && !l.IP6.IsValid() }
