@@ -53,6 +53,7 @@ func TestForwardPutsBack(t *testing.T) {
 		return
 	}
 	must(t, `
+		echo 0 >/proc/sys/net/ipv4/ip_forward # a new namespace has what the first one has
 		ip link add eth0 type veth peer name eth1; ip link set eth0 up
 		echo 0 >/proc/sys/net/ipv4/conf/all/accept_redirects
 		echo 1 >/proc/sys/net/ipv4/conf/eth1/forwarding
