@@ -47,6 +47,7 @@ func (e *Engine) returnUnit() string {
 func (e *Engine) Autostart(name string, on bool) error {
 	_, _, err := e.respec(name, func(s *state.Spec) error {
 		s.Boot.Autostart = &on
+		s.Own("boot.autostart", false)
 		return nil
 	})
 	return err

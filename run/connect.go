@@ -432,6 +432,7 @@ func (e *Engine) Attach(ctx context.Context, name string, nic state.NIC) error {
 			return err
 		}
 		in.Spec.NICs = append(slices.Clone(in.Spec.NICs), nic)
+		in.Spec.Own("network", false)
 		if err := errors.Join(in.Spec.Check(), checkNetworks(&in.Spec)); err != nil {
 			return err
 		}
@@ -495,6 +496,7 @@ func (e *Engine) Detach(ctx context.Context, name, which string) error {
 			nics[i].Name = links[i].Name
 		}
 		in.Spec.NICs = slices.Delete(nics, at, at+1)
+		in.Spec.Own("network", len(in.Spec.NICs) == 0)
 		if err := in.Spec.Check(); err != nil {
 			return err
 		}

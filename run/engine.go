@@ -269,6 +269,9 @@ func (e *Engine) Delete(ctx context.Context, name string, force bool) error {
 	if err != nil {
 		return err
 	}
+	if err := protected(in); err != nil {
+		return err
+	}
 	if force {
 		if err := e.Kill(ctx, in, unix.SIGKILL); err != nil && !errors.Is(err, state.ErrNotRunning) {
 			return err
@@ -290,7 +293,7 @@ func (e *Engine) Delete(ctx context.Context, name string, force bool) error {
 	if in, err = e.Dir.Get(name); err != nil {
 		return err
 	}
-	if err := e.settleRename(in); err != nil {
+	if err := errors.Join(protected(in), e.settleRename(in)); err != nil {
 		return err
 	}
 	if in.Applied != nil {
@@ -302,6 +305,14 @@ func (e *Engine) Delete(ctx context.Context, name string, force bool) error {
 		}
 	}
 	return e.remove(in)
+}
+
+// protected refuses the removal of a machine that somebody has protected from it.
+func protected(in *state.Instance) error {
+	if !in.Spec.Protect {
+		return nil
+	}
+	return state.Hint(fmt.Errorf("%s: %w", in.Spec.Name, state.ErrProtected), "croft unset "+in.Spec.Name+" security.protection.delete")
 }
 
 // waitClaim takes the claim as soon as whoever holds it has gone.

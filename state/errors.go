@@ -13,6 +13,7 @@ var (
 	ErrNotRunning  = errors.New("is not running")
 	ErrPaused      = errors.New("is paused")
 	ErrBusy        = errors.New("is in use")
+	ErrProtected   = errors.New("is protected from removal")
 	ErrInvalid     = errors.New("is not valid")
 	ErrUnsupported = errors.New("is not supported here")
 )

@@ -35,6 +35,10 @@ type Spec struct {
 	CloudInit CloudInit `json:"cloud_init,omitzero"`
 
 	Supervisor string `json:"supervisor,omitempty"` // "": systemd where it is PID 1
+
+	Profiles []string          `json:"profiles,omitempty"` // what they say is in here, too; later ones come before earlier ones
+	Origins  map[string]string `json:"origins,omitempty"`  // of settings that are not the machine's own: KEY or KEY.ENTRY, and its profile or OriginHost
+	Protect  bool              `json:"protect,omitempty"`  // it cannot be removed
 }
 
 // What can hold a machine's keeper.
@@ -206,6 +210,10 @@ func (s *Spec) Check() error {
 	s.checkSecurity(say)
 	s.checkBoot(say)
 	s.CloudInit.check(say)
+	s.checkProfiles(say)
+	if s.Protect && s.Remove {
+		say("security.protection.delete", "a machine that is removed when it stops cannot be protected from that")
+	}
 	for k := range s.Labels {
 		if err := CheckLabel(k); err != nil {
 			say("labels", "%v", err)

@@ -220,7 +220,8 @@ func code(err error, inner bool) int {
 		return exitOurs
 	case errors.Is(err, state.ErrNotExist):
 		return exitNotExist
-	case errors.Is(err, state.ErrRunning), errors.Is(err, state.ErrNotRunning), errors.Is(err, state.ErrPaused), errors.Is(err, state.ErrBusy):
+	case errors.Is(err, state.ErrRunning), errors.Is(err, state.ErrNotRunning), errors.Is(err, state.ErrPaused), errors.Is(err, state.ErrBusy),
+		errors.Is(err, state.ErrProtected):
 		return exitState
 	case errors.As(err, &violations), errors.Is(err, state.ErrMisnamed):
 		return exitMisuse

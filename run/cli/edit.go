@@ -31,60 +31,90 @@ func (a *app) edit() func(*pflag.FlagSet) man.Run {
 			if err != nil {
 				return err
 			}
-			if isTerminal(os.Stdin) {
-				return a.editIn(editor(), in, *quiet)
-			}
-			text, err := io.ReadAll(os.Stdin)
+			text, err := toYAML(&in.Spec)
 			if err != nil {
 				return err
 			}
-			if blank(text) {
-				return man.Misused("nothing is on stdin")
-			}
-			return a.reconfigure("edit", in.Spec.Name, *quiet, func(s *state.Spec) error { return fromYAML(s, text) })
+			return editing{name: in.Spec.Name, command: "croft edit", text: text, quiet: *quiet, lines: true}.from(os.Stdin, func(text []byte, stale bool) error {
+				return a.reconfigure("edit", in.Spec.Name, *quiet, func(s *state.Spec) error {
+					if stale && !reflect.DeepEqual(*s, in.Spec) {
+						return errStale
+					}
+					return a.take(s, text)
+				})
+			})
 		}
 	}
+}
+
+// take gives s the settings of the text. What differs is the machine's own from then on.
+func (a *app) take(s *state.Spec, text []byte) error {
+	was := before(s)
+	said, err := fromYAML(s, text)
+	if err != nil {
+		return err
+	}
+	own(&was, s, said)
+	return a.expand(s)
 }
 
 // editor is the user's.
 func editor() string { return cmp.Or(os.Getenv("VISUAL"), os.Getenv("EDITOR"), "vi") }
 
-// editIn lets the user change the settings in an editor until they are taken or he gives up; then the file stays.
-func (a *app) editIn(editor string, in *state.Instance, quiet bool) error {
-	name := in.Spec.Name
-	before, err := toYAML(&in.Spec)
+// editing is a text that its user changes.
+type editing struct {
+	name    string // of what it is about
+	command string // that takes the text of it on stdin
+	text    []byte
+	quiet   bool
+	lines   bool // one with nothing but comments is no text
+}
+
+// errStale: what was edited is not what there is.
+var errStale = fmt.Errorf("somebody else has changed it meanwhile: %w", state.ErrBusy)
+
+// from gives take what is on stdin, or, where that is a terminal, what the user has made of the text that was shown to him,
+// which may be stale by then.
+func (x editing) from(stdin *os.File, take func(text []byte, stale bool) error) error {
+	if isTerminal(stdin) {
+		return x.in(editor(), func(text []byte) error { return take(text, true) })
+	}
+	text, err := io.ReadAll(stdin)
 	if err != nil {
 		return err
 	}
-	f, err := os.CreateTemp("", "croft-"+name+"-*.yaml")
+	if len(text) == 0 || x.lines && blank(text) {
+		return man.Misused("nothing is on stdin")
+	}
+	return take(text, false)
+}
+
+// in lets the user change the text in an editor until it is taken or he gives up; then the file stays.
+func (x editing) in(editor string, take func(text []byte) error) error {
+	f, err := os.CreateTemp("", "croft-"+x.name+"-*.yaml")
 	if err != nil {
 		return err
 	}
 	defer f.Close()
-	if _, err := f.Write(before); err != nil {
+	if _, err := f.Write(x.text); err != nil {
 		return errors.Join(err, os.Remove(f.Name()))
 	}
 	for {
 		after, err := edited(editor, f.Name())
-		if blank(after) || bytes.Equal(after, before) {
-			if err == nil && !quiet {
+		if x.lines && blank(after) || bytes.Equal(after, x.text) {
+			if err == nil && !x.quiet {
 				fmt.Fprintln(os.Stderr, "nothing was changed")
 			}
 			return errors.Join(err, os.Remove(f.Name()))
 		}
 		if err == nil {
-			err = a.reconfigure("edit", name, quiet, func(s *state.Spec) error {
-				if !reflect.DeepEqual(*s, in.Spec) {
-					return fmt.Errorf("somebody else has changed it meanwhile: %w", state.ErrBusy)
-				}
-				return fromYAML(s, after)
-			})
+			err = take(after)
 		}
 		if err == nil {
 			return os.Remove(f.Name())
 		}
 		if errors.Is(err, state.ErrBusy) || errors.Is(err, state.ErrNotExist) || !again(err) {
-			return state.Hint(err, "what was typed is in "+f.Name()+": croft edit "+name+" <"+f.Name())
+			return state.Hint(err, "what was typed is in "+f.Name()+": "+x.command+" "+x.name+" <"+f.Name())
 		}
 	}
 }
@@ -138,13 +168,7 @@ func toYAML(s *state.Spec) ([]byte, error) {
 		}
 		all.Content = append(all.Content, &yaml.Node{Kind: yaml.ScalarNode, Value: x.name, HeadComment: usage}, x.node(s))
 	}
-	var text bytes.Buffer
-	e := yaml.NewEncoder(&text)
-	e.SetIndent(2)
-	if err := e.Encode(all); err != nil {
-		return nil, err
-	}
-	return text.Bytes(), e.Close()
+	return encoded(all)
 }
 
 // node is the value of a setting: a list, or a scalar.
@@ -153,6 +177,9 @@ func (x setting) node(s *state.Spec) *yaml.Node {
 	for _, v := range x.get(s) {
 		n := &yaml.Node{}
 		n.SetString(v)
+		if from := (named{setting: x}).originOf(s, v); from != "machine" && n.Style != yaml.LiteralStyle {
+			n.LineComment = from
+		}
 		list.Content = append(list.Content, n)
 	}
 	one := x.entry == nil && !x.many
@@ -167,63 +194,40 @@ func (x setting) node(s *state.Spec) *yaml.Node {
 	return list
 }
 
-// fromYAML gives s the settings of the text, and takes back those that it does not name.
-func fromYAML(s *state.Spec, text []byte) error {
-	var doc yaml.Node
-	if err := yaml.Unmarshal(text, &doc); err != nil {
-		return man.Misused("%s", strings.TrimPrefix(err.Error(), "yaml: "))
-	}
-	if len(doc.Content) == 0 || doc.Content[0].Kind != yaml.MappingNode {
-		return man.Misused("there are no lines of KEY: VALUE")
-	}
-	values, err := valuesOf(doc.Content[0].Content)
+// fromYAML gives s the settings of the text, and takes back those that it does not name. It tells what was said.
+func fromYAML(s *state.Spec, text []byte) ([]assignment, error) {
+	lines, err := linesOf(text)
 	if err != nil {
-		return err
+		return nil, err
 	}
+	if len(lines) == 0 {
+		return nil, man.Misused("there are no lines of KEY: VALUE")
+	}
+	values := map[string][]string{}
+	for _, l := range lines {
+		if !slices.Contains(keyNames(), l.key.Value) {
+			return nil, &man.Misuse{Say: fmt.Sprintf("line %d: %s: there is no such key", l.key.Line, l.key.Value), Hint: man.Nearest(l.key.Value, keyNames())}
+		}
+		values[l.key.Value] = l.values
+	}
+	var all []assignment
 	for _, x := range settings() {
 		said, ok := values[x.name]
 		if x.fixed != "" && !ok {
 			continue
 		}
 		n := named{setting: x, word: x.name}
-		if x.fixed == "" {
-			err = n.unset(s)
-		}
-		if err == nil {
-			err = n.set(s, said)
-		}
-		if err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// valuesOf reads the keys and values of a mapping.
-func valuesOf(pairs []*yaml.Node) (map[string][]string, error) {
-	values := map[string][]string{}
-	for i := 0; i+1 < len(pairs); i += 2 {
-		key, value := pairs[i], pairs[i+1]
-		at := fmt.Sprintf("line %d: %s", key.Line, key.Value)
-		if !slices.Contains(keyNames(), key.Value) {
-			return nil, &man.Misuse{Say: at + ": there is no such key", Hint: man.Nearest(key.Value, keyNames())}
-		}
-		if _, twice := values[key.Value]; twice {
-			return nil, man.Misused("%s: stands there twice", at)
-		}
-		list := []*yaml.Node{value}
-		if value.Kind == yaml.SequenceNode {
-			list = value.Content
-		}
-		values[key.Value] = nil
-		for _, v := range list {
-			if v.Kind != yaml.ScalarNode {
-				return nil, man.Misused("%s: is neither a value nor a list of values", at)
+		if was := x.get(s); x.fixed == "" && !slices.Equal(was, said) {
+			if err := n.unset(s); err != nil {
+				return nil, err
 			}
-			if v.Tag != "!!null" && v.Value != "" {
-				values[key.Value] = append(values[key.Value], v.Value)
+			if x.entry == nil {
+				all = append(all, assignment{n, said})
 			}
 		}
+		if err := n.set(s, said); err != nil {
+			return nil, err
+		}
 	}
-	return values, nil
+	return all, nil
 }

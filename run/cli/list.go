@@ -382,6 +382,7 @@ func (d details) lines() [][2]string {
 	if d.Restarts > 0 {
 		out = append(out, [2]string{"Restarts", fmt.Sprintf("%d in a row", d.Restarts)})
 	}
+	out = append(out, [2]string{"Profiles", strings.Join(d.Spec.Profiles, ", ")})
 	out = append(out, [2]string{"Limits", strings.Join(limitLines(&d.Spec.Limits), ", ")})
 	out = append(out, [2]string{"Created", stamp(&d.Created)})
 	out = append(out, d.network()...)

@@ -1,7 +1,6 @@
 package cli
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -47,8 +46,9 @@ func (a *app) createMachine(ctx context.Context, flags *specFlags, names naming,
 	if err != nil {
 		return nil, false, err
 	}
-	if len(flags.networks) == 0 {
-		flags.networks = []string{a.host.network()}
+	sources, err := a.beneath(flags)
+	if err != nil {
+		return nil, false, err
 	}
 	if names.exists != existsFail && flags.Name == "" {
 		return nil, false, man.Misused("--exists needs a --name")
@@ -66,8 +66,9 @@ func (a *app) createMachine(ctx context.Context, flags *specFlags, names naming,
 				return in, true, err
 			}
 		}
-		spec.Timeouts.Stop = cmp.Or(spec.Timeouts.Stop, int(a.host.StopTimeout))
-		spec.Timeouts.Ready = cmp.Or(spec.Timeouts.Ready, int(a.host.ReadyTimeout))
+		if err := expand(&spec, sources); err != nil {
+			return nil, false, err
+		}
 		if spec.Image, err = a.obtain(ctx, flags, spec.Image); err != nil {
 			return nil, false, err
 		}
@@ -99,6 +100,32 @@ func (a *app) createMachine(ctx context.Context, flags *specFlags, names naming,
 		}
 		return nil, false, fmt.Errorf("create %s: %w", spec.Name, err)
 	}
+}
+
+// beneath is what a new machine gets where the flags say nothing: by the settings of the host, and by its profiles. The
+// network is a flag by that: what --ip says is about it, wherever it comes from.
+func (a *app) beneath(flags *specFlags) ([]source, error) {
+	if len(flags.profiles) == 0 {
+		flags.profiles = []string{state.DefaultProfile}
+	}
+	var of state.Spec
+	if err := flags.profiled(&of); err != nil {
+		return nil, err
+	}
+	sources, err := a.sources(of.Profiles)
+	if err != nil || len(flags.networks) > 0 {
+		return sources, err
+	}
+	network, err := settingOf("network")
+	if err != nil {
+		return nil, err
+	}
+	for i := range sources {
+		if said := sources[i].values(network.setting); said != nil {
+			flags.networks, flags.Origins = said, map[string]string{network.name: sources[i].origin}
+		}
+	}
+	return sources, nil
 }
 
 func (a *app) create() func(*pflag.FlagSet) man.Run {
@@ -184,6 +211,9 @@ func (a *app) startOne(ctx context.Context, name string, timings bool) error {
 		}
 		run.Hurry()
 		began = time.Now()
+		if in, err = a.fresh(e, in); err != nil {
+			return err
+		}
 		if s, err = e.Start(ctx, in); err != nil && !errors.Is(err, state.ErrRunning) { // else somebody was faster
 			return err
 		}
@@ -214,6 +244,9 @@ func (a *app) startHere(ctx context.Context, name string, timings bool) error {
 	}
 	if err := e.Room(a.force); err != nil {
 		return fmt.Errorf("start %s: %w", name, err)
+	}
+	if in, err = a.fresh(e, in); err != nil {
+		return err
 	}
 	if timings {
 		os.Setenv(run.EnvTimings, "1")

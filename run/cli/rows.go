@@ -122,6 +122,7 @@ func machines(a *app) []*man.Command {
 			Long:     "Opens the settings in $VISUAL or $EDITOR, else vi, as YAML with a comment for each, and takes what was saved as `croft set` would. An unknown key or a wrong value is told, and the editor opens again; whoever gives up keeps the file. Settings whose lines are gone are unset.\n\nWhere stdin is no terminal the YAML is read from there. With EDITOR=cat it is shown.",
 			Examples: []man.Example{{Say: "In the editor", Do: "croft edit web"}, {Say: "From a file", Do: "croft edit web <web.yaml"}}, See: []string{"set", "get"},
 		},
+		profileVerbs(a),
 		{
 			Heading: "In a machine", Name: "exec", Args: "NAME CMD [ARG...]", Instead: []string{filterFlag}, Short: "Run a command in a running machine", New: a.execVerb(), Long: execText,
 			Examples: []man.Example{
@@ -437,7 +438,7 @@ func (a *app) lookup(kind string) []string {
 			words = append(words, k.name+"=")
 		}
 		return words
-	case "NAME KEY=VALUE":
+	case "NAME KEY=VALUE", "PROFILE KEY=VALUE":
 		var words []string
 		for _, s := range settings() {
 			if s.fixed == "" {
@@ -470,6 +471,9 @@ func (a *app) lookup(kind string) []string {
 		return names
 	case "NAME", "OLD":
 		names, _ := e.Dir.Names()
+		return names
+	case "PROFILE":
+		names, _ := e.Profiles()
 		return names
 	case "NET":
 		networks, _ := e.Networks()

@@ -74,6 +74,9 @@ func (a *app) runMachine(ctx context.Context, o *runOptions, image string, cmd [
 		if runs {
 			return a.runIn(ctx, in, o, cmd, terminal)
 		}
+		if in, err = a.fresh(e, in); err != nil {
+			return err
+		}
 		if !boots(in) && len(cmd) > 0 && !slices.Equal(cmd, in.Spec.Init.Args) {
 			return man.Misused("%s boots nothing and is there for another command: %s", in.Spec.Name, strings.Join(in.Facts.Init.Args, " "))
 		}

@@ -42,6 +42,13 @@ func settings() []setting {
 	return slices.Concat([]setting{
 		{name: "name", fixed: "croft rename OLD NEW", field: text(func(s *state.Spec) *string { return &s.Name })},
 		{name: "image", fixed: madeAnew, field: text(func(s *state.Spec) *string { return &s.Image })},
+		{name: "profile", live: true, many: true, field: field{
+			get: func(s *state.Spec) []string { return s.Profiles },
+			put: func(s *state.Spec, values []string) error {
+				s.Profiles = nil
+				return (&specFlags{profiles: values}).profiled(s)
+			},
+		}},
 		{name: "boot", fixed: madeAnew, field: mode(state.InitBoot)},
 		{name: "no-boot", fixed: madeAnew, field: mode(state.InitPayload)},
 		{name: "storage", fixed: madeAnew, field: text(func(s *state.Spec) *string { return &s.Root.Driver })},
@@ -194,6 +201,7 @@ func settings() []setting {
 		{name: "supervisor", field: text(func(s *state.Spec) *string { return &s.Supervisor })},
 		{name: "boot.autostart", live: true, says: "start it whenever the host starts: true, false; unset: when it ran as the host went down", field: tristate(func(s *state.Spec) **bool { return &s.Boot.Autostart })},
 		{name: "boot.autostart.priority", live: true, says: "start it before those with a lower number when the host starts", field: as(func(s *state.Spec) *int { return &s.Boot.Priority }, func(n *int) pflag.Value { return (*priorityValue)(n) })},
+		{name: "security.protection.delete", live: true, says: "refuse to remove it: true", field: yes(func(s *state.Spec) *bool { return &s.Protect })},
 		{name: "boot.host_shutdown_timeout", says: "kill it when a stop by the host takes longer; unset: its stop-timeout", field: wholeSeconds(func(s *state.Spec) *int { return &s.Boot.Shutdown })},
 	}, securitySettings())
 }
@@ -593,14 +601,7 @@ func (a *app) set() func(*pflag.FlagSet) man.Run {
 			if len(said) == 0 {
 				return man.Misused("nothing to set: a flag or KEY=VALUE is missing")
 			}
-			return a.reconfigure("set", args[0], flags.quiet, func(s *state.Spec) error {
-				for _, x := range said {
-					if err := x.set(s, x.values); err != nil {
-						return err
-					}
-				}
-				return nil
-			})
+			return a.reconfigure("set", args[0], flags.quiet, func(s *state.Spec) error { return a.assign(s, said) })
 		}
 	}
 }
@@ -710,12 +711,15 @@ func (a *app) unset() func(*pflag.FlagSet) man.Run {
 				return err
 			}
 			return a.reconfigure("unset", args[0], *quiet, func(s *state.Spec) error {
+				was := before(s)
 				for _, n := range keys {
 					if err := n.unset(s); err != nil {
 						return err
 					}
+					s.Own(n.name, false)
 				}
-				return nil
+				own(&was, s, nil)
+				return a.expand(s)
 			})
 		}
 	}
@@ -723,13 +727,15 @@ func (a *app) unset() func(*pflag.FlagSet) man.Run {
 
 // keyValue is one line of get; its JSON names are a promise (docs/json.md).
 type keyValue struct {
-	Key   string `json:"key"`
-	Value string `json:"value"`
+	Key    string `json:"key"`
+	Value  string `json:"value"`
+	Origin string `json:"origin"` // machine, host, profile NAME; default: nobody has said anything
 }
 
 func (a *app) get() func(*pflag.FlagSet) man.Run {
 	return func(fs *pflag.FlagSet) man.Run {
 		format := formatValue("table")
+		origin := fs.Bool("origin", false, "print a table that tells where each value comes from: machine, host, or a profile")
 		fs.Var(&format, "format", "print `table|json|yaml|csv|TEMPLATE`")
 		return func(_ context.Context, args []string) error {
 			keys, err := settingsOf(args[1:])
@@ -746,8 +752,12 @@ func (a *app) get() func(*pflag.FlagSet) man.Run {
 				}
 			}
 			rows := keyValues(&in.Spec, keys)
-			if format != "table" {
-				return view[keyValue]{}.write(os.Stdout, string(format), rows)
+			if *origin || format != "table" {
+				return view[keyValue]{
+					{Head: "KEY", Cell: func(r keyValue) string { return r.Key }},
+					{Head: "VALUE", Cell: func(r keyValue) string { return r.Value }},
+					{Head: "ORIGIN", Cell: func(r keyValue) string { return r.Origin }},
+				}.write(os.Stdout, string(format), rows)
 			}
 			for _, r := range rows {
 				if len(args) == 2 {
@@ -773,7 +783,7 @@ func keyValues(s *state.Spec, keys []named) []keyValue {
 			values = []string{""}
 		}
 		for _, v := range values {
-			rows = append(rows, keyValue{n.word, v})
+			rows = append(rows, keyValue{n.word, v, n.originOf(s, v)})
 		}
 	}
 	return rows

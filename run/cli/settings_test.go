@@ -56,6 +56,7 @@ func full() state.Spec {
 			Ulimits:   []state.Ulimit{{Name: "nofile", Soft: 1024, Hard: 4096}, {Name: "core", Soft: state.Unlimited, Hard: state.Unlimited}},
 			IOMax:     []state.IOMax{{Device: "/dev/disk/by-path/pci-0:1", ReadBytes: 1 << 20, WriteOps: 7}, {Device: "/srv", WriteBytes: 1000}},
 		},
+		Profiles: []string{"small", "web"}, Protect: true,
 		Boot: state.Boot{Autostart: &never, Priority: -1, Shutdown: 30},
 		Security: state.Security{
 			CapAdd: []string{"CAP_SYSLOG"}, CapDrop: []string{"CAP_NET_RAW", "ALL"}, NoNewPrivileges: &always, Seccomp: state.Unconfined, AppArmor: "lxc-container-default",
@@ -225,7 +226,7 @@ func TestYAMLRoundTrip(t *testing.T) {
 		}
 		is := full()
 		is.Root = was.Root
-		if err := fromYAML(&is, text); err != nil || !reflect.DeepEqual(is, was) {
+		if _, err := fromYAML(&is, text); err != nil || !reflect.DeepEqual(is, was) {
 			t.Errorf("%s: %v\n%+v\nis not\n%+v\n%s", name, err, is, was, text)
 		}
 	}
@@ -238,7 +239,7 @@ func TestYAMLRefuses(t *testing.T) {
 	} {
 		s := full()
 		var misuse *man.Misuse
-		if err := fromYAML(&s, []byte(text)); !errors.As(err, &misuse) {
+		if _, err := fromYAML(&s, []byte(text)); !errors.As(err, &misuse) {
 			t.Errorf("%q: %v", text, err)
 		}
 	}

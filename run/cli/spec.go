@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -29,12 +30,15 @@ type specFlags struct {
 	ioMax         []string
 	hugePages     []string
 	ulimits       []string
+	profiles      []string
 	boot, noBoot  bool
 	wanted        run.Wanted // how its image is got
 	quiet         bool
+	given         func(flag string) bool // on the command line
 }
 
 func (s *specFlags) bind(fs *pflag.FlagSet) {
+	s.given = fs.Changed
 	fs.StringVar(&s.Name, "name", "", "call the machine `NAME`; without it one is made up")
 	fs.StringVar(&s.Hostname, "hostname", "", "its host name is `NAME`; default: its own name")
 	fs.StringArrayVarP(&s.env, "env", "e", nil, "set `KEY=VALUE` for its init and for all that is exec'd; KEY alone takes the caller's")
@@ -43,6 +47,7 @@ func (s *specFlags) bind(fs *pflag.FlagSet) {
 	fs.StringArrayVar(&s.tmpfs, "tmpfs", nil, "keep `DST[:size=SIZE,mode=MODE]` in memory, empty at every start")
 	fs.StringArrayVar(&s.devices, "device", nil, "give it the host's device `PATH[:TARGET][:rwm]`, or one by class or CDI name (croft help devices)")
 	fs.StringArrayVarP(&s.labels, "label", "l", nil, "attach `KEY=VALUE` to it")
+	fs.StringArrayVar(&s.profiles, "profile", nil, "have it get the settings of `PROFILE`, or none, where it has no own; several add up, later ones first (croft help profile); default: "+state.DefaultProfile)
 	fs.BoolVar(&s.boot, "boot", false, "boot the image's init, or fail")
 	fs.BoolVar(&s.noBoot, "no-boot", false, "run CMD under a tiny init instead of booting the image's")
 	fs.Var((*secondsValue)(&s.Timeouts.Stop), "stop-timeout", "kill it when a clean stop takes longer than `DURATION`")
@@ -59,7 +64,7 @@ func (s *specFlags) bind(fs *pflag.FlagSet) {
 	fs.StringArrayVar(&s.ulimits, "ulimit", nil, "limit each process of it, `NAME=SOFT[:HARD]`, such as nofile=4096:65536; the names are setrlimit's")
 	bindCloudInit(fs, &s.CloudInit)
 	fs.BoolVarP(&s.quiet, "quiet", "q", false, "no notes on stderr, only errors")
-	man.Under(fs, "Machine", "name", "hostname", "env", "env-file", "label", "user-data", "vendor-data", "network-config")
+	man.Under(fs, "Machine", "name", "profile", "hostname", "env", "env-file", "label", "user-data", "vendor-data", "network-config")
 	s.nicFlags.bind(fs)
 	s.securityFlags.bind(fs, &s.Security)
 	man.Under(fs, "Files", "volume", "tmpfs", "device", "read-only", "ephemeral", "storage")
@@ -81,9 +86,14 @@ func (s *specFlags) spec(image string, cmd []string) (state.Spec, error) {
 	case s.noBoot:
 		out.Init.Mode = state.InitPayload
 	}
-	for _, fill := range []func(*state.Spec) error{s.environment, s.mounts, s.memory, s.nodes, s.attachments, s.published, s.resolving, s.labelled, s.disks, s.pages, s.processes, s.capabilities, s.tuned} {
+	for _, fill := range []func(*state.Spec) error{s.environment, s.mounts, s.memory, s.nodes, s.attachments, s.published, s.resolving, s.labelled, s.disks, s.pages, s.processes, s.capabilities, s.tuned, s.profiled} {
 		if err := fill(&out); err != nil {
 			return out, err
+		}
+	}
+	for _, x := range settings() {
+		if x.shared() && x.entry == nil && s.given(x.name) && len(x.get(&out)) == 0 {
+			out.Own(x.name, true)
 		}
 	}
 	if out.Name == "" {
@@ -256,6 +266,18 @@ func (s *specFlags) labelled(out *state.Spec) error {
 			out.Labels = map[string]string{}
 		}
 		out.Labels[k] = v
+	}
+	return nil
+}
+
+func (s *specFlags) profiled(out *state.Spec) error {
+	if slices.Contains(s.profiles, state.NoProfile) && len(s.profiles) > 1 {
+		return man.Misused("profile %s stands alone", state.NoProfile)
+	}
+	for _, p := range s.profiles {
+		if p != state.NoProfile {
+			out.Profiles = append(out.Profiles, p)
+		}
 	}
 	return nil
 }
