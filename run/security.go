@@ -44,6 +44,22 @@ func capabilityMask(names []string) (mask uint64) {
 	return mask
 }
 
+// masked are the paths of /proc and /sys that anybody in a machine could read of the host and of its other machines, and that no
+// system needs (docs/decisions/039). A mask forbids a new /proc in a user namespace of the machine's own, so there is
+// none where containers run in it.
+func masked(s *state.Security) []string {
+	if s.Nesting {
+		return nil
+	}
+	return []string{
+		"/proc/cmdline", "/proc/bootconfig", "/sys/firmware", // how the host boots, credentials for its systemd included
+		"/proc/locks",              // inode numbers of files that anybody has locked
+		"/proc/fs", "/proc/asound", // options and counters of the host's filesystems, what it plays
+		"/sys/devices/virtual/block", // the files behind loop devices, names of volumes
+		"/sys/kernel/vmcoreinfo",     // an address
+	}
+}
+
 // noNewPrivileges says whether no program of the machine can have more rights than the one that executes it. A whole
 // system has its su and its sudo; a single program that boots nothing seldom does.
 func noNewPrivileges(s *state.Spec, f *state.Facts) bool {

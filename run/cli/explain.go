@@ -96,6 +96,7 @@ func explained(x run.Explanation, wanted *state.Spec) [][2]string {
 	say("Limits", limitLines(&x.Limits)...)
 	say("Capabilities", lines(x.Capabilities)...)
 	say("Refused", lines(x.Refused)...)
+	say("Masked", lines(x.Masked)...)
 	if x.NoNewPrivs {
 		say("Privileges", "no program has more than the one that executes it: no sudo")
 	}
