@@ -45,7 +45,7 @@ var house = []struct {
 			"github.com/moby/sys/user github.com/seccomp/libseccomp-golang github.com/sirupsen/logrus"},
 	{"croft/man", "", "github.com/spf13/pflag"},
 	{"croft/run/cli", "croft/state croft/run croft/man",
-		"golang.org/x/sys golang.org/x/term github.com/spf13/pflag gopkg.in/yaml.v3 github.com/BurntSushi/toml"},
+		"golang.org/x/sys golang.org/x/term github.com/spf13/pflag gopkg.in/yaml.v3 github.com/BurntSushi/toml github.com/DataDog/datadog-agent/pkg/template"},
 	{"croft", "croft/run croft/run/cli", ""},
 }
 

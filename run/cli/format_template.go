@@ -6,10 +6,12 @@ import (
 	"io"
 	"reflect"
 	"strings"
-	"text/template"
 	"unicode"
 
 	"croft/man"
+
+	// text/template without calls of methods: for those the linker would have to keep every exported method in the program.
+	template "github.com/DataDog/datadog-agent/pkg/template/text"
 )
 
 // writeTemplate runs a template on each row, a line for each; "table TEMPLATE"
