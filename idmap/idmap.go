@@ -5,6 +5,7 @@ package idmap
 
 import (
 	"fmt"
+	"math"
 	"os"
 	"path/filepath"
 	"sort"
@@ -16,6 +17,9 @@ import (
 
 // Size is the number of ids of a machine: nobody (65534) must be among them.
 const Size = 1 << 16
+
+// NestingSize is the number of ids of a machine that gives some of them to machines of its own.
+const NestingSize = 1 << 20
 
 // Pool is systemd's range for containers (UIDS-GIDS.md): no distribution gives these ids to users.
 var Pool = state.Range{Base: 524288, Size: 1879048192 - 524288}
@@ -56,10 +60,10 @@ func Room(pool state.Range, size uint32, taken []state.Range) int {
 
 func align(id uint64) uint64 { return (id + Size - 1) &^ (Size - 1) }
 
-// Foreign are the ids of this host that belong to somebody else: subordinate ids, users and groups, and the
-// ranges that systemd-nspawn holds.
+// Foreign are the ids of this host that belong to somebody else: those that this user namespace does not have,
+// subordinate ids, users and groups, and the ranges that systemd-nspawn holds.
 func Foreign() []state.Range {
-	var all []state.Range
+	all := append(unmapped("/proc/self/uid_map"), unmapped("/proc/self/gid_map")...)
 	for _, f := range []string{"/etc/subuid", "/etc/subgid"} {
 		all = append(all, Delegated(f)...)
 	}
@@ -81,6 +85,32 @@ func Delegated(file string) []state.Range {
 			}
 		}
 	})
+	return all
+}
+
+// unmapped are the ids that a map of user_namespaces(7) leaves out.
+func unmapped(file string) []state.Range {
+	data, err := os.ReadFile(file)
+	if err != nil {
+		return nil
+	}
+	var mapped []state.Range
+	for line := range strings.Lines(string(data)) {
+		var r state.Range
+		var outside uint32
+		if _, err := fmt.Sscan(line, &r.Base, &outside, &r.Size); err == nil {
+			mapped = append(mapped, r)
+		}
+	}
+	sort.Slice(mapped, func(i, j int) bool { return mapped[i].Base < mapped[j].Base })
+	var all []state.Range
+	at := uint64(0)
+	for _, m := range append(mapped, state.Range{Base: math.MaxUint32}) { // the last id is nobody's anywhere
+		if uint64(m.Base) > at {
+			all = append(all, state.Range{Base: uint32(at), Size: m.Base - uint32(at)})
+		}
+		at = max(at, m.End())
+	}
 	return all
 }
 

@@ -142,6 +142,26 @@ func TestDelegated(t *testing.T) {
 	}
 }
 
+func TestUnmapped(t *testing.T) {
+	last := state.Range{Base: 1 << 20, Size: 1<<32 - 1 - 1<<20}
+	for _, c := range []struct {
+		name, content string
+		want          []state.Range
+	}{
+		{"the host", "         0          0 4294967295\n", nil},
+		{"a machine", "0 524288 65536\n", []state.Range{{Base: 65536, Size: 1<<32 - 1 - 65536}}},
+		{"one with a hole", "65536 1 983040\n0 900000 1000\n2000 5 63536\n", []state.Range{{Base: 1000, Size: 1000}, last}},
+		{"nothing", "", []state.Range{{Base: 0, Size: 1<<32 - 1}}},
+	} {
+		if got := unmapped(write(t, c.content)); !reflect.DeepEqual(got, c.want) {
+			t.Errorf("%s: %v, want %v", c.name, got, c.want)
+		}
+	}
+	if got := unmapped("/no/such/file"); got != nil {
+		t.Errorf("without user namespaces: %v", got)
+	}
+}
+
 func TestAccounts(t *testing.T) {
 	many := "big:x:99:" + strings.Repeat("member,", 20000) + "\n" // a group may have that many
 	path := write(t, "root:x:0:0::/root:/bin/sh\n"+many+"dyn:x:600000:600000::/:\nbad:x:y:\nshort:x\n")

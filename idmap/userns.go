@@ -39,6 +39,9 @@ import (
 	"fmt"
 	"os"
 	"runtime"
+	"slices"
+	"strings"
+	"sync"
 
 	"croft/state"
 
@@ -75,6 +78,9 @@ func namespace(r state.Range, uids, gids idMap) (*os.File, error) {
 		ns, err = os.Open(fmt.Sprintf("/proc/%d/ns/user", pid))
 		return err
 	})
+	if err != nil && Nested() && !mapped(r) {
+		return nil, Nesting(fmt.Errorf("the ids %d-%d: this machine does not have them: %w", r.Base, r.End()-1, state.ErrUnsupported))
+	}
 	if err != nil {
 		return nil, fmt.Errorf("user namespace for %d+%d: %w", r.Base, r.Size, err)
 	}
@@ -129,4 +135,37 @@ func pause() (pid int, hold *os.File, err error) {
 		return 0, nil, os.NewSyscallError("clone3(CLONE_NEWUSER)", unix.Errno(-n))
 	}
 	return n, w, nil
+}
+
+// here is what is found out once of the user namespace of this process.
+var here struct {
+	sync.Once
+	nested bool
+}
+
+// Nested says whether this process is in a user namespace that somebody made, rather than in the host's.
+func Nested() bool {
+	here.Do(func() {
+		data, err := os.ReadFile("/proc/self/uid_map")
+		here.nested = err == nil && strings.Join(strings.Fields(string(data)), " ") != "0 0 4294967295" // user_namespaces(7)
+	})
+	return here.nested
+}
+
+// mapped says whether the user namespace of this process has the ids of r.
+func mapped(r state.Range) bool {
+	for _, file := range []string{"/proc/self/uid_map", "/proc/self/gid_map"} {
+		if slices.ContainsFunc(unmapped(file), r.Overlaps) {
+			return false
+		}
+	}
+	return true
+}
+
+// Nesting adds to an error about ids what gives a machine more of them, where this is one.
+func Nesting(err error) error {
+	if !Nested() {
+		return err
+	}
+	return state.Hint(err, "on the host of this machine: croft set NAME nesting=true, and restart it")
 }

@@ -146,7 +146,7 @@ func (d *differ) dir(dir *os.File, p string, lowers []string, whole bool) error 
 
 func isOpaque(dir *os.File) bool {
 	var v [1]byte
-	n, err := unix.Fgetxattr(int(dir.Fd()), opaqueXattr, v[:])
+	n, err := unix.Fgetxattr(int(dir.Fd()), opaqueXattr(), v[:])
 	return err == nil && n == 1 && v[0] == 'y'
 }
 

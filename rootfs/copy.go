@@ -95,7 +95,7 @@ func (c *copier) clear(src, dst string, info fs.FileInfo) error {
 
 func opaque(dir string) bool {
 	var v [1]byte
-	n, err := unix.Lgetxattr(dir, opaqueXattr, v[:])
+	n, err := unix.Lgetxattr(dir, opaqueXattr(), v[:])
 	return err == nil && n == 1 && v[0] == 'y'
 }
 
@@ -171,7 +171,7 @@ func copyXattrs(src, dst string, change owners) error {
 		return &os.PathError{Op: "listxattr", Path: src, Err: err}
 	}
 	for _, name := range bytes.Split(bytes.TrimSuffix(names[:size], []byte{0}), []byte{0}) {
-		if bytes.HasPrefix(name, []byte("trusted.overlay.")) {
+		if overlayXattr(string(name)) {
 			continue // it speaks of layers, and the copy has none
 		}
 		value := make([]byte, 1<<16) // XATTR_SIZE_MAX

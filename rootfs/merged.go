@@ -95,6 +95,9 @@ func overlayOf(dirs []*os.File) (*os.File, error) {
 			return nil, fmt.Errorf("fsconfig(%s=%s): %w", o[0], o[1], err)
 		}
 	}
+	if err := ownAttributes(fs); err != nil {
+		return nil, err
+	}
 	if err := unix.FsconfigCreate(fs); err != nil {
 		return nil, fmt.Errorf("fsconfig(create): %w: %w", err, state.ErrUnsupported)
 	}

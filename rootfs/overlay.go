@@ -8,6 +8,7 @@ import (
 	"runtime"
 	"strings"
 
+	"croft/idmap"
 	"croft/state"
 
 	"golang.org/x/sys/unix"
@@ -55,6 +56,20 @@ func (Overlay) Remove(r Root) error { return removeTree(r.Dir) }
 // What the overlay is mounted with. The guest must not be able to plant redirects or metadata-only files in
 // its upper, and an index would tie the upper to one set of lower inodes.
 var overlayOptions = [...][2]string{{"redirect_dir", "nofollow"}, {"metacopy", "off"}, {"index", "off"}}
+
+// userAttributes has an overlay keep its notes in attributes that a user namespace may write.
+const userAttributes = "userxattr"
+
+// ownAttributes sets that for the overlay that fs is to be, where it is needed.
+func ownAttributes(fs int) error {
+	if !idmap.Nested() {
+		return nil
+	}
+	if err := unix.FsconfigSetFlag(fs, userAttributes); err != nil {
+		return fmt.Errorf("fsconfig(%s): %w", userAttributes, err)
+	}
+	return nil
+}
 
 // PathMode, set in the environment to "path", takes the way of kernels before 6.15 for a test of it.
 const PathMode = "CROFT_OVERLAY"
@@ -149,6 +164,9 @@ func cloneTree(layer string, userns *os.File) (*os.File, error) {
 		return tree, nil
 	}
 	tree.Close()
+	if borrowable(err) {
+		return borrow(layer, userns)
+	}
 	err = &os.PathError{Op: "mount_setattr", Path: layer, Err: err}
 	if errors.Is(err, unix.EINVAL) {
 		err = fmt.Errorf("this kernel cannot shift the ids of that filesystem: %w", err)
@@ -222,6 +240,9 @@ func (t trees) mountDetached() (mnt int, err error) {
 			return -1, fmt.Errorf("fsconfig(%s=%s): %w", o[0], o[1], err)
 		}
 	}
+	if err := ownAttributes(fs); err != nil {
+		return -1, err
+	}
 	if mnt, err = createMount(fs); errors.Is(err, unix.EINVAL) { // kernels before 6.15 refuse detached trees only here
 		return -1, fmt.Errorf("%w: %w", errNoFdLayers, err)
 	}
@@ -251,6 +272,9 @@ func (t trees) mountByPath(base int, scratch, at string) error {
 	}
 	for _, o := range overlayOptions {
 		options = append(options, o[0]+"="+o[1])
+	}
+	if idmap.Nested() {
+		options = append(options, userAttributes)
 	}
 	text := strings.Join(options, ",")
 	if len(text) >= os.Getpagesize() { // mount(2) takes one page and cuts off the rest, upperdir for one

@@ -65,6 +65,9 @@ func CarriesUpper(scratch string) error {
 			return fmt.Errorf("fsconfig(%s): %w", option, err)
 		}
 	}
+	if err := ownAttributes(fs); err != nil {
+		return err
+	}
 	mnt, err := createMount(fs)
 	if err != nil {
 		return err

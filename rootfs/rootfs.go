@@ -66,7 +66,9 @@ func Pick(dir string) (string, error) {
 	}
 	switch st.Type {
 	case unix.EXT4_SUPER_MAGIC, unix.XFS_SUPER_MAGIC, unix.BTRFS_SUPER_MAGIC:
-		return "overlay", nil // they can do all of it on every kernel that croft runs on
+		if !idmap.Nested() {
+			return "overlay", nil // they can do all of it on every kernel that croft runs on
+		}
 	}
 	// No process ever has these ids, so they need not be reserved.
 	userns, err := idmap.Namespace(state.Range{Base: idmap.Pool.Base, Size: idmap.Size})

@@ -224,8 +224,8 @@ func (u *unpacker) dir(at *os.File, base, name string, h *tar.Header) error {
 	}
 	defer unix.Close(fd)
 	if opaque {
-		if err := unix.Fsetxattr(fd, opaqueXattr, []byte("y"), 0); err != nil {
-			return os.NewSyscallError("fsetxattr "+opaqueXattr, err)
+		if err := unix.Fsetxattr(fd, opaqueXattr(), []byte("y"), 0); err != nil {
+			return os.NewSyscallError("fsetxattr "+opaqueXattr(), err)
 		}
 	}
 	u.stamps = append(u.stamps, stamp{name, times(h)})

@@ -252,7 +252,7 @@ func readXattrs(h *tar.Header, list func([]byte) (int, error), get func(string, 
 		return false, os.NewSyscallError("listxattr", err)
 	}
 	for name := range strings.SplitSeq(strings.TrimSuffix(string(names), "\x00"), "\x00") {
-		if name == "" || overlayXattr(name) && name != opaqueXattr {
+		if name == "" || overlayXattr(name) && name != opaqueXattr() {
 			continue
 		}
 		value, err := sized(func(b []byte) (int, error) { return get(name, b) })
@@ -262,7 +262,7 @@ func readXattrs(h *tar.Header, list func([]byte) (int, error), get func(string, 
 		if err != nil {
 			return false, os.NewSyscallError("getxattr "+name, err)
 		}
-		if name == opaqueXattr {
+		if name == opaqueXattr() {
 			opaque = string(value) == "y"
 			continue
 		}

@@ -48,7 +48,7 @@ func TestPackRoundTrip(t *testing.T) {
 	if x, y := b.stat("bin/su"), b.stat("bin/zu"); x.Ino != y.Ino {
 		t.Error("a hard link became a copy")
 	}
-	if st := b.stat("acl/gone"); !isWhiteout(&st) || b.xattr("acl", opaqueXattr) != "y" {
+	if st := b.stat("acl/gone"); !isWhiteout(&st) || b.xattr("acl", opaqueXattr()) != "y" {
 		t.Error("whiteouts are lost")
 	}
 }

@@ -321,7 +321,7 @@ func TestUnpackWhiteouts(t *testing.T) {
 		t.Errorf("d/gone has mode %o, device %d", st.Mode, st.Rdev)
 	}
 	for name, want := range map[string]string{"d": "y", "late": "y", "back": "y"} {
-		if got := c.xattr(name, opaqueXattr); got != want {
+		if got := c.xattr(name, opaqueXattr()); got != want {
 			t.Errorf("%s: opaque %q", name, got)
 		}
 	}

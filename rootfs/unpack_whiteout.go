@@ -7,6 +7,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"croft/idmap"
 	"croft/state"
 )
 
@@ -17,9 +18,19 @@ const (
 	whiteoutPrefix = ".wh."
 	whiteoutOpaque = ".wh..wh..opq"
 	whiteoutAUFS   = ".wh..wh."
-	opaqueXattr    = "trusted.overlay.opaque"
-	originXattr    = "trusted.overlay.origin"
 )
+
+// opaqueXattr marks an opaque directory, originXattr one that came from somewhere.
+func opaqueXattr() string { return overlayPrefix() + "opaque" }
+func originXattr() string { return overlayPrefix() + "origin" }
+
+// overlayPrefix begins the names of overlayfs's attributes: only root of the host's user namespace has trusted ones.
+func overlayPrefix() string {
+	if idmap.Nested() {
+		return "user.overlay."
+	}
+	return "trusted.overlay."
+}
 
 type mark int
 
@@ -69,20 +80,20 @@ func (u *unpacker) whiteout(at *os.File, base string) error {
 	if st.Mode&unix.S_IFMT != unix.S_IFDIR {
 		return nil
 	}
-	err = unix.Lsetxattr(procPath(at)+"/"+base, opaqueXattr, []byte("y"), 0)
-	return os.NewSyscallError("lsetxattr "+opaqueXattr, err)
+	err = unix.Lsetxattr(procPath(at)+"/"+base, opaqueXattr(), []byte("y"), 0)
+	return os.NewSyscallError("lsetxattr "+opaqueXattr(), err)
 }
 
 // hideWhiteouts has overlayfs look for whiteouts where it lists dir. In a directory that one layer alone has it does so only when
 // its origin says that it may have some, and lists names otherwise that nobody can open.
 func hideWhiteouts(dir *os.File) error {
-	err := unix.Setxattr(procPath(dir), originXattr, nil, 0) // no value: it came from somewhere
-	return os.NewSyscallError("setxattr "+originXattr, err)
+	err := unix.Setxattr(procPath(dir), originXattr(), nil, 0) // no value: it came from somewhere
+	return os.NewSyscallError("setxattr "+originXattr(), err)
 }
 
 func setOpaque(dir *os.File) error {
-	err := unix.Setxattr(procPath(dir), opaqueXattr, []byte("y"), 0)
-	return os.NewSyscallError("setxattr "+opaqueXattr, err)
+	err := unix.Setxattr(procPath(dir), opaqueXattr(), []byte("y"), 0)
+	return os.NewSyscallError("setxattr "+opaqueXattr(), err)
 }
 
 func isWhiteout(st *unix.Stat_t) bool {

@@ -7,6 +7,7 @@ import (
 	"strconv"
 	"strings"
 
+	"croft/idmap"
 	"croft/state"
 
 	// Device rules are set through variables of the cgroups package, which this import fills.
@@ -85,7 +86,7 @@ func newContainer(l *launch) (*container, error) {
 	} else {
 		err = c.startOnConsole(p)
 	}
-	if err == nil && l.Boot {
+	if err == nil && l.Boot && !idmap.Nested() {
 		err = freeTerminal(c.slave)
 	}
 	if err != nil {
@@ -116,6 +117,15 @@ func (l *launch) process() (*libcontainer.Process, error) {
 	if !l.Boot {
 		if err := l.payload(p); err != nil {
 			return nil, err
+		}
+	}
+	if l.Boot && idmap.Nested() {
+		program, err := terminalFree()
+		if err != nil {
+			return nil, err
+		}
+		if program != nil {
+			executeBy(program, p)
 		}
 	}
 	if l.Credentials != "" {
@@ -168,9 +178,14 @@ func (l *launch) payload(p *libcontainer.Process) error {
 	if len(p.ExtraFiles) > 0 {
 		p.Env = append(p.Env, roomForPID())
 	}
-	p.Args = append([]string{fmt.Sprintf("/proc/self/fd/%d", firstSocket+len(p.ExtraFiles))}, asked.Args...)
-	p.ExtraFiles = append(p.ExtraFiles, program) // it becomes that descriptor
+	executeBy(program, p)
 	return nil
+}
+
+// executeBy has program execute what p was to be.
+func executeBy(program *os.File, p *libcontainer.Process) {
+	p.Args = append([]string{fmt.Sprintf("/proc/self/fd/%d", firstSocket+len(p.ExtraFiles))}, p.Args...)
+	p.ExtraFiles = append(p.ExtraFiles, program) // it becomes that descriptor
 }
 
 // startOnStdio gives the payload this process's own files, or pipes to them (relay.go). Pipes become its user's, so that it can

@@ -215,10 +215,13 @@ func (e *Engine) reserve(in *state.Instance) (state.Range, error) {
 		return state.Range{}, err
 	}
 	defer host.Close()
-	me, had := e.owner(in), in.Facts.Range
-	if had.Size != 0 {
-		if who, ok := host.Owner(had); ok && who == me {
+	me, had, size := e.owner(in), in.Facts.Range, idsOf(&in.Spec)
+	if who, ok := host.Owner(had); ok && who == me {
+		if had.Size == size {
 			return had, nil
+		}
+		if err := host.Free(had, me); err != nil {
+			return state.Range{}, err
 		}
 	}
 	taken, err := host.Ranges()
@@ -227,9 +230,9 @@ func (e *Engine) reserve(in *state.Instance) (state.Range, error) {
 	}
 	taken = append(taken, idmap.Foreign()...)
 	ids := had
-	if had.Size == 0 || overlaps(had, taken) {
-		if ids, err = idmap.Pick(e.Pool, idmap.Size, taken); err != nil {
-			return state.Range{}, err
+	if had.Size != size || overlaps(had, taken) {
+		if ids, err = idmap.Pick(e.Pool, size, taken); err != nil {
+			return state.Range{}, idmap.Nesting(err)
 		}
 	}
 	return ids, host.Take(ids, me)

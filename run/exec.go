@@ -75,7 +75,7 @@ func (e *Engine) Exec(ctx context.Context, in *state.Instance, x Exec) (status E
 	if err := Awake(in); err != nil {
 		return 0, err
 	}
-	cell, err := newCell(in.Applied.Cgroups)
+	cell, err := newCell(in.Applied.Cgroups, in.Applied.Facts.Range)
 	if err != nil {
 		return 0, err
 	}
@@ -248,12 +248,12 @@ type cell struct {
 // cellPrefix begins the cgroup's name; the pid of the client ends it.
 const cellPrefix = "croft-exec-"
 
-func newCell(cgroups []string) (*cell, error) {
+func newCell(cgroups []string, ids state.Range) (*cell, error) {
 	c := &cell{}
 	for _, d := range cgroups {
 		var err error
 		if c.dir == "" && exists(filepath.Join(d, "cgroup.kill")) {
-			err = c.makeLeaf(filepath.Join(d, cellPrefix+strconv.Itoa(os.Getpid())))
+			err = c.makeLeaf(filepath.Join(d, cellPrefix+strconv.Itoa(os.Getpid())), ids)
 		} else {
 			err = c.join(d)
 		}
@@ -267,11 +267,14 @@ func newCell(cgroups []string) (*cell, error) {
 
 // makeLeaf makes the v2 cgroup. A leaf of its own: where the guest has controllers enabled below its root, the
 // root itself may hold no process.
-func (c *cell) makeLeaf(dir string) (err error) {
+func (c *cell) makeLeaf(dir string, ids state.Range) (err error) {
 	if err := os.Mkdir(dir, 0o755); err != nil && !os.IsExist(err) {
 		return err
 	}
 	c.dir = dir
+	if err := delegate(dir, int(ids.Base)); err != nil { // a command may start machines below itself
+		return err
+	}
 	if c.leaf, err = os.Open(dir); err != nil {
 		return err
 	}

@@ -70,10 +70,10 @@ func (p *Plan) mounts() []specs.Mount {
 		{Destination: "/dev/pts", Type: "devpts", Source: "devpts", Options: []string{"nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"}},
 		{Destination: "/dev/shm", Type: "tmpfs", Source: "shm", Options: []string{"nosuid", "nodev", "mode=1777"}},
 		{Destination: "/dev/mqueue", Type: "mqueue", Source: "mqueue", Options: []string{"nosuid", "noexec", "nodev"}},
-		p.sys(),
-		// The v2 tree on every host: on a hybrid one it has no controllers, but a systemd needs no more than it.
-		{Destination: "/sys/fs/cgroup", Type: "cgroup2", Source: "cgroup2", Options: []string{"nosuid", "noexec", "nodev", "relatime"}},
 	}
+	m = append(append(m, p.whole()...), p.sys(),
+		// The v2 tree on every host: on a hybrid one it has no controllers, but a systemd needs no more than it.
+		specs.Mount{Destination: "/sys/fs/cgroup", Type: "cgroup2", Source: "cgroup2", Options: []string{"nosuid", "noexec", "nodev", "relatime"}})
 	if p.AppArmor.Namespace != "" {
 		// The kernel mounts it in no user namespace; what is in it shows each its own policy.
 		m = append(m, specs.Mount{Destination: securityFS, Type: "bind", Source: securityFS, Options: []string{"bind", "nosuid", "noexec", "nodev"}})
@@ -89,7 +89,7 @@ func (p *Plan) mounts() []specs.Mount {
 // asked are the mounts that the machine's spec and its unit want, those that a read-only root needs, and the directory of its
 // hosts file, parents before what lies in them.
 func (p *Plan) asked() []specs.Mount {
-	m := p.given()
+	m := append(p.nested(), p.given()...) // a volume in the place of one of those is meant
 	for _, t := range p.Instance.Spec.Tmpfs {
 		m = append(m, tmpfs(t))
 	}

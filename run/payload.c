@@ -195,20 +195,39 @@ void croft_trial_main(const long *sp)
 		SYSCALL(SYS_ppoll, 0, 0, 0, 0);
 }
 
-extern const char croft_trial_entry[];
+// What an init is executed by that is to have no terminal (tty.c), where nobody but the init itself can give it up. As
+// PID 1 it does not die of the hangup.
+__asm__(".pushsection croft_payload_text, \"ax\", @progbits\n"
+	".globl croft_boot_entry\n"
+	"croft_boot_entry:\n" START("croft_boot_main")
+	".popsection");
+
+__attribute__((section("croft_payload_text"), used, noreturn, noinline))
+void croft_boot_main(long *sp)
+{
+	char **argv = (char **)(sp + 1), **envp = argv + sp[0] + 1;
+	SYSCALL(SYS_close, number_in(argv[0]), 0, 0, 0);
+	SYSCALL(SYS_ioctl, 0, TIOCNOTTY, 0, 0);
+	int status = execute(argv + 1, envp);
+	for (;;)
+		SYSCALL(SYS_exit_group, status, 0, 0, 0);
+}
+
+extern const char croft_trial_entry[], croft_boot_entry[];
 extern const char __start_croft_payload_text[], __stop_croft_payload_text[], croft_payload_entry[];
 
 struct payload croft_payload(void)
 {
 	return (struct payload){ __start_croft_payload_text, (size_t)(__stop_croft_payload_text - __start_croft_payload_text),
-		(size_t)(croft_payload_entry - __start_croft_payload_text), (size_t)(croft_trial_entry - __start_croft_payload_text) };
+		(size_t)(croft_payload_entry - __start_croft_payload_text), (size_t)(croft_trial_entry - __start_croft_payload_text),
+		(size_t)(croft_boot_entry - __start_croft_payload_text) };
 }
 
 #else
 
 struct payload croft_payload(void)
 {
-	return (struct payload){ 0, 0, 0, 0 };
+	return (struct payload){ 0, 0, 0, 0, 0 };
 }
 
 #endif

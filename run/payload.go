@@ -24,6 +24,17 @@ import (
 // PID 1 itself.
 func payloadInit() (*os.File, error) {
 	p := C.croft_payload()
+	return sealed(p, p.entry)
+}
+
+// terminalFree makes the program that an init is executed by where nobody but itself can take its terminal away. nil
+// where it is not written for this architecture.
+func terminalFree() (*os.File, error) {
+	p := C.croft_payload()
+	return sealed(p, p.boot)
+}
+
+func sealed(p C.struct_payload, entry C.size_t) (*os.File, error) {
 	if p.size == 0 {
 		return nil, nil
 	}
@@ -36,7 +47,7 @@ func payloadInit() (*os.File, error) {
 		return nil, fmt.Errorf("memfd_create: %w", err)
 	}
 	f := os.NewFile(uintptr(fd), "croft-init")
-	if _, err := f.Write(program(code, uint64(p.entry))); err != nil {
+	if _, err := f.Write(program(code, uint64(entry))); err != nil {
 		f.Close()
 		return nil, err
 	}

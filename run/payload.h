@@ -12,6 +12,7 @@ struct payload {
 	size_t size;  // 0: not for this architecture
 	size_t entry; // offset of its first instruction
 	size_t trial; // the same of the command of a trial machine
+	size_t boot;  // of what an init is executed by that is to have no terminal
 };
 
 struct payload croft_payload(void);

@@ -6,6 +6,7 @@ import (
 	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"croft/idmap"
@@ -246,7 +247,7 @@ func (e *Engine) look(in *state.Instance, layers []string) (host, error) {
 		}
 		h.owners[m.Source] = Owner{st.Uid, st.Gid, nested}
 	}
-	h.nodes, err = nodesOf(in.Spec.Devices)
+	h.nodes, err = nodesOf(slices.Concat(in.Spec.Devices, nestingDevices(&in.Spec)))
 	return h, err
 }
 

@@ -79,6 +79,9 @@ func plans() map[string]*Plan {
 		h.noAppArmor = nil
 		in.Spec.Security.AppArmor = "lxc-container-default"
 	})
+	add("nesting", DefaultRoot, HeldByNone, func(in *state.Instance, _ *host) {
+		in.Spec.Security.Nesting, in.Facts.Range.Size = true, 1<<20
+	})
 	divided := func(in *state.Instance, h *host) {
 		h.cgroups, h.hybrid, h.unit = []string{"/sys/fs/cgroup"}, false, "web.service"
 		h.own = []string{"/sys/fs/cgroup/system.slice/web.service"}
@@ -191,7 +194,8 @@ func TestConfinement(t *testing.T) {
 		}
 		for _, m := range spec.Mounts {
 			// What is bound with all below it is confined with all below it, or was before.
-			if staged := strings.HasPrefix(m.Source, stageDir()); contains(m.Options, "rbind") && !staged && !contains(m.Options, "rnosuid", "rnodev") {
+			staged := strings.HasPrefix(m.Source, stageDir()) || strings.HasPrefix(m.Source, nestedMount())
+			if contains(m.Options, "rbind") && !staged && !contains(m.Options, "rnosuid", "rnodev") {
 				t.Errorf("%s: %s has only %v", name, m.Destination, m.Options)
 			}
 			if m.Destination == "/sys" && !contains(m.Options, "ro") && !contains(m.Options, "rro") {

@@ -101,7 +101,7 @@ func mountRoot(_ context.Context, l *launch) error {
 	if !ok {
 		return fmt.Errorf("driver %q: %w", l.Instance.Facts.Driver, state.ErrUnsupported)
 	}
-	for _, dir := range []string{l.RunDir, RootMount(), netMount()} {
+	for _, dir := range []string{l.RunDir, RootMount(), netMount(), nestedMount()} {
 		if err := os.MkdirAll(dir, 0o711); err != nil {
 			return err
 		}
@@ -119,6 +119,9 @@ func mountRoot(_ context.Context, l *launch) error {
 		return err
 	}
 	if err := rootfs.MountNet(l.Root, l.Instance.Facts.Driver, l.userns, netMount()); err != nil {
+		return err
+	}
+	if err := l.mountNested(); err != nil {
 		return err
 	}
 	if err := l.layHosts(); err != nil {
@@ -162,7 +165,7 @@ func (l *launch) mountPoints() []rootfs.Point {
 func clearRoot(e *Engine, a *state.Applied) error {
 	driver, ok := rootfs.Drivers(a.Facts.Driver)
 	if _, err := hostMounts(); ok && err == nil { // never in the host's own namespace
-		if err := errors.Join(driver.Unmount(RootMount()), rootfs.UnmountNet(netMount())); err != nil {
+		if err := errors.Join(driver.Unmount(RootMount()), rootfs.UnmountNet(netMount()), rootfs.UnmountNested(nestedMount())); err != nil {
 			return err
 		}
 	}

@@ -6,6 +6,8 @@ import "C"
 import (
 	"os"
 
+	"croft/idmap"
+
 	"golang.org/x/sys/unix"
 )
 
@@ -20,6 +22,9 @@ func freeTerminal(console *os.File) error {
 // freeConsole does so for an init that has opened its console in a way that gives a leader of a session its terminal.
 // The kernel's console does not do that, a pty does, and sysvinit was made for the former.
 func (k *Keeper) freeConsole(root *os.File) error {
+	if idmap.Nested() { // only the host's root takes a terminal from others
+		return nil
+	}
 	console, err := openIn(root, "dev/console", unix.O_RDWR)
 	if err != nil {
 		return err

@@ -452,6 +452,9 @@ func (d details) storage() string {
 	if d.Spec.Root.Ephemeral {
 		text += ", new at every start"
 	}
+	if d.Spec.Security.Nesting {
+		text += ", " + strings.Join(run.NestedPlaces(), " ") + " on the host's filesystem"
+	}
 	return text
 }
 

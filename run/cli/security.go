@@ -19,6 +19,7 @@ type securityFlags struct {
 }
 
 func (f *securityFlags) bind(fs *pflag.FlagSet, s *state.Security) {
+	fs.BoolVar(&s.Nesting, "nesting", false, "let it run machines and containers of its own: 1048576 ids, and a place for them on a filesystem of the host's")
 	fs.StringArrayVar(&f.capAdd, "cap-add", nil, "let its root have the capability `CAP` as well, such as SYSLOG, or ALL")
 	fs.StringArrayVar(&f.capDrop, "cap-drop", nil, "have its root do without the capability `CAP`, or ALL")
 	fs.Var(switchValue{&s.NoNewPrivileges}, "no-new-privileges", "let no program of it raise its rights, as sudo does: `true|false`; default: true with --no-boot")
@@ -26,7 +27,7 @@ func (f *securityFlags) bind(fs *pflag.FlagSet, s *state.Security) {
 	fs.Var((*profileValue)(&s.Seccomp), "seccomp", "filter its system calls by the profile `FILE`, as docker and podman take it, or not at all: unconfined; default: croft's own filter")
 	fs.StringVar(&s.AppArmor, "apparmor", "", "confine it by the loaded AppArmor profile `NAME`, or unconfined; default: a profile of its own, where there is AppArmor")
 	fs.StringArrayVar(&f.sysctls, "sysctl", nil, "set `KEY=VALUE` before its init runs: net., user. and fs.mqueue. keys, and kernel's of System V IPC")
-	man.Under(fs, "Security", "cap-add", "cap-drop", "no-new-privileges", "seccomp", "apparmor", "sysctl")
+	man.Under(fs, "Security", "nesting", "cap-add", "cap-drop", "no-new-privileges", "seccomp", "apparmor", "sysctl")
 }
 
 // capabilities fills in the capabilities that were added and dropped.
@@ -104,6 +105,7 @@ func securitySettings() []setting {
 		}
 	}
 	return []setting{
+		{name: "nesting", field: yes(func(s *state.Spec) *bool { return &s.Security.Nesting })},
 		{name: "cap-add", entry: state.CapabilityName, field: names(func(s *state.Spec) *[]string { return &s.Security.CapAdd })},
 		{name: "cap-drop", entry: state.CapabilityName, field: names(func(s *state.Spec) *[]string { return &s.Security.CapDrop })},
 		{name: "no-new-privileges", field: tristate(func(s *state.Spec) **bool { return &s.Security.NoNewPrivileges })},

@@ -59,7 +59,8 @@ func full() state.Spec {
 		Profiles: []string{"small", "web"}, Protect: true,
 		Boot: state.Boot{Autostart: &never, Priority: -1, Shutdown: 30},
 		Security: state.Security{
-			CapAdd: []string{"CAP_SYSLOG"}, CapDrop: []string{"CAP_NET_RAW", "ALL"}, NoNewPrivileges: &always, Seccomp: state.Unconfined, AppArmor: "lxc-container-default",
+			Nesting: true,
+			CapAdd:  []string{"CAP_SYSLOG"}, CapDrop: []string{"CAP_NET_RAW", "ALL"}, NoNewPrivileges: &always, Seccomp: state.Unconfined, AppArmor: "lxc-container-default",
 			Sysctls: map[string]string{"net.ipv4.ip_forward": "1", "kernel.sem": "1 2 3 4"},
 		},
 		CloudInit: state.CloudInit{UserData: "#!/bin/sh\n: a\n", VendorData: "#cloud-config\n", NetworkConfig: "version: 2\n"},
@@ -107,6 +108,7 @@ func TestSet(t *testing.T) {
 		{"environment.C", []string{"c"}, "env", []string{"A=1", "B=x=y", "C=c"}},
 		{"cap-drop", []string{"all", "sys_boot"}, "cap-drop", []string{"CAP_NET_RAW", "ALL", "CAP_SYS_BOOT"}},
 		{"sysctl.kernel.sem", []string{"5"}, "sysctl", []string{"kernel.sem=5", "net.ipv4.ip_forward=1"}},
+		{"security.nesting", []string{"false"}, "nesting", nil},
 		{"linux.sysctl.kernel.sem", nil, "sysctl.kernel.sem", []string{"1 2 3 4"}},
 		{"environment.A", nil, "env.A", []string{"1"}},
 		{"env", []string{"", "Z=1"}, "env", []string{"Z=1"}},
