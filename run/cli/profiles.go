@@ -142,6 +142,7 @@ func (line line) into(f *source) error {
 	for _, v := range line.values {
 		// What set would take from its caller is nobody's here.
 		switch {
+		case v == "": // as unset, of profile set
 		case n.name == "env" && n.one == "" && !strings.Contains(v, "="):
 			return man.Misused("env %s: is not KEY=VALUE", v)
 		case n.name == "volume" && !filepath.IsAbs(v):

@@ -31,6 +31,7 @@ func (a *app) program() *man.Program {
 		},
 		Files: []man.Entry{
 			{Term: configFile, Text: "settings of the host: croft-config(1)"},
+			{Term: "/etc/croft/profiles", Text: "settings that machines share: croft-profile(1)"},
 			{Term: run.DefaultRoot, Text: "images, machines and what they changed"},
 			{Term: run.DefaultRun, Text: "what a reboot may take"},
 			{Term: "/run/croft-host", Text: "which machine of this host has which ids"},
