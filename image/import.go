@@ -211,16 +211,14 @@ func (s *Store) keep(ctx context.Context, came *arrival, o ImportOptions) (Image
 	return s.Get(img.Fingerprint)
 }
 
-// adopt moves a layer to its place, and gives it as it is there: an earlier import may have unpacked what now is a file.
+// adopt moves a layer to its place, and gives it as it is there: an earlier import may have unpacked what now is a file. That it
+// stays there is publish's.
 func (s *Store) adopt(from string, l Layer) (Layer, error) {
 	home := s.LayerPath(l)
 	if exists(home) {
 		return s.recorded(l)
 	}
-	if err := os.Rename(from, home); err != nil {
-		return l, err
-	}
-	return l, state.SyncDir(filepath.Dir(home))
+	return l, os.Rename(from, home)
 }
 
 // recorded gives l as the image has it that brought it.

@@ -272,8 +272,9 @@ func (s *Store) usedLayers() (map[string]bool, error) {
 // publish makes the image visible: first its layers' names exist, then its record, then its aliases. What metadata holds
 // of LXD's lies beside the record. The store is locked.
 func (s *Store) publish(img Image, metadata string) error {
+	layers := filepath.Join(s.Dir, layersName)
 	if _, err := s.load(img.Fingerprint); err == nil {
-		return nil // imported before
+		return state.SyncDir(layers) // imported before; one of them may have been lost
 	}
 	dir, err := os.MkdirTemp(s.Dir, newPrefix)
 	if err != nil {
@@ -287,6 +288,10 @@ func (s *Store) publish(img Image, metadata string) error {
 		return err
 	}
 	if err := s.writeRecord(dir, img); err != nil {
+		return err
+	}
+	// After the record: a filesystem with a journal has written the layers' names with it, and this costs nothing.
+	if err := state.SyncDir(layers); err != nil {
 		return err
 	}
 	home := filepath.Join(s.Dir, img.Fingerprint)
