@@ -10,10 +10,12 @@
 #include <linux/audit.h>
 #include <linux/bpf.h>
 #include <linux/fs.h>
+#include <linux/io_uring.h>
 #include <linux/keyctl.h>
 #include <linux/netlink.h>
 #include <linux/nsfs.h>
 #include <linux/perf_event.h>
+#include <linux/vm_sockets.h>
 #include <mqueue.h>
 #include <net/if.h>
 #include <poll.h>
@@ -165,6 +167,24 @@ static const char *bpf_load(void)
 }
 
 static const char *userfaultfd_kernel(void) { return ended(syscall(SYS_userfaultfd, 0)); }
+static const char *io_uring(void)
+{
+	struct io_uring_params params;
+	memset(&params, 0, sizeof params);
+	return ended(syscall(SYS_io_uring_setup, 1, &params));
+}
+
+// vsock asks for a socket to the hypervisor, crypto for one to the kernel's ciphers.
+static const char *vsock(void) { return ended(socket(AF_VSOCK, SOCK_STREAM, 0)); }
+static const char *crypto(void) { return ended(socket(AF_ALG, SOCK_SEQPACKET, 0)); }
+
+// type_in types into its terminal what somebody else shall find there.
+static const char *type_in(void)
+{
+	char key = '#';
+	return ended(ioctl(0, TIOCSTI, &key));
+}
+
 static const char *dmesg(void)
 {
 	char line[100];
@@ -346,6 +366,28 @@ static const char *watch_disk(void)
 	if (fd < 0)
 		return ended(fd);
 	return ended(fanotify_mark(fd, FAN_MARK_ADD | FAN_MARK_FILESYSTEM, FAN_OPEN, AT_FDCWD, at(of_the_host)));
+}
+
+// A volume that the machine was given read-only, and without programs of others' ids and devices: it takes back one of these.
+static const char *volume(unsigned long flags)
+{
+	return ended(alone() < 0 ? -1 : mount(NULL, at("/readonly"), NULL, MS_REMOUNT | MS_BIND | flags, NULL));
+}
+
+static const char *volume_write(void) { return volume(MS_NOSUID | MS_NODEV); }
+static const char *volume_set_user_id(void) { return volume(MS_RDONLY | MS_NODEV); }
+static const char *volume_devices(void) { return volume(MS_RDONLY | MS_NOSUID); }
+
+// volume_up walks up from a directory of a volume that the host has moved out of it meanwhile.
+static const char *volume_up(void)
+{
+	char byte;
+	if (chdir(at("/volume/sub")) < 0)
+		return ended(-1);
+	fputs("waits\n", stderr);
+	while (read(0, &byte, 1) > 0)
+		;
+	return ended(chdir("../secret"));
 }
 
 static const char *hold_opens(void) { return ended(fanotify_init(FAN_CLASS_CONTENT, O_RDONLY)); }
@@ -614,6 +656,10 @@ static const struct {
 	{ "bpf-programs", bpf_programs },
 	{ "bpf-load", bpf_load },
 	{ "userfaultfd-kernel", userfaultfd_kernel },
+	{ "io-uring", io_uring },
+	{ "vsock", vsock },
+	{ "crypto", crypto },
+	{ "type-in", type_in },
 	{ "dmesg", dmesg },
 	{ "swap-on", swap_on },
 	{ "account", account },
@@ -663,6 +709,10 @@ static const struct {
 	{ "freeze-disk", freeze_disk },
 	{ "remount-disk", remount_disk },
 	{ "watch-disk", watch_disk },
+	{ "volume-write", volume_write },
+	{ "volume-set-user-id", volume_set_user_id },
+	{ "volume-devices", volume_devices },
+	{ "volume-up", volume_up },
 	{ "hold-opens", hold_opens },
 	{ "disk-filesystem", disk_filesystem },
 	{ "fuse-device", fuse_device },
