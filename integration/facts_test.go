@@ -12,14 +12,18 @@ import (
 
 // facts are the conditions that scripts can name in `need` and in [brackets]; each is found out by using the thing.
 var facts = map[string]func() error{
-	"root":           probeRoot,
-	"systemd":        probeSystemd,
-	"bus":            func() error { return try("busctl", "--system", "status", "org.freedesktop.systemd1") },
-	"cgroup2":        probeCgroup2,
-	"hybrid":         probeHybrid,
-	"limits":         probeLimits,
-	"overlay":        probeOverlay,
-	"apparmor":       probeAppArmor,
+	"root":     probeRoot,
+	"systemd":  probeSystemd,
+	"bus":      func() error { return try("busctl", "--system", "status", "org.freedesktop.systemd1") },
+	"cgroup2":  probeCgroup2,
+	"hybrid":   probeHybrid,
+	"limits":   probeLimits,
+	"overlay":  probeOverlay,
+	"apparmor": probeAppArmor,
+	"selinux": func() error {
+		_, err := os.Stat("/sys/fs/selinux/enforce")
+		return err
+	},
 	"loop":           func() error { return try("losetup", "-f") },
 	"kvm":            func() error { return try("sh", "-c", "true 3<>/dev/kvm") },
 	"squashfs":       func() error { return try("mksquashfs", "-version") },

@@ -52,6 +52,9 @@ func labels(a *state.Applied) (all []label) {
 	if a.AppArmor.Profile != "" {
 		all = append(all, label{"/proc/thread-self/attr/apparmor/exec", "exec " + a.AppArmor.Label()})
 	}
+	if a.SELinux != "" {
+		all = append(all, label{"/proc/thread-self/attr/exec", a.SELinux}, label{"/proc/thread-self/attr/keycreate", a.SELinux})
+	}
 	return all
 }
 
@@ -95,17 +98,15 @@ func parser() (string, error) {
 
 var errNoParser = errors.New("AppArmor is on, and there is no apparmor_parser to compile a profile")
 
-// confine loads the machine's profile and makes its namespace, or makes sure of a profile of somebody else's.
+// confine loads the machine's own profile and makes its namespace.
 func confine(ctx context.Context, l *launch) error {
 	a := l.AppArmor
 	switch {
 	case l.LacksParser:
 		l.report.warn(l.Instance.Spec.Name + ": " + errNoParser.Error() + ": it runs without one")
 		return nil
-	case a.Profile == "":
-		return nil
 	case a.Namespace == "":
-		return loaded(a.Profile)
+		return nil
 	}
 	policy, err := l.engine.policy(ctx, a.Profile, l.Instance.Spec.Security.Nesting)
 	if err != nil {

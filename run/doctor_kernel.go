@@ -21,7 +21,7 @@ func privilegeProbes() []probe {
 		{"privilege.resource", false, true, hasResource, "the limits of machines stay below those of whoever starts them", "leave CAP_SYS_RESOURCE to croft"},
 		{"privilege.seccomp", true, false, takesFilters, "", "a kernel with CONFIG_SECCOMP_FILTER"},
 		{"privilege.apparmor", false, false, appArmor, "machines are confined by namespaces, capabilities and seccomp alone", ""},
-		{"privilege.selinux", false, false, seLinux, "machines run in croft's own context; a policy may refuse them mounts", "setenforce 0, or a policy module for croft"},
+		{"privilege.selinux", false, false, seLinux, "machines run in croft's own context; a policy may refuse them mounts", "croft set NAME selinux=container_t, and label croft's directory: semanage fcontext -a -t container_file_t '/var/lib/croft(/.*)?'; restorecon -R /var/lib/croft"},
 	}
 }
 
@@ -107,7 +107,7 @@ func appArmor(*examination) (string, error) {
 func seLinux(*examination) (string, error) {
 	enforcing, err := os.ReadFile("/sys/fs/selinux/enforce")
 	if err == nil && string(enforcing) == "1" {
-		return "", errors.New("SELinux enforces a policy, and croft sets no labels")
+		return "", errors.New("SELinux enforces a policy, and labels machines where --selinux asks for it alone")
 	}
 	return "no SELinux policy", nil
 }

@@ -35,7 +35,7 @@ func (e *Engine) Draft(spec state.Spec) (*state.Instance, error) {
 	if err := checkLimits(&spec.Limits); err != nil {
 		return nil, err
 	}
-	if err := checkFilter(&spec.Security); err != nil {
+	if err := checkSecurity(&spec.Security); err != nil {
 		return nil, err
 	}
 	if err := checkNetworks(&spec); err != nil {

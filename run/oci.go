@@ -33,10 +33,12 @@ func (p *Plan) OCI() *specs.Spec {
 			Capabilities:    &specs.LinuxCapabilities{Bounding: granted, Effective: granted, Permitted: granted},
 			NoNewPrivileges: noNewPrivileges(&in.Spec, &in.Facts),
 			ApparmorProfile: p.AppArmor.Label(),
+			SelinuxLabel:    p.SELinux,
 			OOMScoreAdj:     oom,
 		},
 		Linux: &specs.Linux{
 			CgroupsPath: p.Cgroup,
+			MountLabel:  mountLabel(p.SELinux),
 			Namespaces:  namespaces(&in.Spec),
 			Resources:   &specs.LinuxResources{Devices: deviceRules(p.Nodes)},
 			Seccomp:     p.seccomp,

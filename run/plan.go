@@ -38,6 +38,7 @@ type Plan struct {
 	Stdio       bool                // the payload gets the starter's stdin, stdout and stderr instead of a console
 	seccomp     *specs.LinuxSeccomp // of its system calls; nil: none
 	AppArmor    state.AppArmor      // the zero value: not confined by it
+	SELinux     string              // the label of its processes; "" where none was asked for
 	LacksParser bool                // there would be a profile for it if one could be compiled
 	LacksDNS    bool                // every server that the host asks for names is on its own loopback
 }
@@ -84,6 +85,7 @@ func NewPlan(dir *state.Dir, in *state.Instance, layers []string, h host, hold H
 		p.seccomp = h.seccomp
 	}
 	p.AppArmor = decideAppArmor(dir.Root, &in.Spec, h.noAppArmor)
+	p.SELinux = processLabel(&in.Spec.Security, in.Facts.Range)
 	p.LacksParser = in.Spec.Security.AppArmor == "" && errors.Is(h.noAppArmor, errNoParser)
 	_, p.LacksDNS = resolvConf(in, h.resolv)
 	p.Stdio = hold == HeldByCaller && !p.Boot
@@ -229,6 +231,9 @@ func (e *Engine) look(in *state.Instance, layers []string) (host, error) {
 	}
 	h.hybrid = len(h.cgroups) > 1 && isUnified(h.cgroups[0])
 	h.divided, h.unit, h.credentials = delegated(h.own[0]), unitAround(h.own[0]), os.Getenv(envCredentials)
+	if err := checkLabels(&in.Spec.Security); err != nil {
+		return host{}, err
+	}
 	h.noAppArmor = appArmorUsable()
 	if file := in.Spec.Security.SeccompFile(); file != "" {
 		if h.seccomp, err = readFilter(file, capabilities(&in.Spec.Security, decideAppArmor(e.Dir.Root, &in.Spec, h.noAppArmor))); err != nil {

@@ -75,9 +75,9 @@ func plans() map[string]*Plan {
 	})
 	add("apparmor", DefaultRoot, HeldByNone, func(_ *state.Instance, h *host) { h.noAppArmor = nil })
 	add("apparmor-other-root", "/srv/croft", HeldByNone, func(_ *state.Instance, h *host) { h.noAppArmor = nil })
-	add("apparmor-named", DefaultRoot, HeldByNone, func(in *state.Instance, h *host) {
+	add("labels", DefaultRoot, HeldByNone, func(in *state.Instance, h *host) {
 		h.noAppArmor = nil
-		in.Spec.Security.AppArmor = "lxc-container-default"
+		in.Spec.Security.AppArmor, in.Spec.Security.SELinux = "lxc-container-default", "container_t"
 	})
 	add("nesting", DefaultRoot, HeldByNone, func(in *state.Instance, _ *host) {
 		in.Spec.Security.Nesting, in.Facts.Range.Size = true, 1<<20

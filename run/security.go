@@ -60,6 +60,14 @@ func masked(s *state.Security) []string {
 	}
 }
 
+// checkSecurity wants what a machine was asked to be confined by to be there.
+func checkSecurity(s *state.Security) error {
+	if err := checkFilter(s); err != nil {
+		return err
+	}
+	return checkLabels(s)
+}
+
 // noNewPrivileges says whether no program of the machine can have more rights than the one that executes it. A whole
 // system has its su and its sudo; a single program that boots nothing seldom does.
 func noNewPrivileges(s *state.Spec, f *state.Facts) bool {

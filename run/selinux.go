@@ -13,7 +13,7 @@ func processLabel(s *state.Security, ids state.Range) string {
 	if s.SELinux == "" || strings.Contains(s.SELinux, ":") {
 		return s.SELinux
 	}
-	low, high := categories(ids.Base >> 16)
+	low, high := categories(int(ids.Base >> 16))
 	return fmt.Sprintf("system_u:system_r:%s:s0:c%d,c%d", s.SELinux, low, high)
 }
 
@@ -47,7 +47,7 @@ func selinuxOn() error {
 func checkLabels(s *state.Security) error {
 	if s.SELinux != "" {
 		if err := selinuxOn(); err != nil {
-			return fmt.Errorf("selinux %s: %w", s.SELinux, err)
+			return fmt.Errorf("label %s: %w", s.SELinux, err)
 		}
 	}
 	if s.AppArmor != "" && s.AppArmor != state.Unconfined {

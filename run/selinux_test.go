@@ -9,7 +9,7 @@ import (
 func TestSELinuxLabels(t *testing.T) {
 	for _, c := range []struct {
 		asked          string
-		base           int
+		base           uint32
 		process, mount string
 	}{
 		{"", 65536, "", ""},

@@ -54,7 +54,7 @@ func (e *Engine) respec(name string, change func(*state.Spec) error) (before, af
 			}
 		}
 		if !reflect.DeepEqual(in.Spec.Security, before.Spec.Security) {
-			if err := checkFilter(&in.Spec.Security); err != nil {
+			if err := checkSecurity(&in.Spec.Security); err != nil {
 				return err
 			}
 		}

@@ -84,6 +84,7 @@ type Applied struct {
 	Bound   bool      `json:"bound,omitempty"` // somebody else decides about its life: a client or a caller
 
 	AppArmor AppArmor `json:"apparmor,omitzero"`
+	SELinux  string   `json:"selinux,omitempty"` // the label of its processes
 }
 
 // AppArmor is what confines a machine's processes there.

@@ -15,10 +15,12 @@ type Security struct {
 	CapAdd  []string `json:"cap_add,omitempty"`
 	CapDrop []string `json:"cap_drop,omitempty"`
 	// NoNewPrivileges: no program gives whoever executes it more than it had, sudo included; nil: where no init boots.
-	NoNewPrivileges *bool             `json:"no_new_privileges,omitempty"`
-	Seccomp         string            `json:"seccomp,omitempty"`  // "": croft's own filter; Unconfined, or the absolute path of an OCI profile
-	AppArmor        string            `json:"apparmor,omitempty"` // "": a profile of its own where there is AppArmor; Unconfined; or the name of a loaded one
-	Sysctls         map[string]string `json:"sysctls,omitempty"`  // of the machine's own namespaces, set before its init runs
+	NoNewPrivileges *bool  `json:"no_new_privileges,omitempty"`
+	Seccomp         string `json:"seccomp,omitempty"`  // "": croft's own filter; Unconfined, or the absolute path of an OCI profile
+	AppArmor        string `json:"apparmor,omitempty"` // "": a profile of its own where there is AppArmor; Unconfined; or the name of a loaded one
+	// SELinux: the type of its processes' label, or all of that; "": as croft's own.
+	SELinux string            `json:"selinux,omitempty"`
+	Sysctls map[string]string `json:"sysctls,omitempty"` // of the machine's own namespaces, set before its init runs
 }
 
 // Unconfined is the word for a wall that is taken down.
@@ -75,6 +77,9 @@ func (s *Spec) checkSecurity(say func(field, format string, a ...any)) {
 	}
 	if strings.ContainsAny(sec.AppArmor, "\x00\n") {
 		say("security.apparmor", "%q is no profile", sec.AppArmor)
+	}
+	if colons := strings.Count(sec.SELinux, ":"); strings.ContainsAny(sec.SELinux, "\x00\n \"") || colons > 0 && colons < 3 {
+		say("security.selinux", "%q is neither a type nor USER:ROLE:TYPE:LEVEL", sec.SELinux)
 	}
 	for _, key := range slices.Sorted(maps.Keys(sec.Sysctls)) {
 		switch {

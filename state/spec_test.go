@@ -41,7 +41,7 @@ func right() Spec {
 		Timeouts: Timeouts{1, 2, 3},
 		Limits:   Limits{Memory: 1 << 30, CPUs: 1.5, CPUSet: "0-1,3", CPUWeight: 10000, PIDs: 100, IOMax: []IOMax{{"/dev/vda", 1, 2, 3, 4}, {"/srv", 0, 1, 0, 0}}, IOWeight: 1},
 		Security: Security{
-			Nesting: true, CapAdd: []string{"CAP_SYSLOG", "ALL"}, CapDrop: []string{"CAP_SYS_BOOT"}, NoNewPrivileges: new(bool), Seccomp: Unconfined,
+			Nesting: true, CapAdd: []string{"CAP_SYSLOG", "ALL"}, CapDrop: []string{"CAP_SYS_BOOT"}, NoNewPrivileges: new(bool), Seccomp: Unconfined, AppArmor: "mine", SELinux: "u:r:t:s0",
 			Sysctls: map[string]string{"kernel.shmmax": "1", "user.max_user_namespaces": "0", "fs.mqueue.msg_max": "9"},
 		},
 	}
@@ -75,6 +75,9 @@ func TestSpecCheckNamesTheField(t *testing.T) {
 		{"security.cap_add", func(s *Spec) { s.Security.CapAdd = []string{"CAP_SYS_BOOT"} }},
 		{"security.cap_drop", func(s *Spec) { s.Security.CapDrop = []string{"chown"} }},
 		{"security.seccomp", func(s *Spec) { s.Security.Seccomp = "no" }},
+		{"security.apparmor", func(s *Spec) { s.Security.AppArmor = "a\n" }},
+		{"security.selinux", func(s *Spec) { s.Security.SELinux = "container t" }},
+		{"security.selinux", func(s *Spec) { s.Security.SELinux = "system_u:system_r:container_t" }},
 		{"security.sysctls", func(s *Spec) { s.Security.Sysctls = map[string]string{"kernel.panic": "1"} }},
 		{"security.sysctls", func(s *Spec) { s.Security.Sysctls = map[string]string{"net": "1"} }},
 		{"security.sysctls", func(s *Spec) { s.Security.Sysctls = map[string]string{"net.": "1"} }},

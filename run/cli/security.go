@@ -26,8 +26,9 @@ func (f *securityFlags) bind(fs *pflag.FlagSet, s *state.Security) {
 	fs.Lookup("no-new-privileges").NoOptDefVal = "true"
 	fs.Var((*profileValue)(&s.Seccomp), "seccomp", "filter its system calls by the profile `FILE`, as docker and podman take it, or not at all: unconfined; default: croft's own filter")
 	fs.StringVar(&s.AppArmor, "apparmor", "", "confine it by the loaded AppArmor profile `NAME`, or unconfined; default: a profile of its own, where there is AppArmor")
+	fs.StringVar(&s.SELinux, "selinux", "", "label its processes with the SELinux `TYPE`, or USER:ROLE:TYPE:LEVEL, and what is mounted for them to suit; default: croft's own label")
 	fs.StringArrayVar(&f.sysctls, "sysctl", nil, "set `KEY=VALUE` before its init runs: net., user. and fs.mqueue. keys, and kernel's of System V IPC")
-	man.Under(fs, "Security", "nesting", "cap-add", "cap-drop", "no-new-privileges", "seccomp", "apparmor", "sysctl")
+	man.Under(fs, "Security", "nesting", "cap-add", "cap-drop", "no-new-privileges", "seccomp", "apparmor", "selinux", "sysctl")
 }
 
 // capabilities fills in the capabilities that were added and dropped.
@@ -111,6 +112,7 @@ func securitySettings() []setting {
 		{name: "no-new-privileges", field: tristate(func(s *state.Spec) **bool { return &s.Security.NoNewPrivileges })},
 		{name: "seccomp", field: as(func(s *state.Spec) *string { return &s.Security.Seccomp }, func(s *string) pflag.Value { return (*profileValue)(s) })},
 		{name: "apparmor", field: text(func(s *state.Spec) *string { return &s.Security.AppArmor })},
+		{name: "selinux", field: text(func(s *state.Spec) *string { return &s.Security.SELinux })},
 		{name: "sysctl", entry: beforeEquals, pairs: true, field: field{
 			get: func(s *state.Spec) []string { return pairsOf(s.Security.Sysctls) },
 			put: func(s *state.Spec, values []string) error {

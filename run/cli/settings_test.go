@@ -60,7 +60,7 @@ func full() state.Spec {
 		Boot: state.Boot{Autostart: &never, Priority: -1, Shutdown: 30},
 		Security: state.Security{
 			Nesting: true,
-			CapAdd:  []string{"CAP_SYSLOG"}, CapDrop: []string{"CAP_NET_RAW", "ALL"}, NoNewPrivileges: &always, Seccomp: state.Unconfined, AppArmor: "lxc-container-default",
+			CapAdd:  []string{"CAP_SYSLOG"}, CapDrop: []string{"CAP_NET_RAW", "ALL"}, NoNewPrivileges: &always, Seccomp: state.Unconfined, AppArmor: "lxc-container-default", SELinux: "container_t",
 			Sysctls: map[string]string{"net.ipv4.ip_forward": "1", "kernel.sem": "1 2 3 4"},
 		},
 		CloudInit: state.CloudInit{UserData: "#!/bin/sh\n: a\n", VendorData: "#cloud-config\n", NetworkConfig: "version: 2\n"},
