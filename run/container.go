@@ -128,7 +128,7 @@ func (l *launch) process() (*libcontainer.Process, error) {
 			executeBy(program, p)
 		}
 	}
-	if l.Credentials != "" {
+	if l.hasCredentials() {
 		p.Env = append(p.Env, envCredentials+"="+guestCredentials)
 	}
 	return p, nil

@@ -29,7 +29,7 @@ func (e *Engine) Draft(spec state.Spec) (*state.Instance, error) {
 	if err := spec.Check(); err != nil {
 		return nil, err
 	}
-	if err := checkVolumes(&spec); err != nil {
+	if err := errors.Join(checkVolumes(&spec), checkCredentials(&spec)); err != nil {
 		return nil, err
 	}
 	if err := checkLimits(&spec.Limits); err != nil {

@@ -103,7 +103,7 @@ func (p *Plan) asked() []specs.Mount {
 		}
 	}
 	m = append(m, specs.Mount{Destination: guestNet, Type: "bind", Source: netMount(), Options: []string{"bind", "nosuid", "nodev", "noexec"}})
-	if p.Credentials != "" {
+	if p.hasCredentials() {
 		m = append(m, specs.Mount{Destination: guestCredentials, Type: "bind", Source: p.credentialsMount(), Options: []string{"bind", "ro", "nosuid", "nodev", "noexec"}})
 	}
 	slices.SortStableFunc(m, func(a, b specs.Mount) int {

@@ -34,7 +34,7 @@ type Plan struct {
 	Nodes       []Node              // of its devices
 	Hold        Hold                // what holds its keeper
 	Echo        bool                // the console goes to the starter's stdout
-	Credentials string              // directory of those that the unit which starts it has for it
+	Credentials string              // directory of those that the unit which starts it has for it; the spec may have more
 	Stdio       bool                // the payload gets the starter's stdin, stdout and stderr instead of a console
 	seccomp     *specs.LinuxSeccomp // of its system calls; nil: none
 	AppArmor    state.AppArmor      // the zero value: not confined by it
@@ -137,6 +137,7 @@ func guestFiles(in *state.Instance, h host) rootfs.Files {
 	servers, _ := readResolv(text)
 	maps.Copy(f, h.login)
 	maps.Copy(f, seed(in, h))
+	maps.Copy(f, firstBoot(in))
 	maps.Copy(f, h.managers.files(in.Facts.Links, servers))
 	return f
 }

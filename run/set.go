@@ -40,7 +40,7 @@ func (e *Engine) respec(name string, change func(*state.Spec) error) (before, af
 		if err := in.Spec.Check(); err != nil {
 			return err
 		}
-		if err := errors.Join(checkVolumes(&in.Spec), checkNetworks(&in.Spec)); err != nil {
+		if err := errors.Join(checkVolumes(&in.Spec), checkCredentials(&in.Spec), checkNetworks(&in.Spec)); err != nil {
 			return err
 		}
 		if !reflect.DeepEqual(in.Spec.NICs, before.Spec.NICs) {

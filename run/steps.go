@@ -239,7 +239,7 @@ func (l *launch) hostFiles() error {
 		}
 	}
 	points := []string{filepath.Base(guestNet)} // in what is read-only for the guest
-	if l.Credentials != "" {
+	if l.hasCredentials() {
 		points = append(points, filepath.Base(guestCredentials))
 	}
 	for _, name := range points {

@@ -32,7 +32,8 @@ type Spec struct {
 	Limits   Limits            `json:"limits,omitzero"`
 	Security Security          `json:"security,omitzero"`
 
-	CloudInit CloudInit `json:"cloud_init,omitzero"`
+	CloudInit   CloudInit    `json:"cloud_init,omitzero"`
+	Credentials []Credential `json:"credentials,omitempty"`
 
 	Supervisor string `json:"supervisor,omitempty"` // "": systemd where it is PID 1
 
@@ -210,6 +211,7 @@ func (s *Spec) Check() error {
 	s.checkSecurity(say)
 	s.checkBoot(say)
 	s.CloudInit.check(say)
+	s.checkCredentials(say)
 	s.checkProfiles(say)
 	if s.Protect && s.Remove {
 		say("security.protection.delete", "a machine that is removed when it stops cannot be protected from that")

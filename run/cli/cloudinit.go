@@ -6,8 +6,10 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
 	"strings"
 
+	"croft/man"
 	"croft/run"
 	"croft/state"
 
@@ -91,4 +93,41 @@ func printText(text string) {
 	if text == "" {
 		fmt.Println()
 	}
+}
+
+// secrets reads NAME=VALUE and NAME:FILE. A relative FILE is the caller's.
+func (s *specFlags) secrets(out *state.Spec) error {
+	for _, text := range s.credentials {
+		at := strings.IndexAny(text, "=:")
+		if at <= 0 {
+			return man.Misused("credential %q is neither NAME=VALUE nor NAME:FILE", text)
+		}
+		c := state.Credential{Name: text[:at]}
+		if text[at] == '=' {
+			c.Value = text[at+1:]
+		} else {
+			file, err := filepath.Abs(text[at+1:])
+			if err != nil {
+				return err
+			}
+			c.File = file
+		}
+		out.Credentials = append(out.Credentials, c)
+	}
+	return nil
+}
+
+func credentialName(text string) string {
+	if at := strings.IndexAny(text, "=:"); at >= 0 {
+		return text[:at]
+	}
+	return text
+}
+
+// credentialText writes a credential as --credential takes it.
+func credentialText(c state.Credential) string {
+	if c.File != "" {
+		return c.Name + ":" + c.File
+	}
+	return c.Name + "=" + c.Value
 }

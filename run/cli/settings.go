@@ -186,6 +186,18 @@ func settings() []setting {
 		{name: "user-data", field: text(func(s *state.Spec) *string { return &s.CloudInit.UserData })},
 		{name: "vendor-data", field: text(func(s *state.Spec) *string { return &s.CloudInit.VendorData })},
 		{name: "network-config", field: text(func(s *state.Spec) *string { return &s.CloudInit.NetworkConfig })},
+		{name: "credential", entry: credentialName, pairs: true, field: field{
+			get: func(s *state.Spec) (all []string) {
+				for _, c := range s.Credentials {
+					all = append(all, credentialText(c))
+				}
+				return all
+			},
+			put: func(s *state.Spec, values []string) error {
+				s.Credentials = nil
+				return (&specFlags{credentials: values}).secrets(s)
+			},
+		}},
 		{name: "label", live: true, entry: beforeEquals, pairs: true, field: field{
 			get: func(s *state.Spec) []string { return pairsOf(s.Labels) },
 			put: func(s *state.Spec, values []string) error {
@@ -500,7 +512,7 @@ func (n named) values(s *state.Spec) []string {
 	for _, v := range all {
 		if n.entry(v) == n.one {
 			if n.pairs {
-				_, v, _ = strings.Cut(v, "=")
+				v = v[len(n.one)+1:]
 			}
 			out = append(out, v)
 		}

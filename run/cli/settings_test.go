@@ -63,7 +63,8 @@ func full() state.Spec {
 			CapAdd:  []string{"CAP_SYSLOG"}, CapDrop: []string{"CAP_NET_RAW", "ALL"}, NoNewPrivileges: &always, Seccomp: state.Unconfined, AppArmor: "lxc-container-default", SELinux: "container_t",
 			Sysctls: map[string]string{"net.ipv4.ip_forward": "1", "kernel.sem": "1 2 3 4"},
 		},
-		CloudInit: state.CloudInit{UserData: "#!/bin/sh\n: a\n", VendorData: "#cloud-config\n", NetworkConfig: "version: 2\n"},
+		Credentials: []state.Credential{{Name: "login.motd", Value: "a=b: c"}, {Name: "tmpfiles.extra", File: "/srv/a=b:c"}, {Name: "empty"}},
+		CloudInit:   state.CloudInit{UserData: "#!/bin/sh\n: a\n", VendorData: "#cloud-config\n", NetworkConfig: "version: 2\n"},
 	}
 }
 

@@ -27,6 +27,7 @@ type specFlags struct {
 	tmpfs         []string
 	devices       []string
 	labels        []string
+	credentials   []string
 	ioMax         []string
 	hugePages     []string
 	ulimits       []string
@@ -63,8 +64,9 @@ func (s *specFlags) bind(fs *pflag.FlagSet) {
 	fs.StringArrayVar(&s.hugePages, "huge-pages", nil, "let it have so much in huge pages of a size, `SIZE=BYTES`, such as 2MB=64M")
 	fs.StringArrayVar(&s.ulimits, "ulimit", nil, "limit each process of it, `NAME=SOFT[:HARD]`, such as nofile=4096:65536; the names are setrlimit's")
 	bindCloudInit(fs, &s.CloudInit)
+	fs.StringArrayVar(&s.credentials, "credential", nil, "give its systemd a credential, `NAME=VALUE|NAME:FILE`; FILE is read at each start")
 	fs.BoolVarP(&s.quiet, "quiet", "q", false, "no notes on stderr, only errors")
-	man.Under(fs, "Machine", "name", "profile", "hostname", "env", "env-file", "label", "user-data", "vendor-data", "network-config")
+	man.Under(fs, "Machine", "name", "profile", "hostname", "env", "env-file", "label", "user-data", "vendor-data", "network-config", "credential")
 	s.nicFlags.bind(fs)
 	s.securityFlags.bind(fs, &s.Security)
 	man.Under(fs, "Files", "volume", "tmpfs", "device", "read-only", "ephemeral", "storage")
@@ -86,7 +88,7 @@ func (s *specFlags) spec(image string, cmd []string) (state.Spec, error) {
 	case s.noBoot:
 		out.Init.Mode = state.InitPayload
 	}
-	for _, fill := range []func(*state.Spec) error{s.environment, s.mounts, s.memory, s.nodes, s.attachments, s.published, s.resolving, s.labelled, s.disks, s.pages, s.processes, s.capabilities, s.tuned, s.profiled} {
+	for _, fill := range []func(*state.Spec) error{s.environment, s.mounts, s.memory, s.nodes, s.attachments, s.published, s.resolving, s.labelled, s.secrets, s.disks, s.pages, s.processes, s.capabilities, s.tuned, s.profiled} {
 		if err := fill(&out); err != nil {
 			return out, err
 		}
