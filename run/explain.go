@@ -44,7 +44,8 @@ type Explanation struct {
 	Seccomp      *specs.LinuxSeccomp `json:"seccomp"`           // as --seccomp takes it; nil: none
 	Masked       []string            `json:"masked_paths"`      // those of them that this kernel has are empty
 	NoNewPrivs   bool                `json:"no_new_privileges"` // no program of it raises its rights
-	Sysctls      map[string]string   `json:"sysctls"`           // as asked
+	Walls        []Wall              `json:"walls"`
+	Sysctls      map[string]string   `json:"sysctls"` // as asked
 	StopSignal   int                 `json:"stop_signal"`
 	StopCommand  []string            `json:"stop_command,omitempty"`
 	StopSeconds  int                 `json:"stop_seconds"`
@@ -131,7 +132,7 @@ func (p *Plan) explain() Explanation {
 		Driver: in.Facts.Driver, Layers: p.Root.Layers, Changes: p.Root.Dir,
 		ReadOnly: in.Spec.Root.ReadOnly, Ephemeral: in.Spec.Root.Ephemeral, LifeSeconds: in.Spec.Timeouts.Life, Restart: in.Spec.Restart,
 		IDs: in.Facts.Range, Network: state.NetworkNone, Cgroups: p.Cgroups, Limits: in.Spec.Limits,
-		Capabilities: oci.Process.Capabilities.Bounding, Refused: []string{}, NoNewPrivs: oci.Process.NoNewPrivileges, Sysctls: map[string]string{}, Masked: append([]string{}, oci.Linux.MaskedPaths...), Seccomp: p.seccomp, StopSignal: in.Facts.StopSignal, StopCommand: in.Facts.StopCommand,
+		Capabilities: oci.Process.Capabilities.Bounding, Refused: []string{}, NoNewPrivs: oci.Process.NoNewPrivileges, Sysctls: map[string]string{}, Walls: p.walls(), Masked: append([]string{}, oci.Linux.MaskedPaths...), Seccomp: p.seccomp, StopSignal: in.Facts.StopSignal, StopCommand: in.Facts.StopCommand,
 		StopSeconds: int(in.Spec.Timeouts.StopAfter().Seconds()), Removed: in.Spec.Remove,
 		Links: append([]state.Link{}, in.Facts.Links...), Ports: []string{}, Rules: []string{},
 		Files: slices.Sorted(maps.Keys(p.Files)), Namespaces: []string{"user"}, Mounts: []ExplainedMount{}, Properties: []string{}, Later: []string{},

@@ -43,7 +43,7 @@ func (p *Plan) OCI() *specs.Spec {
 			Resources:   &specs.LinuxResources{Devices: deviceRules(p.Nodes)},
 			Seccomp:     p.seccomp,
 			Sysctl:      in.Spec.Security.Sysctls,
-			MaskedPaths: masked(&in.Spec.Security),
+			MaskedPaths: p.masked(),
 			// All of it shared, as a booting systemd would make it: its sandboxed services, the credentials of its
 			// services and machinectl bind rely on it.
 			RootfsPropagation: "rshared",

@@ -4,6 +4,8 @@ import (
 	"slices"
 
 	"croft/state"
+
+	"golang.org/x/sys/unix"
 )
 
 // withheld are the capabilities that a machine's root lacks, in its own user namespace: they would reach things that the kernel
@@ -47,17 +49,20 @@ func capabilityMask(names []string) (mask uint64) {
 // masked are the paths of /proc and /sys that anybody in a machine could read of the host and of its other machines, and that no
 // system needs (docs/decisions/039). A mask forbids a new /proc in a user namespace of the machine's own, so there is
 // none where containers run in it.
-func masked(s *state.Security) []string {
-	if s.Nesting {
+func (p *Plan) masked() []string {
+	if p.Instance.Spec.Security.Nesting {
 		return nil
 	}
-	return []string{
+	paths := []string{
 		"/proc/cmdline", "/proc/bootconfig", "/sys/firmware", // how the host boots, credentials for its systemd included
 		"/proc/locks",              // inode numbers of files that anybody has locked
 		"/proc/fs", "/proc/asound", // options and counters of the host's filesystems, what it plays
-		"/sys/devices/virtual/block", // the files behind loop devices, names of volumes
-		"/sys/kernel/vmcoreinfo",     // an address
+		"/sys/kernel/vmcoreinfo", // an address
 	}
+	if !slices.ContainsFunc(p.Nodes, func(n Node) bool { return n.Type == unix.S_IFBLK }) { // whose tools look there
+		paths = append(paths, "/sys/devices/virtual/block") // the files behind loop devices, names of volumes
+	}
+	return paths
 }
 
 // checkSecurity wants what a machine was asked to be confined by to be there.

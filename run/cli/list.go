@@ -352,7 +352,11 @@ func (a *app) inspect() func(*pflag.FlagSet) man.Run {
 
 func (a *app) info() func(*pflag.FlagSet) man.Run {
 	return func(fs *pflag.FlagSet) man.Run {
+		security := fs.Bool("security", false, "tell which walls it has, and which of them were loosened")
 		return func(ctx context.Context, args []string) error {
+			if *security {
+				return a.walls(ctx, args[0])
+			}
 			d, err := a.detail(ctx, args[0])
 			if err != nil {
 				return err

@@ -166,7 +166,8 @@ func machines(a *app) []*man.Command {
 		},
 		{
 			Name: "info", Args: "NAME", Peers: []string{"status"}, Short: "Describe a machine to people", New: a.info(),
-			Long: "Prints state, image, addresses, ports, ids, volumes and how it last ended.", Examples: []man.Example{{Say: "How it is", Do: "croft info web"}}, See: []string{"inspect", "logs"},
+			Long:     "Prints state, image, addresses, ports, ids, volumes and how it last ended. With --security it prints each wall that keeps the machine apart: whether it holds, was loosened or is open; of a machine that runs after a look at what the kernel says of its init.",
+			Examples: []man.Example{{Say: "How it is", Do: "croft info web"}, {Say: "How it is confined", Do: "croft info --security web"}}, See: []string{"inspect", "logs", "security"},
 		},
 		{
 			Name: "top", Aliases: []string{"stats"}, Args: "[NAME...]", Short: "Show what machines use, live", New: a.top(),

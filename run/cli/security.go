@@ -1,7 +1,9 @@
 package cli
 
 import (
+	"context"
 	"errors"
+	"fmt"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -121,4 +123,22 @@ func securitySettings() []setting {
 			},
 		}},
 	}
+}
+
+// walls prints what keeps the machine apart.
+func (a *app) walls(ctx context.Context, name string) error {
+	e, in, err := a.instance(name)
+	if err != nil {
+		return err
+	}
+	all, err := e.Walls(ctx, in)
+	if err != nil {
+		return fmt.Errorf("info %s: %w", name, err)
+	}
+	lines := [][2]string{}
+	for _, w := range all {
+		lines = append(lines, [2]string{w.Name, fmt.Sprintf("%-9s %s", w.State, w.Text)})
+	}
+	printFacts(19, lines)
+	return nil
 }

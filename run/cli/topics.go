@@ -125,7 +125,7 @@ Below /run/croft-host, always there: the ranges of ids that machines of any root
 ## In a machine
 croft writes /etc/hostname, /etc/hosts, /etc/resolv.conf and /etc/machine-id anew before each start, and what has the machine's network manager leave its addresses as they are; in /etc/hosts its own lines, also whenever a machine of the same network starts or stops. They lie under what the machine changed: once the machine has written one of them, its own counts.`
 
-const securityText = `A machine is made to hold a root user whom the host need not trust. These hold for its init and, all of them, for everything that ` + "`croft exec`" + ` and ` + "`croft shell`" + ` run in it.
+const securityText = `A machine is made to hold a root user whom the host need not trust. ` + "`croft info --security NAME`" + ` tells what holds for one. These hold for its init and, all of them, for everything that ` + "`croft exec`" + ` and ` + "`croft shell`" + ` run in it.
 
 - Ids: each machine has 65536 ids of the host for itself and shares none with another machine. Its root is one of them and nobody on the host. See ` + "`croft info NAME`" + `.
 - Namespaces of its own for users, processes, mounts, IPC, host name and cgroups; for the network too, unless --network host or ns: was given. The user namespace belongs to the machine's own root id, so that kernel limits that count by user, of inotify for one, are its own.
