@@ -24,7 +24,7 @@ TEST_CACHE := $(abspath $(or $(CROFT_TEST_CACHE),/var/tmp/croft-test))
 HOST_PARTS := trixie qemu vm-trixie vm-bookworm
 
 # What the tests must not skip. A fact that depends on the host (systemd, apparmor, nft, ...) is not demanded, only used.
-NEED := root,nobody,registry,gpg,cgroup2,limits,overlay,loop,keyctl,cc,strace,squashfs,erofs,oci-tools,guest:busybox,guest:apps,guest:incus-client,guest:trixie,guest:bookworm,guest:builder,guest:sysvinit,guest:openrc,guest:openrc-init,guest:runit,guest:managers,host:trixie,host:qemu,host:vm-trixie,host:vm-bookworm$(ALSO_NEED)
+NEED := root,nobody,registry,gpg,cgroup2,limits,overlay,loop,keyctl,cc,strace,squashfs,erofs,oci-tools,guest:busybox,guest:apps,guest:incus-client,guest:trixie,guest:bookworm,guest:builder,guest:sysvinit,guest:openrc,guest:openrc-init,guest:runit,guest:managers,guest:nested,host:trixie,host:qemu,host:vm-trixie,host:vm-bookworm$(ALSO_NEED)
 
 BUILD_DEPS := gcc libc6-dev libseccomp-dev pkg-config
 TEST_DEPS  := $(BUILD_DEPS) mmdebstrap bzip2 xz-utils zstd util-linux e2fsprogs keyutils strace squashfs-tools erofs-utils \

@@ -48,7 +48,7 @@ var facts = map[string]func() error{
 var guests = map[string]string{
 	"busybox": "busybox", "trixie": "debian/13", "bookworm": "debian/12", "builder": "debian/13-build",
 	"incus-client": "incus-client", "apps": "apps", "sysvinit": "sysvinit", "openrc": "openrc", "openrc-init": "openrc-init", "runit": "runit",
-	"managers": "managers",
+	"managers": "managers", "nested": "nested",
 }
 
 var known sync.Map // fact -> error or nil, so that each is probed once
