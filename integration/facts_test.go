@@ -31,6 +31,7 @@ var facts = map[string]func() error{
 	"erofs":          func() error { return try("mkfs.erofs", "--help") },
 	"nft":            func() error { return try("nft", "list", "ruleset") },
 	"docker":         func() error { return try("sh", "-c", "dockerd --version && iptables-nft --version") },
+	"lxd":            func() error { return try("sh", "-c", "lxd --version && lxc --version") },
 	"ufw":            func() error { return try("ufw", "version") },
 	"firewalld":      func() error { return try("sh", "-c", "firewalld --help && dbus-daemon --version") },
 	"NetworkManager": func() error { return try("sh", "-c", "NetworkManager --version && dbus-daemon --version") },
