@@ -20,7 +20,8 @@ import (
 // the attempt is a real one. docs/escapes.md is the list, docs/decisions/041 why it is done so.
 //
 //	attempts MACHINE...                       from here on attempts are made in these, as their root; the program is in ./attempt, too
-//	attempt NAME END WALL [CMD ARG...]        NAME must end with END in each of them; it is the program's, or CMD's, which gets $MACHINE
+//	attempt [-in MACHINE] NAME END WALL [CMD ARG...]   NAME must end with END in each of them, or in that one; it is the program's, or CMD's,
+//	                                          for which MACHINE is the machine, as an argument and as a variable
 //	control NAME WITHOUT [CMD ARG...]         the same attempt must succeed without the wall: as root of the host, or by CMD
 //	closed NAME REASON                        there is no control: who has closed that door for everybody, and when
 func TestEscape(t *testing.T) { runScripts(t, "testdata/escape") }
@@ -43,16 +44,23 @@ func cmdAttempts(ts *testscript.TestScript, neg bool, args []string) {
 }
 
 func cmdAttempt(ts *testscript.TestScript, neg bool, args []string) {
-	usage(ts, !neg && len(args) >= 3 && args[1] != succeeded, "attempt NAME END WALL [CMD ARG...]")
-	name, end, wall, cmd := args[0], args[1], args[2], args[3:]
-	if len(cmd) == 0 {
-		cmd = []string{"sh", "-c", `exec croft exec -T "$MACHINE" /attempt ` + name}
-	}
 	machines := strings.Fields(ts.Getenv(attemptMachines))
 	usage(ts, len(machines) > 0, "attempts MACHINE... before the first attempt")
+	if len(args) > 1 && args[0] == "-in" {
+		machines, args = args[1:2], args[2:]
+	}
+	usage(ts, !neg && len(args) >= 3 && args[1] != succeeded, "attempt [-in MACHINE] NAME END WALL [CMD ARG...]")
+	name, end, wall, cmd := args[0], args[1], args[2], args[3:]
+	if len(cmd) == 0 {
+		cmd = []string{"croft", "exec", "-T", "MACHINE", "/attempt", name}
+	}
 	for _, machine := range machines {
 		ts.Setenv("MACHINE", machine)
-		ts.Check(ts.Exec(cmd[0], cmd[1:]...))
+		words := slices.Clone(cmd)
+		if i := slices.Index(words, "MACHINE"); i >= 0 {
+			words[i] = machine
+		}
+		ts.Check(ts.Exec(words[0], words[1:]...))
 		if got := strings.TrimSpace(ts.ReadFile("stdout")); got != end {
 			ts.Fatalf("%s in %s: %s, which should have ended with %s at the wall: %s", name, machine, got, end, wall)
 		}
@@ -107,7 +115,7 @@ type attempt struct {
 }
 
 var (
-	attemptLine  = regexp.MustCompile(`^attempt (\S+) (\S+) '([^']+)'`)
+	attemptLine  = regexp.MustCompile(`^attempt (?:-in \S+ )?(\S+) (\S+) '([^']+)'`)
 	controlLine  = regexp.MustCompile(`^control (\S+) '([^']+)'`)
 	closedLine   = regexp.MustCompile(`^closed (\S+) '([^']+)'$`)
 	attemptVerbs = regexp.MustCompile(`^(attempt|control|closed) `)

@@ -97,6 +97,14 @@ static const char *sysfs_writable(void)
 	return unshare(CLONE_NEWNET) < 0 ? "unprepared" : mounted("sysfs", NULL);
 }
 
+// writes_sys is how a file of such a sysfs was opened.
+static const char *writes_sys(const char *file)
+{
+	if (sysfs_writable() != yes || chdir(place) < 0)
+		return "unprepared";
+	return ended(open(file, O_WRONLY));
+}
+
 // kallsyms tells whether the kernel's addresses can be seen.
 static const char *kallsyms(void)
 {
@@ -738,6 +746,16 @@ static const struct {
 	{ "cpu-offline", "/sys/devices/system/cpu/cpu1/online" },
 };
 
+// The same of a sysfs that can be written.
+static const struct {
+	const char *name, *file;
+} settings[] = {
+	{ "sleep-state-again", "power/state" },
+	{ "module-parameter-again", "module/printk/parameters/time" },
+	{ "uevent-trigger-again", "devices/virtual/mem/null/uevent" },
+	{ "cpu-offline-again", "devices/system/cpu/cpu1/online" },
+};
+
 // Files of the kernel that are read.
 static const struct {
 	const char *name, *file;
@@ -770,6 +788,9 @@ static const char *attempt(const char *name)
 	EACH(i, writes)
 		if (strcmp(writes[i].name, name) == 0)
 			return ended(open(writes[i].file, O_WRONLY));
+	EACH(i, settings)
+		if (strcmp(settings[i].name, name) == 0)
+			return writes_sys(settings[i].file);
 	EACH(i, secrets)
 		if (strcmp(secrets[i].name, name) == 0)
 			return reads(secrets[i].file);
