@@ -27,7 +27,7 @@ HOST_PARTS := trixie qemu vm-trixie vm-bookworm
 NEED := root,nobody,registry,gpg,cgroup2,limits,overlay,loop,keyctl,cc,strace,squashfs,erofs,oci-tools,guest:busybox,guest:apps,guest:incus-client,guest:trixie,guest:bookworm,guest:builder,guest:sysvinit,guest:openrc,guest:openrc-init,guest:runit,guest:managers,guest:nested,host:trixie,host:qemu,host:vm-trixie,host:vm-bookworm$(ALSO_NEED)
 
 BUILD_DEPS := gcc libc6-dev libseccomp-dev pkg-config
-TEST_DEPS  := $(BUILD_DEPS) mmdebstrap bzip2 xz-utils zstd util-linux e2fsprogs keyutils strace squashfs-tools erofs-utils \
+TEST_DEPS  := $(BUILD_DEPS) mmdebstrap bzip2 xz-utils zstd util-linux e2fsprogs keyutils strace squashfs-tools erofs-utils btrfs-progs \
 	docker-registry skopeo umoci jq cpio attr gnupg iproute2 nftables iptables iputils-ping curl netcat-openbsd iperf3 tcpdump
 
 .PHONY: build check test clean fuzz soak demo bench manual lint deps test-deps wordsize

@@ -25,7 +25,7 @@ func trixieVM() hostKind {
 		start: startVM("vm-trixie"),
 		parts: []string{"qemu", "vm-trixie"},
 		facts: "root,systemd,bus,cgroup2,cgroup:cpuset,cgroup:cpu,cgroup:io,cgroup:memory,cgroup:pids,limits,apparmor,overlay,loop,nft," +
-			"nobody,keyctl,strace,squashfs,erofs",
+			"nobody,keyctl,strace,squashfs,erofs,xfs,lxcfs",
 	}
 }
 

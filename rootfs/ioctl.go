@@ -8,7 +8,11 @@ import (
 )
 
 func ioctl(f *os.File, request uintptr, arg *uint32) error {
-	if _, _, e := unix.Syscall(unix.SYS_IOCTL, f.Fd(), request, uintptr(unsafe.Pointer(arg))); e != 0 {
+	return ioctlAt(f, request, unsafe.Pointer(arg))
+}
+
+func ioctlAt(f *os.File, request uintptr, arg unsafe.Pointer) error {
+	if _, _, e := unix.Syscall(unix.SYS_IOCTL, f.Fd(), request, uintptr(arg)); e != 0 {
 		return e
 	}
 	return nil

@@ -290,7 +290,8 @@ func (t trees) mountByPath(base int, scratch, at string) error {
 
 // asOwner runs mount on a thread whose filesystem ids are base. Overlayfs keeps the credentials of its
 // mounter for its own writes: host root is nobody in the shifted upper, and with it the overlay would come
-// up read-only without an error.
+// up read-only without an error. For the same reason it does so without CAP_SYS_RESOURCE, before which neither quotas
+// hold nor the blocks that a filesystem reserves for root.
 func asOwner(base int, mount func() error) error {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
@@ -304,6 +305,17 @@ func asOwner(base int, mount func() error) error {
 		return fmt.Errorf("prctl(PR_SET_SECUREBITS): %w", err)
 	}
 	defer unix.Prctl(unix.PR_SET_SECUREBITS, uintptr(bits), 0, 0, 0)
+	head := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+	var have [2]unix.CapUserData
+	if err := unix.Capget(&head, &have[0]); err != nil {
+		return os.NewSyscallError("capget", err)
+	}
+	less := have
+	less[0].Effective &^= 1 << unix.CAP_SYS_RESOURCE
+	if err := unix.Capset(&head, &less[0]); err != nil {
+		return os.NewSyscallError("capset", err)
+	}
+	defer unix.Capset(&head, &have[0])
 	unix.RawSyscall(unix.SYS_SETFSUID, uintptr(base), 0, 0) // these two cannot fail for root
 	unix.RawSyscall(unix.SYS_SETFSGID, uintptr(base), 0, 0)
 	defer unix.RawSyscall(unix.SYS_SETFSUID, 0, 0, 0)

@@ -289,7 +289,7 @@ func (e *Engine) mountFiles(in *state.Instance) (*os.File, error) {
 	}
 	defer userns.Close()
 	files := rootfs.Root{Dir: e.Dir.RootOf(in.Spec.Name), Layers: layers}
-	if err := driver.Create(files); err != nil { // it may never have been started
+	if err := e.makeRoot(in, driver, files); err != nil { // it may never have been started
 		return nil, err
 	}
 	h, err := e.lookInside(in, layers)

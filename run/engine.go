@@ -32,7 +32,7 @@ func (e *Engine) Draft(spec state.Spec) (*state.Instance, error) {
 	if err := errors.Join(checkVolumes(&spec), checkCredentials(&spec)); err != nil {
 		return nil, err
 	}
-	if err := checkLimits(&spec.Limits); err != nil {
+	if err := e.checkLimits(&spec.Limits); err != nil {
 		return nil, err
 	}
 	if err := checkSecurity(&spec.Security); err != nil {
@@ -56,6 +56,9 @@ func (e *Engine) Draft(spec state.Spec) (*state.Instance, error) {
 func (e *Engine) Create(in *state.Instance) error {
 	err := e.Dir.Create(in, func(in *state.Instance) (err error) {
 		if in.Facts.Range, err = e.reserve(in); err != nil {
+			return err
+		}
+		if in.Facts.ProjectID, err = e.pickProject(in); err != nil {
 			return err
 		}
 		if err := e.relink(in); err != nil {
@@ -366,9 +369,11 @@ func (e *Engine) remove(in *state.Instance) error {
 	if !ok {
 		return fmt.Errorf("driver %q: %w", in.Facts.Driver, state.ErrUnsupported)
 	}
-	if err := driver.Remove(rootfs.Root{Dir: e.Dir.RootOf(in.Spec.Name)}); err != nil {
+	root := rootfs.Root{Dir: e.Dir.RootOf(in.Spec.Name)}
+	if err := driver.Remove(root); err != nil {
 		return err
 	}
+	_ = root.Forget(in.Facts.ProjectID) // a limit of nothing harms nobody
 	if err := e.disown(in.Spec.Name); err != nil {
 		return err
 	}

@@ -11,6 +11,7 @@ import (
 	"strconv"
 	"strings"
 
+	"croft/rootfs"
 	"croft/state"
 
 	"golang.org/x/sys/unix"
@@ -328,6 +329,9 @@ func holdLimits(_ context.Context, l *launch) error {
 		if err := setLimits(l.Cgroups, free(), sized(asked)); err != nil {
 			return err
 		}
+		if err := l.engine.limitDisk(in); err != nil {
+			return err
+		}
 		return setUlimits(l.container.pid, in.Facts.Range, asked.Ulimits)
 	})
 }
@@ -379,7 +383,12 @@ func (e *Engine) relimit(in *state.Instance) error {
 
 // checkLimits wants the host to be as large as what is asked of it: more is a slip of the hand. On a host that has shrunk
 // since a machine starts all the same, since such a limit holds by itself.
-func checkLimits(l *state.Limits) error {
+func (e *Engine) checkLimits(l *state.Limits) error {
+	if l.Disk > 0 {
+		if err := rootfs.CanLimit(e.Dir.Roots()); err != nil {
+			return fmt.Errorf("--disk: %w", err)
+		}
+	}
 	var v state.Violations
 	if has := memoryTotal(); l.Memory > has {
 		v = append(v, fmt.Sprintf("memory: %d MiB are more than the %d MiB of this host", l.Memory>>20, has>>20))

@@ -61,10 +61,19 @@ func (e *Engine) respec(name string, change func(*state.Spec) error) (before, af
 		if reflect.DeepEqual(in.Spec.Limits, before.Spec.Limits) {
 			return nil
 		}
-		if err := checkLimits(&in.Spec.Limits); err != nil {
+		if err := e.checkLimits(&in.Spec.Limits); err != nil {
 			return err
 		}
-		return e.relimit(in)
+		if in.Spec.Limits.Disk == before.Spec.Limits.Disk {
+			return e.relimit(in)
+		}
+		if err := e.resize(in); err != nil {
+			return err
+		}
+		if err := e.relimit(in); err != nil {
+			return errors.Join(err, e.resize(before))
+		}
+		return nil
 	})
 	return before, after, err
 }

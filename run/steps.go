@@ -112,7 +112,7 @@ func mountRoot(_ context.Context, l *launch) error {
 			return err
 		}
 	}
-	if err := driver.Create(l.Root); err != nil {
+	if err := l.engine.makeRoot(l.Instance, driver, l.Root); err != nil {
 		return err
 	}
 	if err := rootfs.WriteGuest(l.Root, l.Files); err != nil {

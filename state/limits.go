@@ -24,7 +24,8 @@ type Limits struct {
 	IOMax             []IOMax    `json:"io_max,omitempty"`
 	IOWeight          int        `json:"io_weight,omitempty"` // as CPUWeight
 	HugePages         []HugePage `json:"huge_pages,omitempty"`
-	Ulimits           []Ulimit   `json:"ulimits,omitempty"` // of each process
+	Ulimits           []Ulimit   `json:"ulimits,omitempty"`    // of each process
+	Disk              int64      `json:"disk_bytes,omitempty"` // of what is kept of it: what it has written, with a driver that copies all of its files
 }
 
 // HugePage is how much a machine may have in huge pages of one size.
@@ -49,6 +50,7 @@ const (
 	// LeastMemory is below what a machine can start in: the container's init, which is croft, is in its cgroup already.
 	LeastMemory = 8 << 20
 
+	leastDisk    = 1 << 20
 	mostPIDs     = 1 << 22 // PID_MAX_LIMIT of the kernel
 	leastCPUs    = 0.01    // the kernel gives no quota below 1 ms in 100
 	mostCPUs     = 8192    // CONFIG_NR_CPUS is never more
@@ -108,6 +110,9 @@ func (l *Limits) check(say func(field, format string, a ...any)) {
 		}
 	}
 	checkUlimits(l.Ulimits, say)
+	if l.Disk != 0 && l.Disk < leastDisk {
+		say("limits.disk", "%d bytes: no machine starts with less than %d MiB", l.Disk, leastDisk>>20)
+	}
 }
 
 // HugePageSizes are those of the processors that there are.

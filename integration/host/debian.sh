@@ -7,7 +7,7 @@ idle='apparmor systemd-hwdb-update ldconfig systemd-journal-catalog-update syste
 	systemd-pcrphase systemd-pcrphase-sysinit systemd-tpm2-setup-early systemd-tpm2-setup systemd-hibernate-clear
 	systemd-machine-id-commit systemd-random-seed systemd-pstore systemd-battery-check systemd-sysusers systemd-remount-fs
 	systemd-udev-load-credentials systemd-udev-trigger modprobe@drm modprobe@configfs modprobe@fuse systemd-networkd-wait-online
-	e2scrub_reap networking ifupdown-pre'
+	e2scrub_reap lxcfs networking ifupdown-pre'
 idle_units='getty.target apt-daily.timer apt-daily-upgrade.timer dpkg-db-backup.timer e2scrub_all.timer fstrim.timer
 	systemd-tmpfiles-clean.timer systemd-ask-password-console.path systemd-ask-password-wall.path dev-hugepages.mount
 	sys-kernel-debug.mount sys-kernel-tracing.mount sys-kernel-config.mount proc-sys-fs-binfmt_misc.automount systemd-pcrextend.socket
@@ -18,7 +18,7 @@ make_part() { # SUITE DIR
 	"$here/../install-deps" mmdebstrap >&2
 	mmdebstrap --quiet --mode=root --variant=minbase \
 		--include=systemd-sysv,systemd-container,libnss-mymachines,dbus,libpam-systemd,udev,kmod,linux-image-cloud-$(dpkg --print-architecture),apparmor \
-		--include=iproute2,nftables,procps,psmisc,util-linux,mount,e2fsprogs,uidmap,keyutils,strace,socat,curl,squashfs-tools,erofs-utils \
+		--include=iproute2,nftables,procps,psmisc,util-linux,mount,e2fsprogs,uidmap,keyutils,strace,socat,curl,squashfs-tools,erofs-utils,xfsprogs,lxcfs \
 		--include=python3-minimal,xz-utils,zstd,busybox-static \
 		--aptopt='Acquire::Languages "none"' --aptopt='Apt::Install-Recommends "false"' \
 		--dpkgopt='path-exclude=/usr/share/man/*' --dpkgopt='path-exclude=/usr/share/locale/*' \

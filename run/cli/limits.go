@@ -19,11 +19,26 @@ func bindLimits(fs *pflag.FlagSet, l *state.Limits) {
 	fs.VarP(memoryValue{&l.Memory, &l.MemoryPercent}, "memory", "m", "let it have `SIZE` of memory at most, or N% of the host's; what asks for more is killed, in it alone")
 	fs.Var(memoryValue{&l.MemorySoft, &l.MemorySoftPercent}, "memory-soft", "take memory above `SIZE`, or N% of the host's, back from it, and slow it down, before anything is killed")
 	fs.Var(swapValue{&l.Swap}, "swap", "let it have `SIZE` of swap beside its memory, none (false), or all of the host's (true); default: true")
+	fs.Var((*diskValue)(&l.Disk), "disk", "keep `SIZE` of files for it at most: what it writes, and with --storage dir those of the image, too")
 	fs.Var(cpusValue{&l.CPUs, &l.CPUPeriod}, "cpus", "let it have as much time as `N` processors have, such as 1.5, or so much of each period: 25ms/100ms")
 	fs.StringVar(&l.CPUSet, "cpu-set", "", "let it run on the processors of `LIST` alone, such as 0-3,6")
 	fs.Var((*weightValue)(&l.CPUWeight), "cpu-weight", "where processors are scarce its part is `N` to the 100 of others, 1 to 10000")
 	fs.Var((*pidsValue)(&l.PIDs), "pids-limit", fmt.Sprintf("let it have `N` processes and threads at most, or unlimited; default: %d", state.DefaultPIDs))
 	fs.Var((*weightValue)(&l.IOWeight), "io-weight", "where a disk is busy its part is `N` to the 100 of others, if the disk's scheduler heeds that (croft doctor)")
+}
+
+// diskValue is a size that can be unlimited, as a flag.
+type diskValue sizeValue
+
+func (v *diskValue) Type() string { return "size" }
+
+func (v *diskValue) String() string { return (*sizeValue)(v).String() }
+
+func (v *diskValue) Set(s string) error {
+	if s == unlimited {
+		s = "0"
+	}
+	return (*sizeValue)(v).Set(s)
 }
 
 // memoryValue is a size, or a part of the host's memory, as a flag.
@@ -376,6 +391,9 @@ func limitLines(l *state.Limits) (out []string) {
 	}
 	if l.IOWeight > 0 {
 		say("%d of a disk's time to the 100 of others", l.IOWeight)
+	}
+	if l.Disk > 0 {
+		say("%s of files", sizeText(l.Disk))
 	}
 	for _, p := range l.HugePages {
 		say("%s in huge pages of %s", sizeText(p.Bytes), p.Size)

@@ -24,7 +24,7 @@ func lxdLimits() []setting {
 
 // lxdNames are LXD's keys and croft's own of the same meaning. In what ends in a dot an entry follows.
 var lxdNames = [...][2]string{
-	{"limits.memory.swap", "swap"}, {"limits.processes", "pids-limit"}, {"limits.kernel.", "ulimit."}, {"limits.hugepages.", "huge-pages."},
+	{"limits.memory.swap", "swap"}, {"limits.processes", "pids-limit"}, {"limits.kernel.", "ulimit."}, {"limits.hugepages.", "huge-pages."}, {"root.size", "disk"},
 	{"cloud-init.user-data", "user-data"}, {"cloud-init.vendor-data", "vendor-data"}, {"cloud-init.network-config", "network-config"},
 	{"user.user-data", "user-data"}, {"user.vendor-data", "vendor-data"}, {"user.network-config", "network-config"}, // as it was before
 	{"security.nesting", "nesting"},

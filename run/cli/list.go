@@ -298,6 +298,7 @@ type details struct {
 	Exit     *state.Exit      `json:"exit"`
 	Restarts int              `json:"restarts"`
 	Snapshot []state.Snapshot `json:"snapshots"`
+	Disk     *int64           `json:"disk_bytes"` // what is kept of it; null where its filesystem does not count that
 }
 
 func (a *app) detail(ctx context.Context, name string) (details, error) {
@@ -315,6 +316,9 @@ func (a *app) detail(ctx context.Context, name string) (details, error) {
 	}
 	if d.Snapshot == nil {
 		d.Snapshot = []state.Snapshot{}
+	}
+	if disk, err := e.Disk(in); err == nil && disk != nil {
+		d.Disk = &disk.Used
 	}
 	if st.State == state.Running || st.State == state.Paused {
 		ctx, cancel := context.WithTimeout(ctx, time.Second)
@@ -464,10 +468,13 @@ func (d details) storage() string {
 
 // usage is what it uses now, as far as this host counts it; empty when it does not run.
 func (d details) usage() string {
-	if d.Applied == nil || d.State == state.Stopped {
-		return ""
-	}
 	var parts []string
+	if d.Disk != nil {
+		parts = append(parts, sizeText(*d.Disk)+" of files")
+	}
+	if d.Applied == nil || d.State == state.Stopped {
+		return strings.Join(parts, ", ")
+	}
 	u := run.UsageOf(d.Applied)
 	if u.Memory != nil {
 		parts = append(parts, sizeText(*u.Memory)+" of memory")

@@ -142,6 +142,7 @@ func settings() []setting {
 		{name: "memory", live: true, field: limit(func(l *state.Limits) pflag.Value { return memoryValue{&l.Memory, &l.MemoryPercent} })},
 		{name: "memory-soft", live: true, field: limit(func(l *state.Limits) pflag.Value { return memoryValue{&l.MemorySoft, &l.MemorySoftPercent} })},
 		{name: "swap", live: true, field: limit(func(l *state.Limits) pflag.Value { return swapValue{&l.Swap} })},
+		{name: "disk", live: true, field: limit(func(l *state.Limits) pflag.Value { return (*diskValue)(&l.Disk) })},
 		{name: "cpus", live: true, field: limit(func(l *state.Limits) pflag.Value { return cpusValue{&l.CPUs, &l.CPUPeriod} })},
 		{name: "cpu-set", live: true, field: text(func(s *state.Spec) *string { return &s.Limits.CPUSet })},
 		{name: "cpu-weight", live: true, field: weight(func(s *state.Spec) *int { return &s.Limits.CPUWeight })},

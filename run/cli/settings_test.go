@@ -51,7 +51,7 @@ func full() state.Spec {
 		Devices: []state.Device{{Class: "tun"}, {Path: "/dev/sdb", Target: "/dev/disk", Access: "r", Mode: "640", UID: 1000, GID: 6}, {Path: "/dev/snd", Optional: true}},
 		Tmpfs:   []state.Tmpfs{{Target: "/a"}, {Target: "/b", Size: 1 << 20, Mode: "755"}}, Restart: state.Restart{Policy: state.RestartOnFailure, Limit: 3}, Supervisor: state.SupervisorNone,
 		Limits: state.Limits{
-			Memory: 1234567890, MemorySoftPercent: 30, Swap: new(int64), CPUs: 1.25, CPUSet: "0-1", CPUWeight: 50, PIDs: state.Unlimited, IOWeight: 500,
+			Memory: 1234567890, MemorySoftPercent: 30, Disk: 5 << 30, Swap: new(int64), CPUs: 1.25, CPUSet: "0-1", CPUWeight: 50, PIDs: state.Unlimited, IOWeight: 500,
 			HugePages: []state.HugePage{{Size: "2MB", Bytes: 64 << 20}},
 			Ulimits:   []state.Ulimit{{Name: "nofile", Soft: 1024, Hard: 4096}, {Name: "core", Soft: state.Unlimited, Hard: state.Unlimited}},
 			IOMax:     []state.IOMax{{Device: "/dev/disk/by-path/pci-0:1", ReadBytes: 1 << 20, WriteOps: 7}, {Device: "/srv", WriteBytes: 1000}},
@@ -155,6 +155,8 @@ func TestSet(t *testing.T) {
 		{"swap", []string{"1G"}, "limits.memory.swap", []string{"1GiB"}},
 		{"limits.memory.swap", []string{"true"}, "swap", nil},
 		{"limits.memory.swap", []string{"0"}, "swap", []string{"false"}},
+		{"root.size", []string{"10GiB"}, "disk", []string{"10GiB"}},
+		{"disk", []string{"unlimited"}, "disk", nil},
 		{"cpus", []string{"5ms/20ms"}, "cpus", []string{"5ms/20ms"}},
 		{"cpus", []string{"25ms/100ms"}, "cpus", []string{"0.25"}},
 		{"cpus", []string{"0"}, "cpus", nil},

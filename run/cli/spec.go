@@ -70,7 +70,7 @@ func (s *specFlags) bind(fs *pflag.FlagSet) {
 	s.nicFlags.bind(fs)
 	s.securityFlags.bind(fs, &s.Security)
 	man.Under(fs, "Files", "volume", "tmpfs", "device", "read-only", "ephemeral", "storage")
-	man.Under(fs, "Limits", "memory", "memory-soft", "swap", "cpus", "cpu-set", "cpu-weight", "pids-limit", "io-max", "io-weight", "huge-pages", "ulimit")
+	man.Under(fs, "Limits", "memory", "memory-soft", "swap", "disk", "cpus", "cpu-set", "cpu-weight", "pids-limit", "io-max", "io-weight", "huge-pages", "ulimit")
 	man.Under(fs, "Life", "boot", "no-boot", "restart", "timeout", "stop-timeout", "ready-timeout", "supervisor")
 }
 
