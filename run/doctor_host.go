@@ -108,6 +108,7 @@ func usernsSwitches(*examination) (string, error) {
 func hostProbes() []probe {
 	return []probe{
 		{"host.mmdebstrap", false, false, helper("mmdebstrap"), "Debian images from nothing but a mirror", "apt-get install mmdebstrap"},
+		{"host.lxcfs", false, false, showsLimits, "free, top and uptime in machines tell of the host, not of their limits", "apt-get install lxcfs, or systemctl restart lxcfs; machines see it from their next start"},
 		{"host.memory", false, false, freeMemory, "machines are killed when it runs out", "fewer machines, or more memory"},
 		{"host.clock", false, false, clock, "certificates are refused and timers go wrong in machines", "date -s, or install systemd-timesyncd"},
 	}

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"slices"
 	"strings"
 	"syscall"
 	"unsafe"
@@ -174,7 +175,8 @@ func fileSystem(kind string) func(*examination) (string, error) {
 }
 
 // procIsWhole looks for what is mounted over parts of /proc: with it the kernel refuses every machine a /proc of its
-// own, which would uncover them (mount_too_revealing in fs/namespace.c). On what is always empty it may.
+// own, which would uncover them (mount_too_revealing in fs/namespace.c). On what is always empty it may, and where another
+// one lies that is whole, as in a machine for containers.
 func procIsWhole(*examination) (string, error) {
 	mounts, err := hostMountTable()
 	if err != nil {
@@ -182,6 +184,10 @@ func procIsWhole(*examination) (string, error) {
 	}
 	var over []string
 	for _, m := range mounts {
+		covered := slices.ContainsFunc(mounts, func(other mounted) bool { return strings.HasPrefix(other.at, m.at+"/") })
+		if m.kind == "proc" && m.at != "/proc" && !covered {
+			return "a whole /proc at " + m.at, nil
+		}
 		if strings.HasPrefix(m.at, "/proc/") && m.at != "/proc/sys/fs/binfmt_misc" {
 			over = append(over, m.at)
 		}

@@ -76,6 +76,7 @@ func (p *Plan) mounts() []specs.Mount {
 	m = append(append(m, p.whole()...), p.sys(),
 		// The v2 tree on every host: on a hybrid one it has no controllers, but a systemd needs no more than it.
 		specs.Mount{Destination: "/sys/fs/cgroup", Type: "cgroup2", Source: "cgroup2", Options: []string{"nosuid", "noexec", "nodev", "relatime"}})
+	m = append(m, p.seen()...)
 	if p.AppArmor.Namespace != "" {
 		// The kernel mounts it in no user namespace; what is in it shows each its own policy.
 		m = append(m, specs.Mount{Destination: securityFS, Type: "bind", Source: securityFS, Options: []string{"bind", "nosuid", "noexec", "nodev"}})

@@ -40,6 +40,8 @@ type Plan struct {
 	AppArmor    state.AppArmor      // the zero value: not confined by it
 	SELinux     string              // the label of its processes; "" where none was asked for
 	LacksParser bool                // there would be a profile for it if one could be compiled
+	LXCFS       []string            `json:",omitempty"` // files of the machine's that lxcfs has for it
+	NoLXCFS     string              `json:",omitempty"` // why one that is there has none
 	LacksDNS    bool                // every server that the host asks for names is on its own loopback
 }
 
@@ -57,6 +59,8 @@ type host struct {
 	managers    managers            // of networks, in its image
 	seed        map[string]string   // files of cloud-init's seed that its image makes itself, by path
 	credentials string              // of the unit that this process is of
+	lxcfs       []string            // files that it has for machines
+	noLXCFS     string              // why it has none, if it is there
 	seccomp     *specs.LinuxSeccomp // the filter that it was asked to have, for its capabilities
 	noAppArmor  error               // why there can be no profile for it
 }
@@ -87,6 +91,7 @@ func NewPlan(dir *state.Dir, in *state.Instance, layers []string, h host, hold H
 	p.AppArmor = decideAppArmor(dir.Root, &in.Spec, h.noAppArmor)
 	p.SELinux = processLabel(&in.Spec.Security, in.Facts.Range)
 	p.LacksParser = in.Spec.Security.AppArmor == "" && errors.Is(h.noAppArmor, errNoParser)
+	p.LXCFS, p.NoLXCFS = h.lxcfs, h.noLXCFS
 	_, p.LacksDNS = resolvConf(in, h.resolv)
 	p.Stdio = hold == HeldByCaller && !p.Boot
 	p.Echo = hold == HeldByUnit || hold == HeldByCaller && p.Boot
@@ -240,6 +245,9 @@ func (e *Engine) look(in *state.Instance, layers []string) (host, error) {
 		if h.seccomp, err = readFilter(file, capabilities(&in.Spec.Security, decideAppArmor(e.Dir.Root, &in.Spec, h.noAppArmor))); err != nil {
 			return host{}, err
 		}
+	}
+	if h.lxcfs, err = lxcfsFiles(); err != nil {
+		h.noLXCFS = err.Error()
 	}
 	h.owners = map[string]Owner{}
 	for _, m := range in.Spec.Mounts {

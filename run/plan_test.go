@@ -55,6 +55,7 @@ func plans() map[string]*Plan {
 		in.Spec.Root = state.Root{ReadOnly: true}
 		in.Spec.Tmpfs = []state.Tmpfs{{Target: "/src/out", Size: 1 << 20, Mode: "700"}, {Target: "/tmp", Mode: "755"}}
 		in.Spec.Mounts = []state.Mount{{Source: "/home/joe/src", Target: "/src"}, {Source: "/srv", Target: "/tmp/x"}}
+		h.lxcfs = []string{"/proc/meminfo", "/sys/devices/system/cpu/online"}
 	})
 	add("devices", DefaultRoot, HeldByNone, func(in *state.Instance, h *host) {
 		in.Spec.Mounts = []state.Mount{{Source: "/srv", Target: "/srv"}}

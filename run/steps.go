@@ -177,6 +177,9 @@ func clearRoot(e *Engine, a *state.Applied) error {
 }
 
 func createContainer(_ context.Context, l *launch) (err error) {
+	if l.NoLXCFS != "" {
+		l.report.warn(l.Instance.Spec.Name + " sees the host's memory and load, not its limits: " + l.NoLXCFS)
+	}
 	if l.Boot {
 		if err := l.hostFiles(); err != nil {
 			return err
