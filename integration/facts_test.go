@@ -24,9 +24,11 @@ var facts = map[string]func() error{
 		_, err := os.Stat("/sys/fs/selinux/enforce")
 		return err
 	},
-	"loop":           func() error { return try("losetup", "-f") },
-	"kvm":            func() error { return try("sh", "-c", "true 3<>/dev/kvm") },
-	"btrfs":          func() error { return try("sh", "-c", "mkfs.btrfs --version && { modprobe btrfs; grep btrfs /proc/filesystems; }") },
+	"loop": func() error { return try("losetup", "-f") },
+	"kvm":  func() error { return try("sh", "-c", "true 3<>/dev/kvm") },
+	"btrfs": func() error {
+		return try("sh", "-c", "mkfs.btrfs --version && { modprobe btrfs; grep btrfs /proc/filesystems; }")
+	},
 	"lxcfs":          func() error { return try("sh", "-c", "command -v lxcfs && grep -w fuse /proc/filesystems") },
 	"xfs":            func() error { return try("sh", "-c", "mkfs.xfs -V && modprobe xfs") },
 	"squashfs":       func() error { return try("mksquashfs", "-version") },
