@@ -9,8 +9,6 @@ import (
 	"slices"
 	"strconv"
 
-	"croft/idmap"
-	"croft/rootfs"
 	"croft/state"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
@@ -148,102 +146,4 @@ func deviceRules(nodes []Node) []specs.LinuxDeviceCgroup {
 		rules = append(rules, allow(kind, int64(unix.Major(n.Device)), int64(unix.Minor(n.Device)), n.Access))
 	}
 	return rules
-}
-
-// stageDir is where what a machine gets of the host's is prepared, in the starter's mount namespace.
-func stageDir() string { return filepath.Join(state.HostDir, "mnt", "stage") }
-
-// stage prepares the volumes, and behind them the nodes: Plan.given has them in this order.
-func (p *Plan) stage(userns *os.File) error {
-	volumes := p.Instance.Spec.Mounts
-	if len(volumes)+len(p.Nodes) == 0 {
-		return nil
-	}
-	if err := rootfs.Stage(stageDir()); err != nil {
-		return err
-	}
-	for i, v := range volumes {
-		if err := p.stageVolume(v, userns, rootfs.Staged(stageDir(), i)); err != nil {
-			return err
-		}
-	}
-	for i, n := range p.Nodes {
-		if err := n.stage(p.Instance.Facts.Range, rootfs.Staged(stageDir(), len(volumes)+i)); err != nil {
-			return fmt.Errorf("device %s: %w", n.Path, err)
-		}
-	}
-	return nil
-}
-
-// bind is a volume as the machine gets it, but for its ids. The machine can take none of it back.
-func (p *Plan) bind(v state.Mount) rootfs.Bind {
-	b := rootfs.Bind{
-		Source: v.Source, Below: p.Owners[v.Source].Nested,
-		Attr: unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_NODEV, Propagation: unix.MS_PRIVATE,
-	}
-	if v.ReadOnly {
-		b.Attr |= unix.MOUNT_ATTR_RDONLY
-	}
-	return b
-}
-
-// stageVolume binds a directory of the host. One that root owns keeps its ids one to one with the guest's; one
-// that a user owns belongs to the guest's root, and what is made in it to that user. Only that one id is
-// mapped then: with more, the guest could leave files of other users, or of root, in the user's directory.
-func (p *Plan) stageVolume(v state.Mount, userns *os.File, at string) error {
-	b := p.bind(v)
-	b.Userns = userns
-	if owner := p.Owners[v.Source]; owner.UID != 0 {
-		one, err := idmap.NamespaceOfOne(p.Instance.Facts.Range, owner.UID, owner.GID)
-		if err != nil {
-			return err
-		}
-		defer one.Close()
-		b.Userns = one
-	}
-	err := b.Stage(at)
-	if errors.Is(err, unix.EINVAL) {
-		err = fmt.Errorf("volume %s: ids cannot be mapped on its filesystem: %w", v.Source, state.ErrUnsupported)
-		return state.Hint(err, "keep it on a disk or in memory: in a container, below a volume of that container")
-	}
-	return err
-}
-
-// stage makes a node that belongs to the machine. Who may not make one, in a container, has the host's own to give,
-// with the owner that it has.
-func (n Node) stage(ids state.Range, at string) error {
-	err := rootfs.Node{Mode: n.Type | n.Mode, Device: n.Device, UID: int(ids.Base + n.UID), GID: int(ids.Base + n.GID)}.Stage(at)
-	if errors.Is(err, os.ErrPermission) {
-		err = rootfs.Bind{Source: n.Path}.Stage(at)
-	}
-	return err
-}
-
-// given are the mounts of what was staged.
-func (p *Plan) given() (m []specs.Mount) {
-	give := func(target, option string) {
-		m = append(m, specs.Mount{Destination: target, Type: "bind", Source: rootfs.Staged(stageDir(), len(m)), Options: []string{option}})
-	}
-	for _, v := range p.Instance.Spec.Mounts {
-		give(filepath.Clean(v.Target), "rbind")
-	}
-	for _, n := range p.Nodes {
-		give(n.Target, "bind")
-	}
-	return m
-}
-
-// origin is what the staged thing of number i is on the host, and how the machine has it.
-func (p *Plan) origin(i int) (source string, options []string) {
-	volumes := p.Instance.Spec.Mounts
-	if i >= len(volumes) {
-		n := p.Nodes[i-len(volumes)]
-		return n.Path, []string{n.Access}
-	}
-	v := volumes[i]
-	options = []string{"rbind", "nosuid", "nodev", "idmap"}
-	if v.ReadOnly {
-		options = append(options, "ro")
-	}
-	return v.Source, options
 }

@@ -393,7 +393,7 @@ func (e *Engine) remove(in *state.Instance) error {
 func (e *Engine) Repair(ctx context.Context, names ...string) (did []string, err error) {
 	if len(names) > 0 {
 		for _, name := range names {
-			what, err := e.repairOne(name)
+			what, err := e.repairInstance(ctx, name)
 			if did = append(did, what...); err != nil {
 				return did, fmt.Errorf("%s: %w", name, err)
 			}
@@ -408,7 +408,7 @@ func (e *Engine) Repair(ctx context.Context, names ...string) (did []string, err
 		did = append(did, d.Error()+" (left alone; croft rm -f "+d.Name+" removes it)")
 	}
 	for _, in := range all {
-		what, err := e.repairOne(in.Spec.Name)
+		what, err := e.repairInstance(ctx, in.Spec.Name)
 		if err != nil {
 			return did, fmt.Errorf("%s: %w", in.Spec.Name, err)
 		}
@@ -422,6 +422,24 @@ func (e *Engine) Repair(ctx context.Context, names ...string) (did []string, err
 	}
 	swept, err := e.sweepTrial(ctx)
 	return append(did, swept...), err
+}
+
+func (e *Engine) repairInstance(ctx context.Context, name string) ([]string, error) {
+	did, err := e.repairOne(name)
+	if err != nil {
+		return did, err
+	}
+	in, err := e.Dir.Get(name)
+	if errors.Is(err, state.ErrNotExist) {
+		return did, nil
+	}
+	if err == nil {
+		var settled bool
+		if settled, err = e.settleShares(ctx, in); settled {
+			did = append(did, name+": has the volumes and devices of its record again")
+		}
+	}
+	return did, err
 }
 
 func (e *Engine) repairOne(name string) ([]string, error) {

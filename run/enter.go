@@ -66,19 +66,26 @@ func (x *entry) enter() (int, error) {
 
 // outcome reads what the child could not do; the pipe closes by the exec when there is nothing.
 func (x *entry) outcome(errs *os.File) error {
+	what, err := enterError(errs)
+	switch {
+	case err == 0:
+		return nil
+	case what == "exec":
+		return fmt.Errorf("%w: %w", errExec, err)
+	case what == "chdir":
+		return &os.PathError{Op: what, Path: x.dir, Err: err}
+	}
+	return os.NewSyscallError(what, err)
+}
+
+// enterError reads what a forked child could not do; 0 when it has closed the pipe without a word.
+func enterError(errs *os.File) (what string, err unix.Errno) {
 	var e C.struct_enter_error
 	buf := unsafe.Slice((*byte)(unsafe.Pointer(&e)), unsafe.Sizeof(e))
 	if _, err := io.ReadFull(errs, buf); err != nil {
-		return nil
+		return "", 0
 	}
-	what := C.GoString(&e.what[0])
-	if what == "exec" {
-		return fmt.Errorf("%w: %w", errExec, unix.Errno(e.err))
-	}
-	if what == "chdir" {
-		return &os.PathError{Op: what, Path: x.dir, Err: unix.Errno(e.err)}
-	}
-	return os.NewSyscallError(what, unix.Errno(e.err))
+	return C.GoString(&e.what[0]), unix.Errno(e.err)
 }
 
 func (x *entry) fork(errs *os.File) (int, error) {

@@ -158,11 +158,11 @@ func (p *Plan) explain() Explanation {
 	for _, n := range oci.Linux.Namespaces {
 		x.Namespaces = append(x.Namespaces, string(n.Type))
 	}
-	given := p.given()
+	shares := p.shares()
 	for _, m := range oci.Mounts {
 		e := ExplainedMount{m.Destination, m.Type, m.Source, m.Options}
-		if i := slices.IndexFunc(given, func(g specs.Mount) bool { return g.Source == m.Source }); i >= 0 {
-			e.Source, e.Options = p.origin(i)
+		if i := slices.IndexFunc(shares, func(s share) bool { return s.target == m.Destination }); i >= 0 {
+			e = shares[i].explain()
 		}
 		x.Mounts = append(x.Mounts, e)
 	}

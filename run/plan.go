@@ -2,11 +2,9 @@ package run
 
 import (
 	"errors"
-	"fmt"
 	"maps"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 
 	"croft/idmap"
@@ -15,7 +13,6 @@ import (
 	"croft/state"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
-	"golang.org/x/sys/unix"
 )
 
 // Plan is one start of one instance, worked out: every path and value that the steps need.
@@ -249,20 +246,7 @@ func (e *Engine) look(in *state.Instance, layers []string) (host, error) {
 	if h.lxcfs, err = lxcfsFiles(); err != nil {
 		h.noLXCFS = err.Error()
 	}
-	h.owners = map[string]Owner{}
-	for _, m := range in.Spec.Mounts {
-		var st unix.Stat_t
-		if err := unix.Stat(m.Source, &st); err != nil {
-			return host{}, fmt.Errorf("volume %s: %w", m.Source, err)
-		}
-		nested, err := nestedMounts(m.Source, in.Facts.Range)
-		if err != nil {
-			return host{}, fmt.Errorf("volume %s: %w", m.Source, err)
-		}
-		h.owners[m.Source] = Owner{st.Uid, st.Gid, nested}
-	}
-	h.nodes, err = nodesOf(slices.Concat(in.Spec.Devices, nestingDevices(&in.Spec)))
-	return h, err
+	return h, h.lookShares(&in.Spec, in.Facts.Range)
 }
 
 // lookInside gathers what the generated files of in, an image of these layers, depend on.

@@ -203,8 +203,8 @@ func TestConfinement(t *testing.T) {
 				t.Errorf("%s: /sys is %v", name, m.Options)
 			}
 		}
-		for _, v := range p.Instance.Spec.Mounts {
-			b := p.bind(v)
+		for _, s := range p.shares() {
+			b, v := s.bind(), s.volume
 			if b.Attr&unix.MOUNT_ATTR_NOSUID == 0 || b.Attr&unix.MOUNT_ATTR_NODEV == 0 || v.ReadOnly != (b.Attr&unix.MOUNT_ATTR_RDONLY != 0) || b.Propagation != unix.MS_PRIVATE {
 				t.Errorf("%s: %s is %+v", name, v.Target, b)
 			}

@@ -11,10 +11,19 @@ import (
 )
 
 // Reconfigure changes what was asked of an instance, and gives its record before and after. When change fails, or the
-// whole of the new spec is not valid, nothing is written. What runs is as it was started, but for its limits: these change
-// with the record, or neither does.
+// whole of the new spec is not valid, nothing is written. What runs is as it was started, but for its limits, volumes and
+// devices: these change with the record, or neither does.
 func (e *Engine) Reconfigure(name string, change func(*state.Spec) error) (before, after *state.Instance, err error) {
+	if before, err = e.Dir.Get(name); err == nil {
+		_, err = e.settleShares(context.Background(), before) // what a killed one has left
+	}
+	if err != nil {
+		return nil, nil, err
+	}
 	before, after, err = e.respec(name, change)
+	if err == nil {
+		_, err = e.settleShares(context.Background(), after)
+	}
 	if err == nil && (e.enabled(name) || after.Spec.Boot.Always() && booted()) {
 		err = e.arrange(context.Background(), func() (bool, error) {
 			if reflect.DeepEqual(before.Spec.Boot.Autostart, after.Spec.Boot.Autostart) {

@@ -137,7 +137,7 @@ func mountRoot(_ context.Context, l *launch) error {
 	if err := rootfs.NoDevices(RootMount()); err != nil {
 		return err
 	}
-	if err := l.stage(l.userns); err != nil {
+	if err := stageShares(l.shares(), l.Instance.Facts.Range, l.userns); err != nil {
 		return err
 	}
 	if spec.ReadOnly {

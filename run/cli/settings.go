@@ -60,7 +60,7 @@ func settings() []setting {
 				return (&specFlags{env: values}).environment(s)
 			},
 		}},
-		{name: "volume", entry: targetOf, field: field{
+		{name: "volume", live: true, entry: targetOf, field: field{
 			get: volumes,
 			put: func(s *state.Spec, values []string) error {
 				s.Mounts = nil
@@ -79,7 +79,7 @@ func settings() []setting {
 				return (&specFlags{tmpfs: values}).memory(s)
 			},
 		}},
-		{name: "device", entry: deviceEntry, field: field{
+		{name: "device", live: true, entry: deviceEntry, field: field{
 			get: func(s *state.Spec) (all []string) {
 				for _, d := range s.Devices {
 					all = append(all, deviceArg(d))

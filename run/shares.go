@@ -1,0 +1,158 @@
+package run
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+
+	"croft/idmap"
+	"croft/rootfs"
+	"croft/state"
+
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+)
+
+// share is one thing of the host's that a machine has: a volume, or the node of a device.
+type share struct {
+	target string
+	volume state.Mount
+	owner  Owner // of the volume
+	node   Node  // its Path is empty where it is a volume
+}
+
+// shares are what a plan has of them, volumes first.
+func (p *Plan) shares() (all []share) {
+	for _, v := range p.Instance.Spec.Mounts {
+		all = append(all, share{target: filepath.Clean(v.Target), volume: v, owner: p.Owners[v.Source]})
+	}
+	for _, n := range p.Nodes {
+		all = append(all, share{target: n.Target, node: n})
+	}
+	return all
+}
+
+// isNode says which of both it is.
+func (s *share) isNode() bool { return s.node.Path != "" }
+
+func (s *share) String() string {
+	if s.isNode() {
+		return "device " + s.node.Path
+	}
+	return "volume " + s.volume.Source
+}
+
+// lookShares gathers what the shares of a machine depend on.
+func (h *host) lookShares(s *state.Spec, ids state.Range) (err error) {
+	h.owners = map[string]Owner{}
+	for _, m := range s.Mounts {
+		var st unix.Stat_t
+		if err := unix.Stat(m.Source, &st); err != nil {
+			return fmt.Errorf("volume %s: %w", m.Source, err)
+		}
+		nested, err := nestedMounts(m.Source, ids)
+		if err != nil {
+			return fmt.Errorf("volume %s: %w", m.Source, err)
+		}
+		h.owners[m.Source] = Owner{st.Uid, st.Gid, nested}
+	}
+	h.nodes, err = nodesOf(slices.Concat(s.Devices, nestingDevices(s)))
+	return err
+}
+
+// stageDir is where what a machine gets of its host's is prepared, in a mount namespace that nobody else sees.
+func stageDir() string { return filepath.Join(state.HostDir, "mnt", "stage") }
+
+// stageShares prepares shares for a machine of these ids, each at its number's place.
+func stageShares(shares []share, ids state.Range, userns *os.File) error {
+	if len(shares) == 0 {
+		return nil
+	}
+	if err := rootfs.Stage(stageDir()); err != nil {
+		return err
+	}
+	for i := range shares {
+		put := shares[i].stageVolume
+		if shares[i].isNode() {
+			put = shares[i].stageNode
+		}
+		if err := put(ids, userns, rootfs.Staged(stageDir(), i)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// bind is the volume as the machine gets it, but for its ids. The machine can take none of it back.
+func (s *share) bind() rootfs.Bind {
+	b := rootfs.Bind{
+		Source: s.volume.Source, Below: s.owner.Nested,
+		Attr: unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_NODEV, Propagation: unix.MS_PRIVATE,
+	}
+	if s.volume.ReadOnly {
+		b.Attr |= unix.MOUNT_ATTR_RDONLY
+	}
+	return b
+}
+
+// stageVolume binds a directory of the host. One that root owns keeps its ids one to one with the guest's; one
+// that a user owns belongs to the guest's root, and what is made in it to that user. Only that one id is
+// mapped then: with more, the guest could leave files of other users, or of root, in the user's directory.
+func (s *share) stageVolume(ids state.Range, userns *os.File, at string) error {
+	b := s.bind()
+	b.Userns = userns
+	if s.owner.UID != 0 {
+		one, err := idmap.NamespaceOfOne(ids, s.owner.UID, s.owner.GID)
+		if err != nil {
+			return err
+		}
+		defer one.Close()
+		b.Userns = one
+	}
+	err := b.Stage(at)
+	if errors.Is(err, unix.EINVAL) {
+		err = fmt.Errorf("%v: ids cannot be mapped on its filesystem: %w", s, state.ErrUnsupported)
+		return state.Hint(err, "keep it on a disk or in memory: in a container, below a volume of that container")
+	}
+	return err
+}
+
+// stageNode makes a node that belongs to the machine. Who may not make one, in a container, has the host's own to give,
+// with the owner that it has.
+func (s *share) stageNode(ids state.Range, _ *os.File, at string) error {
+	n := s.node
+	err := rootfs.Node{Mode: n.Type | n.Mode, Device: n.Device, UID: int(ids.Base + n.UID), GID: int(ids.Base + n.GID)}.Stage(at)
+	if errors.Is(err, os.ErrPermission) {
+		err = rootfs.Bind{Source: n.Path}.Stage(at)
+	}
+	if err != nil {
+		return fmt.Errorf("%v: %w", s, err)
+	}
+	return nil
+}
+
+// given are the mounts of what was staged.
+func (p *Plan) given() (m []specs.Mount) {
+	for i, s := range p.shares() {
+		option := "rbind"
+		if s.isNode() {
+			option = "bind"
+		}
+		m = append(m, specs.Mount{Destination: s.target, Type: "bind", Source: rootfs.Staged(stageDir(), i), Options: []string{option}})
+	}
+	return m
+}
+
+// explain says what it is on the host, and how the machine has it.
+func (s *share) explain() ExplainedMount {
+	x := ExplainedMount{Target: s.target, Type: "bind", Source: s.volume.Source, Options: []string{"rbind", "nosuid", "nodev", "idmap"}}
+	switch {
+	case s.isNode():
+		x.Source, x.Options = s.node.Path, []string{s.node.Access}
+	case s.volume.ReadOnly:
+		x.Options = append(x.Options, "ro")
+	}
+	return x
+}
