@@ -68,21 +68,28 @@ func Uplink() int {
 // subnetBits is how large a subnet that croft picks is: 4093 machines.
 const subnetBits = 20
 
-// PickIPv4 is the gateway's address in a subnet that overlaps with none of those that are taken. Where the search begins
-// follows from seed, so that two roots of a host hardly meet.
-func PickIPv4(taken []netip.Prefix, seed string) (netip.Prefix, error) {
-	// First what hardly anybody numbers an office or a VPN from.
-	for _, pool := range []string{"10.64.0.0/10", "172.16.0.0/12", "10.0.0.0/8", "192.168.0.0/16"} {
-		pool := netip.MustParsePrefix(pool)
-		n := uint32(1) << (subnetBits - pool.Bits())
+// PickIPv4 is the gateway's address in a subnet of pool, or of what is private where that is the zero prefix, that overlaps with
+// none of those that are taken. Where the search begins follows from seed, so that two roots of a host hardly meet.
+func PickIPv4(pool netip.Prefix, taken []netip.Prefix, seed string) (netip.Prefix, error) {
+	pools, whose := []netip.Prefix{pool}, "of "+pool.String()
+	if !pool.IsValid() {
+		// First what hardly anybody numbers an office or a VPN from.
+		pools, whose = nil, "that is private"
+		for _, p := range [...]string{"10.64.0.0/10", "172.16.0.0/12", "10.0.0.0/8", "192.168.0.0/16"} {
+			pools = append(pools, netip.MustParsePrefix(p))
+		}
+	}
+	for _, pool := range pools {
+		bits := max(subnetBits, pool.Bits())
+		n := uint32(1) << (bits - pool.Bits())
 		for i, start := uint32(0), sum(seed)%n; i < n; i++ {
-			p := netip.PrefixFrom(plus(pool.Addr(), uint64((start+i)%n)<<(32-subnetBits)), subnetBits)
+			p := netip.PrefixFrom(plus(pool.Masked().Addr(), uint64((start+i)%n)<<(32-bits)), bits)
 			if !Overlaps(p, taken) {
-				return netip.PrefixFrom(p.Addr().Next(), subnetBits), nil
+				return netip.PrefixFrom(p.Addr().Next(), bits), nil
 			}
 		}
 	}
-	return netip.Prefix{}, fmt.Errorf("no private IPv4 subnet is free on this host: %w", state.ErrBusy)
+	return netip.Prefix{}, fmt.Errorf("no IPv4 subnet %s is free on this host: %w", whose, state.ErrBusy)
 }
 
 // PickIPv6 is the gateway's address in a random subnet of unique local addresses (RFC 4193).

@@ -5,23 +5,40 @@ import (
 	"testing"
 )
 
+func TestPickIPv4OfAPool(t *testing.T) {
+	for pool, want := range map[string]string{"10.42.0.0/20": "10.42.0.1/20", "192.168.7.0/24": "192.168.7.1/24"} {
+		pool := netip.MustParsePrefix(pool)
+		p, err := PickIPv4(pool, nil, "seed")
+		if err != nil || p.String() != want {
+			t.Errorf("of %s: %v, %v", pool, p, err)
+		}
+		if p, err := PickIPv4(pool, []netip.Prefix{p.Masked()}, "seed"); err == nil {
+			t.Errorf("%v is taken, and yet was picked", p)
+		}
+	}
+	large := netip.MustParsePrefix("10.42.0.0/16")
+	if p, err := PickIPv4(large, nil, "seed"); err != nil || p.Bits() != subnetBits || !large.Contains(p.Addr()) {
+		t.Errorf("of %s: %v, %v", large, p, err)
+	}
+}
+
 func TestPickIPv4AvoidsWhatIsTaken(t *testing.T) {
-	first, err := PickIPv4(nil, "seed")
+	first, err := PickIPv4(netip.Prefix{}, nil, "seed")
 	if err != nil {
 		t.Fatal(err)
 	}
-	if again, _ := PickIPv4(nil, "seed"); again != first {
+	if again, _ := PickIPv4(netip.Prefix{}, nil, "seed"); again != first {
 		t.Errorf("the same seed gives %s and %s", first, again)
 	}
-	if other, _ := PickIPv4([]netip.Prefix{first.Masked()}, "seed"); other.Overlaps(first) {
+	if other, _ := PickIPv4(netip.Prefix{}, []netip.Prefix{first.Masked()}, "seed"); other.Overlaps(first) {
 		t.Errorf("%s overlaps with %s, which is taken", other, first)
 	}
 	office := []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8"), netip.MustParsePrefix("172.16.0.0/12")}
-	p, err := PickIPv4(office, "seed")
+	p, err := PickIPv4(netip.Prefix{}, office, "seed")
 	if err != nil || !netip.MustParsePrefix("192.168.0.0/16").Overlaps(p) {
 		t.Errorf("beside %s: %s, %v", office, p, err)
 	}
-	if p, err := PickIPv4(append(office, netip.MustParsePrefix("192.168.0.0/16")), "seed"); err == nil {
+	if p, err := PickIPv4(netip.Prefix{}, append(office, netip.MustParsePrefix("192.168.0.0/16")), "seed"); err == nil {
 		t.Errorf("nothing is free, and it picks %s", p)
 	}
 	if gateway := first.Addr(); gateway != first.Masked().Addr().Next() || first.Bits() != 20 {

@@ -69,7 +69,7 @@ func (e *Engine) design(n *state.Network, pick4, pick6 bool) error {
 		return err
 	}
 	if pick4 {
-		if n.IPv4, err = netsetup.PickIPv4(taken, e.Dir.Root+n.Name); err != nil {
+		if n.IPv4, err = netsetup.PickIPv4(e.Subnet, taken, e.Dir.Root+n.Name); err != nil {
 			return state.Hint(err, "croft network create "+n.Name+" --subnet ADDRESS/LENGTH")
 		}
 	}

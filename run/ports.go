@@ -25,8 +25,13 @@ func (e *Engine) decidePorts(in *state.Instance) error {
 	if err != nil {
 		return err
 	}
-	before := slices.Clone(in.Facts.Ports)
-	for _, p := range in.Spec.Ports {
+	before, ports := slices.Clone(in.Facts.Ports), slices.Clone(in.Spec.Ports)
+	for i := range ports {
+		if ports[i].IP == "" && e.Ports.IsValid() {
+			ports[i].IP = e.Ports.String()
+		}
+	}
+	for _, p := range ports {
 		if p.Host != 0 {
 			if err := others.check(p); err != nil {
 				return err
@@ -34,7 +39,6 @@ func (e *Engine) decidePorts(in *state.Instance) error {
 			before = slices.DeleteFunc(before, p.Overlaps)
 		}
 	}
-	ports := slices.Clone(in.Spec.Ports)
 	for i, p := range ports {
 		if p.Host == 0 {
 			others[in.Spec.Name] = ports // for what is picked is not to be one of them

@@ -8,6 +8,7 @@ package run
 import (
 	"context"
 	"fmt"
+	"net/netip"
 	"os"
 
 	"croft/idmap"
@@ -25,6 +26,8 @@ type Engine struct {
 	Dir    *state.Dir
 	Images *image.Store
 	Pool   state.Range       // machines get their ids out of it
+	Ports  netip.Addr        // where ports are published that are given without an address; zero: at all addresses
+	Subnet netip.Prefix      // networks get their IPv4 subnets out of it; zero: out of what is private and free
 	Log    func(line string) // takes what a start logs; nil: nobody reads it
 
 	Settings string // the directory of the host's settings; remotes and their keys stand there
@@ -36,7 +39,8 @@ func Open(root, runDir string) (*Engine, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Engine{Dir: dir, Images: images(dir), Pool: inheritPool()}, nil
+	ports, _ := netip.ParseAddr(os.Getenv(envPorts)) // as Pool, of whoever started this process of a machine
+	return &Engine{Dir: dir, Images: images(dir), Pool: inheritPool(), Ports: ports}, nil
 }
 
 // DefaultPool is where machines get their ids unless it is said otherwise.

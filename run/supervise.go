@@ -30,6 +30,7 @@ const (
 	envRoot   = "CROFT_ROOT"
 	envRun    = "CROFT_RUN"
 	envPool   = "CROFT_ID_POOL"
+	envPorts  = "CROFT_PUBLISH_ADDRESS"
 	envClaim  = "CROFT_CLAIM"  // descriptor of the claim
 	envReport = "CROFT_REPORT" // descriptor of the pipe to whoever asked for the start
 	envClient = "CROFT_CLIENT" // descriptor of a connection of theirs to the keeper
@@ -402,6 +403,9 @@ func (e *Engine) environ() []string {
 	env := []string{"PATH=" + os.Getenv("PATH"), envRoot + "=" + e.Dir.Root, envRun + "=" + e.Dir.Run}
 	if e.Pool != DefaultPool() {
 		env = append(env, fmt.Sprintf("%s=%d+%d", envPool, e.Pool.Base, e.Pool.Size))
+	}
+	if e.Ports.IsValid() {
+		env = append(env, envPorts+"="+e.Ports.String())
 	}
 	for _, name := range []string{rootfs.PathMode, EnvLog, EnvTimings} {
 		if v := os.Getenv(name); v != "" {

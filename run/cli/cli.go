@@ -121,6 +121,7 @@ func (a *app) engine() (*run.Engine, error) {
 	e, err := a.open()
 	if err == nil {
 		e.Pool, e.Settings = a.host.pool(), filepath.Dir(path)
+		e.Subnet, e.Ports = a.host.Subnet.Prefix, a.host.Publish.Addr
 	}
 	return e, err
 }

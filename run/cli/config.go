@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io/fs"
 	"math"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
@@ -34,6 +35,8 @@ type hostSettings struct {
 	StopTimeout  wholeTime    `toml:"stop-timeout"`
 	ReadyTimeout wholeTime    `toml:"ready-timeout"`
 	Network      networkWish  `toml:"network"`
+	Subnet       subnet       `toml:"subnet"`
+	Publish      hostAddress  `toml:"publish-address"`
 }
 
 // Types of its values. What is wrong with one is said together with the line that it stands in.
@@ -42,7 +45,25 @@ type (
 	wholeTime    int // in seconds
 	idPool       struct{ state.Range }
 	networkWish  struct{ string } // as --network takes it
+	subnet       struct{ netip.Prefix }
+	hostAddress  struct{ netip.Addr }
 )
+
+func (p *subnet) UnmarshalText(text []byte) (err error) {
+	const longest = 30 // the host's address and a machine's
+	p.Prefix, err = netip.ParsePrefix(string(text))
+	if err != nil || !p.Addr().Is4() || p.Bits() == 0 || p.Bits() > longest || p.Prefix != p.Masked() {
+		return fmt.Errorf("%q is no IPv4 subnet like 10.42.0.0/16", text)
+	}
+	return nil
+}
+
+func (a *hostAddress) UnmarshalText(text []byte) (err error) {
+	if a.Addr, err = netip.ParseAddr(string(text)); err != nil || a.IsUnspecified() || a.Zone() != "" {
+		return fmt.Errorf("%q is no address like 127.0.0.1", text)
+	}
+	return nil
+}
 
 func (p *absolutePath) UnmarshalText(text []byte) error {
 	if p.string = string(text); !filepath.IsAbs(p.string) {
@@ -159,7 +180,16 @@ func (a *app) hostRows(path string, s hostSettings) []hostSetting {
 		{"stop-timeout", seconds(s.StopTimeout, state.DefaultStop), from(s.StopTimeout != 0)},
 		{"ready-timeout", seconds(s.ReadyTimeout, state.DefaultReady), from(s.ReadyTimeout != 0)},
 		{"network", s.network(), from(s.Network.string != "")},
+		{"subnet", textOf(s.Subnet.IsValid(), s.Subnet, "any that is free"), from(s.Subnet.IsValid())},
+		{"publish-address", textOf(s.Publish.IsValid(), s.Publish, "all"), from(s.Publish.IsValid())},
 	}
+}
+
+func textOf(said bool, value fmt.Stringer, otherwise string) string {
+	if said {
+		return value.String()
+	}
+	return otherwise
 }
 
 func configKeys() (keys []string) {

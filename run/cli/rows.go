@@ -343,7 +343,7 @@ func theHost(a *app) []*man.Command {
 		{
 			Name: "config", Short: "Look at the settings of the host", See: []string{"environment", "files"},
 			Long: "/etc/croft/croft.toml says what holds for all of croft on this host. Flags come before variables of the environment, these before the file, and the file before the defaults.\n\n" +
-				"    root = \"/srv/croft\"            # as --root\n    run = \"/run/croft\"             # as --run\n    id-pool = \"524288-1879048191\"  # where new machines get their ids\n    stop-timeout = \"100s\"          # of new machines, as --stop-timeout\n    ready-timeout = \"2m\"           # of new machines, as --ready-timeout\n    network = \"lab\"                # of new machines, as --network",
+				"    root = \"/srv/croft\"            # as --root\n    run = \"/run/croft\"             # as --run\n    id-pool = \"524288-1879048191\"  # where new machines get their ids\n    stop-timeout = \"100s\"          # of new machines, as --stop-timeout\n    ready-timeout = \"2m\"           # of new machines, as --ready-timeout\n    network = \"lab\"                # of new machines, as --network\n    subnet = \"10.42.0.0/16\"        # where networks get their IPv4 subnets, /20 each\n    publish-address = \"127.0.0.1\"  # where -p without an address publishes",
 			Sub: []*man.Command{{
 				Name: "show", Short: "Print each setting and where it comes from", New: a.configShow(),
 				Long:     "Prints the settings in force, each with its origin: a flag, a variable, the file or `default`.",
