@@ -241,7 +241,7 @@ func peer(pty *os.File) (*os.File, error) {
 }
 
 // configure turns the plan's OCI spec into libcontainer's configuration and adds the user namespace to it,
-// which OCI cannot express as we need it: made before, owned by the range, joined here.
+// which OCI cannot express as we need it: made before, owned by the range, joined here. A privileged machine has none.
 func configure(l *launch) (*configs.Config, error) {
 	spec := l.OCI()
 	config, err := specconv.CreateLibcontainerConfig(&specconv.CreateOpts{CgroupName: l.Instance.Spec.Name, Spec: spec})
@@ -251,6 +251,9 @@ func configure(l *launch) (*configs.Config, error) {
 	// Behind ours stand those that runc gives everybody, a tunnel's among them.
 	config.Cgroups.Resources.Devices = config.Cgroups.Resources.Devices[:len(spec.Linux.Resources.Devices)]
 	ids := l.Instance.Facts.Range
+	if l.Instance.Spec.Security.Privileged {
+		return config, nil
+	}
 	config.UIDMappings = []configs.IDMap{{ContainerID: 0, HostID: int64(ids.Base), Size: int64(ids.Size)}}
 	config.GIDMappings = config.UIDMappings
 	config.Namespaces.Add(configs.NEWUSER, filepath.Join("/proc", fmt.Sprint(os.Getpid()), "fd", fmt.Sprint(l.userns.Fd())))

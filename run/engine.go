@@ -213,6 +213,9 @@ func (e *Engine) owner(in *state.Instance) state.Owner {
 // reserve makes sure that in has an id range that is nobody else's on this host: the one it had, if that is
 // still free. What is on disk does not depend on it.
 func (e *Engine) reserve(in *state.Instance) (state.Range, error) {
+	if in.Spec.Security.Privileged {
+		return allIDs()
+	}
 	host, err := state.OpenHost()
 	if err != nil {
 		return state.Range{}, err

@@ -21,7 +21,8 @@ import (
 type entry struct {
 	pidfd           *os.File
 	ids             state.Range
-	hostNetwork     bool // the machine has no network namespace of its own to join
+	privileged      bool // the machine has no user namespace to join
+	hostNetwork     bool // nor a network namespace
 	cell            *cell
 	stdio           [3]*os.File
 	terminal        bool
@@ -96,7 +97,10 @@ func (x *entry) fork(errs *os.File) (int, error) {
 	defer mem.free()
 	e := (*C.struct_enter)(mem.alloc(C.sizeof_struct_enter))
 	e.pidfd = C.int(x.pidfd.Fd())
-	e.namespaces = unix.CLONE_NEWUSER | unix.CLONE_NEWNS | unix.CLONE_NEWUTS | unix.CLONE_NEWIPC | unix.CLONE_NEWCGROUP
+	e.namespaces = unix.CLONE_NEWNS | unix.CLONE_NEWUTS | unix.CLONE_NEWIPC | unix.CLONE_NEWCGROUP
+	if !x.privileged {
+		e.namespaces |= unix.CLONE_NEWUSER
+	}
 	if !x.hostNetwork {
 		e.namespaces |= unix.CLONE_NEWNET
 	}

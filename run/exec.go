@@ -125,7 +125,7 @@ func (e *Engine) entry(in *state.Instance, keeper *Keeper, cell *cell, x *Exec) 
 		dir = who.Home
 	}
 	return &entry{
-		pidfd: keeper.Init, ids: as.Facts.Range, hostNetwork: as.Spec.HostNetwork(), cell: cell,
+		pidfd: keeper.Init, ids: as.Facts.Range, privileged: as.Spec.Security.Privileged, hostNetwork: as.Spec.HostNetwork(), cell: cell,
 		uid: who.Uid, gid: who.Gid, groups: who.Sgids, capabilities: capabilityMask(capabilities(&as.Spec.Security, as.AppArmor)),
 		noNewPrivileges: noNewPrivileges(&as.Spec, &as.Facts), labels: labels(as), seccomp: program, seccompFlags: filterFlags(filter), ulimits: as.Spec.Limits.Ulimits,
 		dir: dir, dirAsked: x.Dir != "", args: x.Args,

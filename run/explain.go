@@ -32,6 +32,7 @@ type Explanation struct {
 	Files        []string            `json:"generated_files"`
 	Mounts       []ExplainedMount    `json:"mounts"`
 	IDs          state.Range         `json:"ids"`
+	Privileged   bool                `json:"privileged"` // its root is the host's
 	Namespaces   []string            `json:"namespaces"`
 	Network      string              `json:"network"`
 	Links        []state.Link        `json:"links"`
@@ -131,11 +132,11 @@ func (p *Plan) explain() Explanation {
 		Name: in.Spec.Name, Init: in.Facts.Init.Args, Environment: oci.Process.Env, Image: in.Facts.Fingerprint,
 		Driver: in.Facts.Driver, Layers: p.Root.Layers, Changes: p.Root.Dir,
 		ReadOnly: in.Spec.Root.ReadOnly, Ephemeral: in.Spec.Root.Ephemeral, LifeSeconds: in.Spec.Timeouts.Life, Restart: in.Spec.Restart,
-		IDs: in.Facts.Range, Network: state.NetworkNone, Cgroups: p.Cgroups, Limits: in.Spec.Limits,
+		IDs: in.Facts.Range, Privileged: in.Spec.Security.Privileged, Network: state.NetworkNone, Cgroups: p.Cgroups, Limits: in.Spec.Limits,
 		Capabilities: oci.Process.Capabilities.Bounding, Refused: []string{}, NoNewPrivs: oci.Process.NoNewPrivileges, Sysctls: map[string]string{}, Walls: p.walls(), Masked: append([]string{}, oci.Linux.MaskedPaths...), Seccomp: p.seccomp, StopSignal: in.Facts.StopSignal, StopCommand: in.Facts.StopCommand,
 		StopSeconds: int(in.Spec.Timeouts.StopAfter().Seconds()), Removed: in.Spec.Remove,
 		Links: append([]state.Link{}, in.Facts.Links...), Ports: []string{}, Rules: []string{},
-		Files: slices.Sorted(maps.Keys(p.Files)), Namespaces: []string{"user"}, Mounts: []ExplainedMount{}, Properties: []string{}, Later: []string{},
+		Files: slices.Sorted(maps.Keys(p.Files)), Namespaces: []string{}, Mounts: []ExplainedMount{}, Properties: []string{}, Later: []string{},
 	}
 	var networks []string
 	for _, n := range in.Spec.NICs {
@@ -155,6 +156,9 @@ func (p *Plan) explain() Explanation {
 		}
 	}
 	maps.Copy(x.Sysctls, oci.Linux.Sysctl)
+	if !in.Spec.Security.Privileged {
+		x.Namespaces = append(x.Namespaces, "user")
+	}
 	for _, n := range oci.Linux.Namespaces {
 		x.Namespaces = append(x.Namespaces, string(n.Type))
 	}

@@ -16,6 +16,9 @@ import (
 func (p *Plan) OCI() *specs.Spec {
 	in := p.Instance
 	granted := capabilities(&in.Spec.Security, p.AppArmor)
+	if in.Spec.Security.Privileged {
+		granted = p.held(granted)
+	}
 	var oom *int // as its starter has it
 	if p.Hold == HeldByUnit {
 		oom = new(int) // and not as the keeper
@@ -43,7 +46,7 @@ func (p *Plan) OCI() *specs.Spec {
 			Resources:   &specs.LinuxResources{Devices: deviceRules(p.Nodes)},
 			Seccomp:     p.seccomp,
 			Sysctl:      in.Spec.Security.Sysctls,
-			MaskedPaths: p.masked(),
+			MaskedPaths: p.masked(), ReadonlyPaths: p.readOnly(),
 			// All of it shared, as a booting systemd would make it: its sandboxed services, the credentials of its
 			// services and machinectl bind rely on it.
 			RootfsPropagation: "rshared",

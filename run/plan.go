@@ -36,6 +36,8 @@ type Plan struct {
 	seccomp     *specs.LinuxSeccomp // of its system calls; nil: none
 	AppArmor    state.AppArmor      // the zero value: not confined by it
 	SELinux     string              // the label of its processes; "" where none was asked for
+	sysctls     []string            // directories of /proc/sys; of a privileged machine alone, as the next
+	bounding    uint64              // capabilities that the host's root has
 	LacksParser bool                // there would be a profile for it if one could be compiled
 	LXCFS       []string            `json:",omitempty"` // files of the machine's that lxcfs has for it
 	NoLXCFS     string              `json:",omitempty"` // why one that is there has none
@@ -59,7 +61,9 @@ type host struct {
 	lxcfs       []string            // files that it has for machines
 	noLXCFS     string              // why it has none, if it is there
 	seccomp     *specs.LinuxSeccomp // the filter that it was asked to have, for its capabilities
-	noAppArmor  error               // why there can be no profile for it
+	sysctls     []string
+	bounding    uint64
+	noAppArmor  error // why there can be no profile for it
 }
 
 // Owner is who owns a volume's source on the host.
@@ -85,6 +89,7 @@ func NewPlan(dir *state.Dir, in *state.Instance, layers []string, h host, hold H
 	if p.seccomp = seccompProfile(&in.Spec.Security); h.seccomp != nil {
 		p.seccomp = h.seccomp
 	}
+	p.sysctls, p.bounding = h.sysctls, h.bounding
 	p.AppArmor = decideAppArmor(dir.Root, &in.Spec, h.noAppArmor)
 	p.SELinux = processLabel(&in.Spec.Security, in.Facts.Range)
 	p.LacksParser = in.Spec.Security.AppArmor == "" && errors.Is(h.noAppArmor, errNoParser)
@@ -236,6 +241,12 @@ func (e *Engine) look(in *state.Instance, layers []string) (host, error) {
 	h.divided, h.unit, h.credentials = delegated(h.own[0]), unitAround(h.own[0]), os.Getenv(envCredentials)
 	if err := checkLabels(&in.Spec.Security); err != nil {
 		return host{}, err
+	}
+	if in.Spec.Security.Privileged {
+		if h.sysctls, err = sysctlDirs(); err != nil {
+			return host{}, err
+		}
+		h.bounding = bounding()
 	}
 	h.noAppArmor = appArmorUsable()
 	if file := in.Spec.Security.SeccompFile(); file != "" {

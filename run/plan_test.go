@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"math"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -82,6 +83,10 @@ func plans() map[string]*Plan {
 	})
 	add("nesting", DefaultRoot, HeldByNone, func(in *state.Instance, _ *host) {
 		in.Spec.Security.Nesting, in.Facts.Range.Size = true, 1<<20
+	})
+	add("privileged", DefaultRoot, HeldByNone, func(in *state.Instance, h *host) {
+		in.Spec.Security.Privileged, in.Facts.Range = true, state.Range{Size: math.MaxUint32}
+		h.sysctls, h.bounding = []string{"fs", "kernel", "net"}, 1<<unix.CAP_CHOWN|1<<unix.CAP_SYS_TIME|1<<unix.CAP_SYS_ADMIN
 	})
 	divided := func(in *state.Instance, h *host) {
 		h.cgroups, h.hybrid, h.unit = []string{"/sys/fs/cgroup"}, false, "web.service"

@@ -18,7 +18,7 @@ var withheld = [...]string{
 // capabilities are those of a machine's root, in the kernel's order.
 func capabilities(s *state.Security, a state.AppArmor) (names []string) {
 	for _, name := range state.Capabilities {
-		has := !slices.Contains(withheld[:], name) || name == "CAP_MAC_ADMIN" && a.Namespace != "" // which has its own policy
+		has := !slices.Contains(withheld[:], name) || name == "CAP_MAC_ADMIN" && a.Namespace != "" && !s.Privileged // which has its own policy
 		switch {
 		case slices.Contains(s.CapAdd, name):
 			has = true
@@ -61,6 +61,9 @@ func (p *Plan) masked() []string {
 	}
 	if !slices.ContainsFunc(p.Nodes, func(n Node) bool { return n.Type == unix.S_IFBLK }) { // whose tools look there
 		paths = append(paths, "/sys/devices/virtual/block") // the files behind loop devices, names of volumes
+	}
+	if p.Instance.Spec.Security.Privileged {
+		paths = append(paths, maskedFromRoot()...)
 	}
 	return paths
 }

@@ -32,8 +32,15 @@ func (p *Plan) walls() (all []Wall) {
 		all = append(all, Wall{name, state, fmt.Sprintf(text, a...)})
 	}
 	ids := p.Instance.Facts.Range
-	say("ids", WallHolds, "0-%d are %d-%d on the host, and no other machine's", ids.Size-1, ids.Base, ids.End()-1)
+	if sec.Privileged {
+		say("privileged", WallOpen, "its root is the host's root, and can take away all that stands below but the limits")
+		say("ids", WallOpen, "they are the host's")
+	} else {
+		say("ids", WallHolds, "0-%d are %d-%d on the host, and no other machine's", ids.Size-1, ids.Base, ids.End()-1)
+	}
 	switch {
+	case sec.Privileged && !spec.SharesNetwork():
+		say("namespaces", WallLoosened, "no user namespace")
 	case spec.HostNetwork():
 		say("namespaces", WallLoosened, "the network is the host's, with its abstract sockets")
 	case spec.NetworkNamespace() != "":
@@ -70,7 +77,11 @@ func (p *Plan) walls() (all []Wall) {
 	} else {
 		say("masked paths", WallOpen, "containers run in it")
 	}
-	say("keyrings", WallHolds, "a session keyring of its own, for each command too")
+	if sec.Privileged {
+		say("keyrings", WallLoosened, "its users' keys are those of the host's users with these numbers")
+	} else {
+		say("keyrings", WallHolds, "a session keyring of its own, for each command too")
+	}
 	p.sayVolumes(say)
 	if spec.SharesNetwork() {
 		say("packets", WallOpen, "it sends what it wants")
@@ -95,6 +106,10 @@ func (p *Plan) walls() (all []Wall) {
 
 func (p *Plan) sayCapabilities(say func(name, state, text string, a ...any), granted []string) {
 	usual := capabilities(&state.Security{}, p.AppArmor)
+	if p.Instance.Spec.Security.Privileged {
+		say("capabilities", WallLoosened, "%d of %d, on the host", len(granted), len(state.Capabilities))
+		return
+	}
 	more := slices.DeleteFunc(slices.Clone(granted), func(c string) bool { return slices.Contains(usual, c) })
 	if len(more) > 0 {
 		say("capabilities", WallLoosened, "%d, %s as well", len(granted), strings.Join(more, " "))

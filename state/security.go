@@ -9,7 +9,8 @@ import (
 
 // Security is how a machine's confinement differs from the usual one.
 type Security struct {
-	Nesting bool `json:"nesting,omitempty"` // containers run in it
+	Privileged bool `json:"privileged,omitempty"` // without a user namespace: its root is the host's
+	Nesting    bool `json:"nesting,omitempty"`    // containers run in it
 	// Capabilities that its root has beside the usual ones, and those it lacks; "CAP_X", or AllCapabilities, which a name
 	// in the other list is an exception from.
 	CapAdd  []string `json:"cap_add,omitempty"`
@@ -58,6 +59,9 @@ func CapabilityName(word string) string {
 
 func (s *Spec) checkSecurity(say func(field, format string, a ...any)) {
 	sec := &s.Security
+	if sec.Privileged && sec.Nesting {
+		say("security.privileged", "the machine has the host's ids, and so none of its own to give to machines in it (nesting)")
+	}
 	known := func(field, name string) {
 		if name != AllCapabilities && !slices.Contains(Capabilities[:], name) {
 			say(field, "%q is no capability", name)
@@ -87,6 +91,8 @@ func (s *Spec) checkSecurity(say func(field, format string, a ...any)) {
 			say("security.sysctls", "%q is no sysctl", key)
 		case !ownSysctl(key):
 			say("security.sysctls", "%q is none that a machine has for itself", key)
+		case strings.HasPrefix(key, "user.") && sec.Privileged:
+			say("security.sysctls", "%s is the host's: a privileged machine has no user namespace", key)
 		case strings.HasPrefix(key, "net.") && s.SharesNetwork():
 			say("security.sysctls", "%s belongs to a network that is not the machine's own", key)
 		}

@@ -74,6 +74,8 @@ func TestSpecCheckNamesTheField(t *testing.T) {
 		{"security.cap_add", func(s *Spec) { s.Security.CapAdd = []string{"CAP_FLY"} }},
 		{"security.cap_add", func(s *Spec) { s.Security.CapAdd = []string{"CAP_SYS_BOOT"} }},
 		{"security.cap_drop", func(s *Spec) { s.Security.CapDrop = []string{"chown"} }},
+		{"security.privileged", func(s *Spec) { s.Security.Privileged, s.Security.Sysctls = true, nil }}, // and nesting
+		{"security.sysctls", func(s *Spec) { s.Security.Privileged, s.Security.Nesting = true, false }},  // of its own user namespace
 		{"security.seccomp", func(s *Spec) { s.Security.Seccomp = "no" }},
 		{"security.apparmor", func(s *Spec) { s.Security.AppArmor = "a\n" }},
 		{"security.selinux", func(s *Spec) { s.Security.SELinux = "container t" }},

@@ -64,6 +64,9 @@ func explained(x run.Explanation, wanted *state.Spec) [][2]string {
 		}
 	}
 	say("Machine", x.Name+map[bool]string{true: ", as it was started", false: ", as it would start now"}[x.Running])
+	if x.Privileged {
+		say("Privileged", "its root is the host's root")
+	}
 	for _, key := range x.Later {
 		s, _ := settingOf(key)
 		value := strings.Join(s.get(wanted), " ")

@@ -34,6 +34,7 @@ type machine struct {
 	IDs         state.Range       `json:"ids"`
 	Labels      map[string]string `json:"labels"`
 	ExitCode    *int              `json:"exit_code"`
+	Privileged  bool              `json:"privileged"` // its root is the host's
 	Error       string            `json:"error,omitempty"`
 
 	nics    []state.NIC    // as asked for
@@ -62,7 +63,7 @@ func machineView() view[machine] {
 	}
 	return view[machine]{
 		plain("NAME", func(m machine) string { return m.Name }, false),
-		plain("STATE", func(m machine) string { return m.State }, false),
+		plain("STATE", func(m machine) string { return m.State + privileged(m.Privileged) }, false),
 		plain("IMAGE", func(m machine) string { return m.Image }, false),
 		plain("IPV4", func(m machine) string { return strings.Join(m.IPv4, " ") }, false),
 		plain("IPV6", func(m machine) string { return strings.Join(m.IPv6, " ") }, false),
@@ -77,6 +78,14 @@ func machineView() view[machine] {
 		plain("UUID", func(m machine) string { return m.UUID }, true),
 		plain("UNIT", func(m machine) string { return m.unit() }, true),
 	}
+}
+
+// privileged is the mark of a machine whose root is the host's.
+func privileged(is bool) string {
+	if is {
+		return " PRIVILEGED"
+	}
+	return ""
 }
 
 func uptime(m machine) string {
@@ -127,6 +136,7 @@ func machineOf(e *run.Engine, in *state.Instance) (machine, error) {
 		Name: in.Spec.Name, UUID: in.UUID, State: st.State, Ready: st.Ready, Image: in.Spec.Image,
 		Fingerprint: in.Facts.Fingerprint, IPv4: []string{}, IPv6: []string{}, Ports: []string{},
 		Created: &in.Created, IDs: in.Facts.Range, Labels: in.Spec.Labels, nics: in.Spec.NICs,
+		Privileged: in.Spec.Security.Privileged,
 	}
 	if m.Labels == nil {
 		m.Labels = map[string]string{}
@@ -373,7 +383,7 @@ func (a *app) info() func(*pflag.FlagSet) man.Run {
 
 // lines are what info tells, in its order; those without a text are left out.
 func (d details) lines() [][2]string {
-	out := [][2]string{{"Name", d.Name}, {"State", d.stateText()}, {"Image", fmt.Sprintf("%s (%.12s)", d.Spec.Image, d.Facts.Fingerprint)}}
+	out := [][2]string{{"Name", d.Name}, {"State", d.stateText() + privileged(d.Spec.Security.Privileged)}, {"Image", fmt.Sprintf("%s (%.12s)", d.Spec.Image, d.Facts.Fingerprint)}}
 	if d.PID != 0 {
 		out = append(out, [2]string{"Init", fmt.Sprintf("%s (pid %d on the host)", strings.Join(d.Facts.Init.Args, " "), d.PID)})
 	}

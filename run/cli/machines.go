@@ -72,6 +72,9 @@ func (a *app) createMachine(ctx context.Context, flags *specFlags, names naming,
 		if spec.Image, err = a.obtain(ctx, flags, spec.Image); err != nil {
 			return nil, false, err
 		}
+		if spec.Security.Privileged {
+			flags.note("croft: %s is privileged: its root is this host's root\n", spec.Name)
+		}
 		in, err := e.Draft(spec)
 		if err == nil {
 			err = fits(in)

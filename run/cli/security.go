@@ -21,6 +21,7 @@ type securityFlags struct {
 }
 
 func (f *securityFlags) bind(fs *pflag.FlagSet, s *state.Security) {
+	fs.BoolVar(&s.Privileged, "privileged", false, "do without a user namespace: its root is the host's root, and no wall is one for it")
 	fs.BoolVar(&s.Nesting, "nesting", false, "let it run machines and containers of its own: 1048576 ids, and a place for them on a filesystem of the host's")
 	fs.StringArrayVar(&f.capAdd, "cap-add", nil, "let its root have the capability `CAP` as well, such as SYSLOG, or ALL")
 	fs.StringArrayVar(&f.capDrop, "cap-drop", nil, "have its root do without the capability `CAP`, or ALL")
@@ -30,7 +31,7 @@ func (f *securityFlags) bind(fs *pflag.FlagSet, s *state.Security) {
 	fs.StringVar(&s.AppArmor, "apparmor", "", "confine it by the loaded AppArmor profile `NAME`, or unconfined; default: a profile of its own, where there is AppArmor")
 	fs.StringVar(&s.SELinux, "selinux", "", "label its processes with the SELinux `TYPE`, or USER:ROLE:TYPE:LEVEL, and what is mounted for them to suit; default: croft's own label")
 	fs.StringArrayVar(&f.sysctls, "sysctl", nil, "set `KEY=VALUE` before its init runs: net., user. and fs.mqueue. keys, and kernel's of System V IPC")
-	man.Under(fs, "Security", "nesting", "cap-add", "cap-drop", "no-new-privileges", "seccomp", "apparmor", "selinux", "sysctl")
+	man.Under(fs, "Security", "privileged", "nesting", "cap-add", "cap-drop", "no-new-privileges", "seccomp", "apparmor", "selinux", "sysctl")
 }
 
 // capabilities fills in the capabilities that were added and dropped.
@@ -108,6 +109,7 @@ func securitySettings() []setting {
 		}
 	}
 	return []setting{
+		{name: "privileged", fixed: madeAnew, field: yes(func(s *state.Spec) *bool { return &s.Security.Privileged })},
 		{name: "nesting", field: yes(func(s *state.Spec) *bool { return &s.Security.Nesting })},
 		{name: "cap-add", entry: state.CapabilityName, field: names(func(s *state.Spec) *[]string { return &s.Security.CapAdd })},
 		{name: "cap-drop", entry: state.CapabilityName, field: names(func(s *state.Spec) *[]string { return &s.Security.CapDrop })},

@@ -138,6 +138,9 @@ const securityText = `A machine is made to hold a root user whom the host need n
 - Limits: 16384 processes and threads, and those of ` + "`--memory`, `--swap`, `--cpus`, `--cpu-set`, `--pids-limit`, `--io-max`, `--huge-pages` and `--ulimit`" + `. Without these a machine can take all of the host's memory and time.
 - Volumes: nosuid and nodev. When a user of the host owns the directory, the machine's root is that user there and nobody else of the machine can write; when root owns it, ids are the same inside and outside, files of the host's root included.
 
+## Privileged
+With --privileged a machine has no user namespace: its root is the host's root, and what stands above keeps it from accidents alone. It is for what nothing else can do; ` + "`--cap-add`, `--device` and `--nesting`" + ` are safer.
+
 ## What is not there yet
 ` + "`--network host`" + ` shares all of the host's stack, its abstract unix sockets included. A machine can fill the disk that it is kept on.
 
