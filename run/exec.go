@@ -1,6 +1,7 @@
 package run
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"errors"
@@ -172,7 +173,7 @@ type account struct {
 
 // lookUp finds a user in the guest's own files.
 func lookUp(root *os.File, spec string) (account, error) {
-	passwd, group := guestText(root, "etc/passwd"), guestText(root, "etc/group")
+	passwd, group := accounts(root, "etc/passwd"), accounts(root, "etc/group")
 	found, err := user.GetExecUser(spec, &user.ExecUser{Home: "/"}, bytes.NewReader(passwd), bytes.NewReader(group))
 	if err != nil {
 		return account{}, fmt.Errorf("user %s: %w", spec, err)
@@ -186,6 +187,17 @@ func lookUp(root *os.File, spec string) (account, error) {
 		}
 	}
 	return who, nil
+}
+
+// accounts reads the guest's passwd or group, without lines that are too long for the parser: it would fail, and the guest could
+// keep everybody out.
+func accounts(root *os.File, path string) (kept []byte) {
+	for line := range bytes.Lines(guestText(root, path)) {
+		if len(line) < bufio.MaxScanTokenSize {
+			kept = append(kept, line...)
+		}
+	}
+	return kept
 }
 
 // guestText reads a text file of the guest; nothing when there is none, or something else in its place.
