@@ -32,6 +32,7 @@
 #include <sys/mman.h>
 #include <sys/mount.h>
 #include <sys/msg.h>
+#include <sys/prctl.h>
 #include <sys/ptrace.h>
 #include <sys/resource.h>
 #include <sys/sem.h>
@@ -45,6 +46,7 @@
 #include <sys/timex.h>
 #include <sys/uio.h>
 #include <sys/un.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 static const char yes[] = "succeeded";
@@ -595,6 +597,83 @@ static const char *nested_root(void)
 	return clock_set();
 }
 
+// A program of the host's in the machine: croft on its way to the command that it shall execute. What knows it by the end of its name
+// is called with its /proc/PID/exe, until it has an answer.
+static const char *foreign(const char *(*what)(const char *exe))
+{
+	const char *ending = at("/croft"), *how = NULL;
+	char exe[300], link[4096];
+	while (!how) {
+		struct dirent *e;
+		DIR *proc = opendir("/proc");
+		while (proc && !how && (e = readdir(proc)) != NULL) {
+			if (!isdigit(e->d_name[0]))
+				continue;
+			snprintf(exe, sizeof exe, "/proc/%s/exe", e->d_name);
+			ssize_t n = readlink(exe, link, sizeof link - 1);
+			if (n < 0 && errno == EACCES)
+				how = what(NULL);
+			if (n < (ssize_t)strlen(ending))
+				continue;
+			link[n] = 0;
+			if (strcmp(link + n - strlen(ending), ending) == 0)
+				how = what(exe);
+		}
+		closedir(proc);
+	}
+	return how;
+}
+
+static const char *seen(const char *exe) { return exe ? yes : "EACCES"; }
+static const char *watch_entering(void) { return foreign(seen); }
+
+// overwritten holds the program until nobody executes it any more, and opens it then.
+static const char *overwritten(const char *exe)
+{
+	char held[40];
+	int fd = exe ? open(exe, O_PATH) : -1;
+	if (fd < 0)
+		return NULL;
+	snprintf(held, sizeof held, "/proc/self/fd/%d", fd);
+	for (;;) {
+		int writable = open(held, O_WRONLY);
+		if (writable >= 0 || errno != ETXTBSY)
+			return ended(writable);
+		usleep(1000);
+	}
+}
+
+static const char *overwrite_program(void) { return foreign(overwritten); }
+
+// For controls: enter is in the machine of a PID for a moment and lets itself be looked at, linger is a program that runs so long.
+static const char *linger(void)
+{
+	usleep(50000);
+	return "lingered";
+}
+
+static const char *enter(void)
+{
+	static const char *const kinds[] = { "user", "pid", "mnt" };
+	int fds[3];
+	for (int i = 0; i < 3; i++) {
+		char path[60];
+		snprintf(path, sizeof path, "/proc/%d/ns/%s", victim(), kinds[i]);
+		fds[i] = open(path, O_RDONLY);
+	}
+	for (int i = 0; i < 3; i++)
+		if (setns(fds[i], 0) < 0)
+			return ended(-1);
+	if (fork() != 0) {
+		wait(NULL);
+		return "entered";
+	}
+	if (setresgid(0, 0, 0) < 0 || setresuid(0, 0, 0) < 0 || prctl(PR_SET_DUMPABLE, 1) < 0)
+		_exit(1);
+	linger();
+	_exit(0);
+}
+
 // Cgroups. mount_hierarchy mounts the hierarchies of v1 that this process is in, in a cgroup namespace of its own or not, and opens
 // what may be given a command that the host executes.
 static const char *mount_hierarchies(int more)
@@ -710,6 +789,10 @@ static const struct {
 	{ "namespace-around", namespace_around },
 	{ "namespaces-of-others", namespaces_of_others },
 	{ "nested-root", nested_root },
+	{ "watch-entering", watch_entering },
+	{ "overwrite-program", overwrite_program },
+	{ "linger", linger },
+	{ "enter", enter },
 	{ "release-agent", release_agent },
 	{ "release-agent-nested", release_agent_nested },
 	{ "own-limits", own_limits },
