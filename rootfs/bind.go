@@ -29,7 +29,8 @@ func Staged(dir string, n int) string { return filepath.Join(dir, strconv.Itoa(n
 type Bind struct {
 	Source      string
 	Userns      *os.File // its ids are seen through it; nil: as they are
-	Below       bool     // those of what is mounted below it as well
+	Shallow     bool     // without what is mounted below it
+	Below       bool     // the ids of that are seen so as well
 	Attr        uint64   // MOUNT_ATTR_*, of all that is mounted there
 	Propagation uint64   // MS_PRIVATE or MS_SLAVE
 }
@@ -43,7 +44,11 @@ func (b Bind) Stage(at string) error {
 	if err := standIn(at, st.IsDir()); err != nil {
 		return err
 	}
-	fd, err := unix.OpenTree(unix.AT_FDCWD, b.Source, unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC|unix.AT_RECURSIVE)
+	how := uint(unix.OPEN_TREE_CLONE | unix.OPEN_TREE_CLOEXEC)
+	if !b.Shallow {
+		how |= unix.AT_RECURSIVE
+	}
+	fd, err := unix.OpenTree(unix.AT_FDCWD, b.Source, how)
 	if err != nil {
 		return &os.PathError{Op: "open_tree", Path: b.Source, Err: err}
 	}

@@ -88,11 +88,17 @@ func stageShares(shares []share, ids state.Range, userns *os.File) error {
 // bind is the volume as the machine gets it, but for its ids. The machine can take none of it back.
 func (s *share) bind() rootfs.Bind {
 	b := rootfs.Bind{
-		Source: s.volume.Source, Below: s.owner.Nested,
+		Source: s.volume.Source, Shallow: s.volume.Shallow, Below: s.owner.Nested,
 		Attr: unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_NODEV, Propagation: unix.MS_PRIVATE,
 	}
 	if s.volume.ReadOnly {
 		b.Attr |= unix.MOUNT_ATTR_RDONLY
+	}
+	if s.volume.NoExec {
+		b.Attr |= unix.MOUNT_ATTR_NOEXEC
+	}
+	if s.volume.Slave {
+		b.Propagation = unix.MS_SLAVE
 	}
 	return b
 }
@@ -102,8 +108,10 @@ func (s *share) bind() rootfs.Bind {
 // mapped then: with more, the guest could leave files of other users, or of root, in the user's directory.
 func (s *share) stageVolume(ids state.Range, userns *os.File, at string) error {
 	b := s.bind()
-	b.Userns = userns
-	if s.owner.UID != 0 {
+	if !s.volume.NoIDMap {
+		b.Userns = userns
+	}
+	if s.owner.UID != 0 && b.Userns != nil {
 		one, err := idmap.NamespaceOfOne(ids, s.owner.UID, s.owner.GID)
 		if err != nil {
 			return err
@@ -147,12 +155,21 @@ func (p *Plan) given() (m []specs.Mount) {
 
 // explain says what it is on the host, and how the machine has it.
 func (s *share) explain() ExplainedMount {
-	x := ExplainedMount{Target: s.target, Type: "bind", Source: s.volume.Source, Options: []string{"rbind", "nosuid", "nodev", "idmap"}}
-	switch {
-	case s.isNode():
-		x.Source, x.Options = s.node.Path, []string{s.node.Access}
-	case s.volume.ReadOnly:
-		x.Options = append(x.Options, "ro")
+	if s.isNode() {
+		return ExplainedMount{s.target, "bind", s.node.Path, []string{s.node.Access}}
+	}
+	v := s.volume
+	x := ExplainedMount{s.target, "bind", v.Source, []string{"rbind", "nosuid", "nodev"}}
+	if v.Shallow {
+		x.Options[0] = "bind"
+	}
+	for _, o := range []struct {
+		name string
+		on   bool
+	}{{"noexec", v.NoExec}, {"idmap", !v.NoIDMap}, {"rslave", v.Slave}, {"ro", v.ReadOnly}} {
+		if o.on {
+			x.Options = append(x.Options, o.name)
+		}
 	}
 	return x
 }

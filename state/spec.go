@@ -75,6 +75,10 @@ type Mount struct {
 	Source   string `json:"source"` // absolute, on the host
 	Target   string `json:"target"` // absolute, in the machine
 	ReadOnly bool   `json:"read_only,omitempty"`
+	NoExec   bool   `json:"no_exec,omitempty"`
+	NoIDMap  bool   `json:"no_idmap,omitempty"` // the host's ids as they are: nobody's, in the machine
+	Shallow  bool   `json:"shallow,omitempty"`  // without what is mounted below
+	Slave    bool   `json:"slave,omitempty"`    // what the host mounts below later comes, too
 }
 
 // Tmpfs is a directory in memory, empty at every start.

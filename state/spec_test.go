@@ -34,7 +34,7 @@ func right() Spec {
 		Init: Init{Mode: InitPayload, Args: []string{"/bin/true"}, User: "www-data:33", Dir: "/srv"},
 		Env:  []string{"A=1", "B=", "C=x=y"},
 		Root: Root{Driver: "overlay"}, NICs: []NIC{{Network: NetworkHost}},
-		Mounts:   []Mount{{"/srv", "/data", true}, {"/srv", "/run/x", false}},
+		Mounts:   []Mount{{Source: "/srv", Target: "/data", ReadOnly: true}, {Source: "/srv", Target: "/run/x"}},
 		Tmpfs:    []Tmpfs{{"/tmp", 1 << 20, "1777"}, {"/dev/shm", 0, ""}},
 		Labels:   map[string]string{"team": "a b", "org.example/x": ""},
 		Restart:  Restart{RestartOnFailure, 3},
@@ -155,7 +155,7 @@ func TestSpecCheckNamesTheField(t *testing.T) {
 func TestSpecCheckTellsAllAtOnce(t *testing.T) {
 	s := Spec{
 		Name: "1", Hostname: "-", Init: Init{Mode: "x", Dir: "x"}, Env: []string{"x"}, Root: Root{Driver: "x"}, NICs: []NIC{{Network: "1"}},
-		Mounts: []Mount{{"x", "x", false}}, Labels: map[string]string{"": ""}, Timeouts: Timeouts{Stop: -1},
+		Mounts: []Mount{{Source: "x", Target: "x"}}, Labels: map[string]string{"": ""}, Timeouts: Timeouts{Stop: -1},
 		Tmpfs: []Tmpfs{{Target: "x"}}, Restart: Restart{Policy: "x"}, Limits: Limits{Memory: -1, CPUs: -1, CPUSet: "x", CPUWeight: -1, PIDs: -2, IOMax: []IOMax{{}}, IOWeight: -1},
 	}
 	err := s.Check()

@@ -134,6 +134,8 @@ const devicesText = "`croft run --device /dev/ttyUSB0 ...`" + ` gives a machine 
     croft run -d --name lab --device /dev/ttyUSB0:/dev/modem:rw debian/13
     croft create --name scan --device /dev/bus/usb,required=false debian/13
 
+On a machine that runs, ` + "`croft set lab device=/dev/ttyUSB1`" + ` and ` + "`croft unset lab device./dev/ttyUSB1`" + ` do so at once, and ` + "`volume`" + ` likewise. What the machine uses stays, and the command says so: nothing is taken away behind its back.
+
 ## What --device takes
 - ` + "`PATH[:TARGET][:ACCESS]`" + `: a node of the host, or a directory with all nodes in it. TARGET is where the machine finds it, by default at the same place. ACCESS is what the cgroup allows: r to read, w to write, m to make a node; by default all.
 - A class:
@@ -146,4 +148,15 @@ const devicesText = "`croft run --device /dev/ttyUSB0 ...`" + ` gives a machine 
 
 Options follow behind commas: ` + "`mode=0660`" + `, ` + "`uid=1000`" + ` and ` + "`gid=106`" + ` are those of the node in the machine, numbers of its own users and groups; its mode is the host's and its owner the machine's root otherwise. With ` + "`required=false`" + ` the machine starts without a device that the host does not have then.
 
-A socket is no device: ` + "`-v /run/app.sock:/run/app.sock`" + `. Nor is a directory or file on a disk. A disk as a whole is one: ` + "`--device /dev/sdb`" + ` gives its bytes to read and write, and no leave to mount it.`
+A socket is no device: ` + "`-v /run/app.sock:/run/app.sock`" + `. Nor is a directory or file on a disk. A disk as a whole is one: ` + "`--device /dev/sdb`" + ` gives its bytes to read and write, and no leave to mount it.
+
+## What -v takes
+` + "`SRC:DST[:OPTION,...]`" + `: a directory or file of the host, a socket too, with all that is mounted below it. It is nosuid and nodev, and whatever the options say, the machine's root cannot change them.
+
+- ` + "`ro`" + `: read-only, with all that is mounted below;
+- ` + "`noexec`" + `: no program in it can be executed;
+- ` + "`bind`" + `: without what is mounted below it;
+- ` + "`rslave`" + `: what the host mounts below it later comes as well, with the host's flags and ids;
+- ` + "`noidmap`" + `: with the host's ids, which are nobody's in the machine: for what cannot be shifted, as some network filesystems.
+
+` + "`--mount type=bind,source=SRC,target=DST,readonly`" + ` and ` + "`--mount type=tmpfs,target=DST,tmpfs-size=64M`" + ` are the same in docker's words.`

@@ -61,7 +61,12 @@ func settings() []setting {
 			},
 		}},
 		{name: "volume", live: true, entry: targetOf, field: field{
-			get: volumes,
+			get: func(s *state.Spec) (all []string) {
+				for _, m := range s.Mounts {
+					all = append(all, volumeText(m))
+				}
+				return all
+			},
 			put: func(s *state.Spec, values []string) error {
 				s.Mounts = nil
 				return (&specFlags{volumes: values}).mounts(s)
@@ -387,18 +392,6 @@ func only(values []string) (string, error) {
 		return values[0], nil
 	}
 	return "", errors.New("is one value and no list")
-}
-
-// volumes writes the binds as -v takes them.
-func volumes(s *state.Spec) (all []string) {
-	for _, m := range s.Mounts {
-		v := m.Source + ":" + m.Target
-		if m.ReadOnly {
-			v += ":ro"
-		}
-		all = append(all, v)
-	}
-	return all
 }
 
 func pairsOf(m map[string]string) (all []string) {

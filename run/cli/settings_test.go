@@ -19,7 +19,7 @@ func TestSettingsAreFlags(t *testing.T) {
 	bindSettings(fs, new(specFlags))
 	words := []string{"image"} // an operand
 	fs.VisitAll(func(f *pflag.Flag) { words = append(words, f.Name) })
-	words = slices.DeleteFunc(words, func(w string) bool { return w == "env-file" || w == "quiet" }) // of this command, not of the machine
+	words = slices.DeleteFunc(words, func(w string) bool { return w == "env-file" || w == "mount" || w == "quiet" }) // of this command, not of the machine
 	slices.Sort(words)
 	var keys []string
 	for _, s := range settings() {
@@ -46,7 +46,7 @@ func full() state.Spec {
 			{Proto: "tcp", Guest: 80}, {Proto: "udp", IP: "127.0.0.1", Guest: 80},
 		},
 		DNS: []string{"9.9.9.9", "2620:fe::fe"}, AddHosts: []state.HostName{{Name: "db", Address: "10.9.0.2"}, {Name: "db", Address: "fd00:9::2"}},
-		Mounts: []state.Mount{{Source: "/srv", Target: "/srv"}, {Source: "/etc/a", Target: "/b", ReadOnly: true}},
+		Mounts: []state.Mount{{Source: "/srv", Target: "/srv"}, {Source: "/etc/a", Target: "/b", ReadOnly: true}, {Source: "/c", Target: "/c", NoExec: true, NoIDMap: true, Shallow: true, Slave: true}},
 		Labels: map[string]string{"tier": "front", "user.note": "a b"}, Remove: true, Timeouts: state.Timeouts{Stop: 90, Ready: 61, Life: 90061},
 		Devices: []state.Device{{Class: "tun"}, {Path: "/dev/sdb", Target: "/dev/disk", Access: "r", Mode: "640", UID: 1000, GID: 6}, {Path: "/dev/snd", Optional: true}},
 		Tmpfs:   []state.Tmpfs{{Target: "/a"}, {Target: "/b", Size: 1 << 20, Mode: "755"}}, Restart: state.Restart{Policy: state.RestartOnFailure, Limit: 3}, Supervisor: state.SupervisorNone,
@@ -114,11 +114,11 @@ func TestSet(t *testing.T) {
 		{"environment.A", nil, "env.A", []string{"1"}},
 		{"env", []string{"", "Z=1"}, "env", []string{"Z=1"}},
 		{"user.note", []string{"new"}, "label", []string{"tier=front", "user.note=new"}},
-		{"volume", []string{"/tmp:/srv:ro"}, "volume", []string{"/tmp:/srv:ro", "/etc/a:/b:ro"}},
+		{"volume", []string{"/tmp:/srv:ro"}, "volume", []string{"/tmp:/srv:ro", "/etc/a:/b:ro", "/c:/c:noexec,noidmap,bind,rslave"}},
 		{"volume./b", []string{"/x:/b/"}, "volume./b", []string{"/x:/b/"}},
 		{"device", []string{"/dev/sdc:/dev/disk", "fuse"}, "device", []string{"tun", "/dev/sdc:/dev/disk", "/dev/snd,required=false", "fuse"}},
 		{"device.tun", []string{""}, "device", []string{"/dev/sdb:/dev/disk:r,mode=640,uid=1000,gid=6", "/dev/snd,required=false"}},
-		{"volume./b", []string{""}, "volume", []string{"/srv:/srv"}},
+		{"volume./b", []string{""}, "volume", []string{"/srv:/srv", "/c:/c:noexec,noidmap,bind,rslave"}},
 		{"network", []string{"none"}, "network", nil},
 		{"network", []string{"lan,ip=10.9.0.6", "lab"}, "network", []string{"lan", "lab"}},
 		{"network", []string{"lan,ip=10.9.0.6"}, "ip", []string{"10.9.0.6"}},

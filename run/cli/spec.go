@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -44,7 +43,8 @@ func (s *specFlags) bind(fs *pflag.FlagSet) {
 	fs.StringVar(&s.Hostname, "hostname", "", "its host name is `NAME`; default: its own name")
 	fs.StringArrayVarP(&s.env, "env", "e", nil, "set `KEY=VALUE` for its init and for all that is exec'd; KEY alone takes the caller's")
 	fs.StringArrayVar(&s.envFiles, "env-file", nil, "read such lines from `FILE`")
-	fs.StringArrayVarP(&s.volumes, "volume", "v", nil, "bind `SRC:DST[:ro]` of the host into it; what a user owns belongs to its root")
+	fs.StringArrayVarP(&s.volumes, "volume", "v", nil, "bind `SRC:DST[:ro,...]` of the host into it (croft help devices); what a user owns belongs to its root")
+	fs.Var(&mountValue{fs}, "mount", "the same, or a tmpfs, in docker's words: `type=bind,source=SRC,target=DST,...`")
 	fs.StringArrayVar(&s.tmpfs, "tmpfs", nil, "keep `DST[:size=SIZE,mode=MODE]` in memory, empty at every start")
 	fs.StringArrayVar(&s.devices, "device", nil, "give it the host's device `PATH[:TARGET][:rwm]`, or one by class or CDI name (croft help devices)")
 	fs.StringArrayVarP(&s.labels, "label", "l", nil, "attach `KEY=VALUE` to it")
@@ -69,7 +69,7 @@ func (s *specFlags) bind(fs *pflag.FlagSet) {
 	man.Under(fs, "Machine", "name", "profile", "hostname", "env", "env-file", "label", "user-data", "vendor-data", "network-config", "credential")
 	s.nicFlags.bind(fs)
 	s.securityFlags.bind(fs, &s.Security)
-	man.Under(fs, "Files", "volume", "tmpfs", "device", "read-only", "ephemeral", "storage")
+	man.Under(fs, "Files", "volume", "mount", "tmpfs", "device", "read-only", "ephemeral", "storage")
 	man.Under(fs, "Limits", "memory", "memory-soft", "swap", "disk", "cpus", "cpu-set", "cpu-weight", "pids-limit", "io-max", "io-weight", "huge-pages", "ulimit")
 	man.Under(fs, "Life", "boot", "no-boot", "restart", "timeout", "stop-timeout", "ready-timeout", "supervisor")
 }
@@ -182,31 +182,6 @@ func (s *specFlags) nodes(out *state.Spec) error {
 		out.Devices = append(out.Devices, d)
 	}
 	return nil
-}
-
-// volume reads SRC:DST[:OPTION,...]. A relative SRC is the caller's.
-func volume(text string) (state.Mount, error) {
-	parts := strings.Split(text, ":")
-	if len(parts) < 2 || len(parts) > 3 || parts[0] == "" || parts[1] == "" {
-		return state.Mount{}, man.Misused("volume %q is not SRC:DST[:ro]", text)
-	}
-	src, err := filepath.Abs(parts[0])
-	if err != nil {
-		return state.Mount{}, err
-	}
-	m := state.Mount{Source: src, Target: parts[1]}
-	if len(parts) == 3 {
-		for _, o := range strings.Split(parts[2], ",") {
-			switch o {
-			case "ro":
-				m.ReadOnly = true
-			case "rw", "idmap": // both are so anyway
-			default:
-				return m, man.Misused("volume %q: %q is neither ro nor idmap", text, o)
-			}
-		}
-	}
-	return m, nil
 }
 
 // tmpfs reads DST[:OPTION,...].
