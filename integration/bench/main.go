@@ -56,6 +56,7 @@ var tests = []struct {
 	{"delete", "delete of a stopped machine", measureDelete},
 	{"many", "many Debians at once, on the host's sysctls as they are", measureMany},
 	{"network", "links of machines, and what goes through them", measureNetwork},
+	{"bombs", "a neighbour's requests beside a machine that runs wild", measureBombs},
 	{"unit", "machines that systemd holds", measureHosted},
 }
 
