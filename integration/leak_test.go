@@ -190,6 +190,9 @@ func lookAppArmor(v view) {
 	}
 }
 
+// cached are the names in a run directory of locks, and of what is kept for the next start.
+var cached = regexp.MustCompile(`^\.(seccomp|apparmor)-|lock$`)
+
 func lookLoops(v view, places []string) {
 	loops, _ := filepath.Glob("/sys/block/loop*/loop/backing_file")
 	for _, loop := range loops {
@@ -328,7 +331,7 @@ func lookRoot(v view, place string) {
 	for _, dir := range []string{rootOf(place) + "/instances", rootOf(place) + "/roots", runOf(place)} {
 		entries, _ := os.ReadDir(dir)
 		for _, e := range entries {
-			if !strings.HasSuffix(e.Name(), "lock") && !strings.HasPrefix(e.Name(), ".seccomp-") { // a cache
+			if !cached.MatchString(e.Name()) {
 				v["file "+filepath.Join(dir, e.Name())] = ""
 			}
 		}

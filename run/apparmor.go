@@ -102,7 +102,7 @@ var errNoParser = errors.New("AppArmor is on, and there is no apparmor_parser to
 func confine(ctx context.Context, l *launch) error {
 	a := l.AppArmor
 	switch {
-	case l.LacksParser:
+	case errors.Is(l.noAppArmor, errNoParser):
 		l.report.warn(l.Instance.Spec.Name + ": " + errNoParser.Error() + ": it runs without one")
 		return nil
 	case a.Namespace == "":

@@ -1,7 +1,6 @@
 package run
 
 import (
-	"errors"
 	"maps"
 	"os"
 	"path/filepath"
@@ -38,7 +37,7 @@ type Plan struct {
 	SELinux     string              // the label of its processes; "" where none was asked for
 	sysctls     []string            // directories of /proc/sys; of a privileged machine alone, as the next
 	bounding    uint64              // capabilities that the host's root has
-	LacksParser bool                // there would be a profile for it if one could be compiled
+	noAppArmor  error               // why it has no profile, unless it was asked to do without
 	LXCFS       []string            `json:",omitempty"` // files of the machine's that lxcfs has for it
 	NoLXCFS     string              `json:",omitempty"` // why one that is there has none
 	LacksDNS    bool                // every server that the host asks for names is on its own loopback
@@ -92,7 +91,9 @@ func NewPlan(dir *state.Dir, in *state.Instance, layers []string, h host, hold H
 	p.sysctls, p.bounding = h.sysctls, h.bounding
 	p.AppArmor = decideAppArmor(dir.Root, &in.Spec, h.noAppArmor)
 	p.SELinux = processLabel(&in.Spec.Security, in.Facts.Range)
-	p.LacksParser = in.Spec.Security.AppArmor == "" && errors.Is(h.noAppArmor, errNoParser)
+	if in.Spec.Security.AppArmor == "" {
+		p.noAppArmor = h.noAppArmor
+	}
 	p.LXCFS, p.NoLXCFS = h.lxcfs, h.noLXCFS
 	_, p.LacksDNS = resolvConf(in, h.resolv)
 	p.Stdio = hold == HeldByCaller && !p.Boot

@@ -56,12 +56,17 @@ func (p *Plan) walls() (all []Wall) {
 	}
 	p.sayFilter(say)
 	switch {
-	case p.AppArmor == state.AppArmor{}:
-		say("AppArmor", WallOpen, "this host has none, or it was asked to do without")
+	case p.noAppArmor != nil:
+		say("AppArmor", WallOpen, "%v", p.noAppArmor)
+	case sec.AppArmor == state.Unconfined:
+		say("AppArmor", WallOpen, "it was asked to do without")
 	case sec.AppArmor != "" || sec.Nesting:
 		say("AppArmor", WallLoosened, "%s", p.AppArmor.Label())
 	default:
 		say("AppArmor", WallHolds, "%s", p.AppArmor.Label())
+	}
+	if p.SELinux != "" {
+		say("SELinux", WallHolds, "%s", p.SELinux)
 	}
 	if len(spec.Devices) > 0 {
 		var names []string
@@ -164,11 +169,12 @@ func (e *Engine) Walls(ctx context.Context, in *state.Instance) ([]Wall, error) 
 	if err != nil {
 		return nil, err
 	}
-	return seen(x.Walls, x.Capabilities, string(status)), nil
+	label, _ := os.ReadFile(fmt.Sprintf("/proc/%d/attr/apparmor/current", k.PID)) // there is none where there is no AppArmor
+	return seen(x.Walls, x.Capabilities, string(status), string(label)), nil
 }
 
 // seen opens the walls that the kernel does not know of.
-func seen(all []Wall, granted []string, status string) []Wall {
+func seen(all []Wall, granted []string, status, label string) []Wall {
 	says := func(key string) string {
 		_, rest, _ := strings.Cut(status, "\n"+key+":\t")
 		value, _, _ := strings.Cut(rest, "\n")
@@ -183,6 +189,9 @@ func seen(all []Wall, granted []string, status string) []Wall {
 			kernel = says("Seccomp") == strconv.Itoa(2) // SECCOMP_MODE_FILTER
 		case w.Name == "no new privileges":
 			kernel = says("NoNewPrivs") == "1"
+		case w.Name == "AppArmor":
+			profile, _, _ := strings.Cut(w.Text, "//&") // behind it the machine's own policy, which may have changed
+			kernel = strings.HasPrefix(label, profile+"//&") || strings.HasPrefix(label, profile+" (")
 		case w.Name == "capabilities":
 			mask, err := strconv.ParseUint(says("CapBnd"), 16, 64)
 			kernel = err == nil && mask&^capabilityMask(granted) == 0

@@ -17,13 +17,30 @@ func TestSeen(t *testing.T) {
 		{"Name:\tx\nNoNewPrivs:\t1\nSeccomp:\t2\n", "capabilities"},
 	} {
 		open := ""
-		for _, w := range seen(planned(), granted, c.status) {
+		for _, w := range seen(planned(), granted, c.status, "") {
 			if w.State == WallOpen {
 				open += w.Name
 			}
 		}
 		if open != c.open {
 			t.Errorf("%q: open is %q, want %q", c.status, open, c.open)
+		}
+	}
+}
+
+func TestSeenAppArmor(t *testing.T) {
+	for label, want := range map[string]string{
+		"croft-web//&:lxc-croft-web:unconfined (enforce)\n":     WallHolds,
+		"croft-web//&:lxc-croft-web:/usr/bin/init (enforce)\n":  WallHolds, // its own policy's matter
+		"croft-web (enforce)\n":                                 WallHolds,
+		"croft-website//&:lxc-croft-web:unconfined (enforce)\n": WallOpen,
+		":lxc-croft-web:unconfined\n":                           WallOpen,
+		"unconfined\n":                                          WallOpen,
+		"":                                                      WallOpen,
+	} {
+		all := seen([]Wall{{"AppArmor", WallHolds, "croft-web//&:lxc-croft-web:unconfined"}}, nil, "", label)
+		if all[0].State != want {
+			t.Errorf("%q: %s", label, all[0].State)
 		}
 	}
 }

@@ -42,7 +42,7 @@ strays() {
 	find "$CROFT_ROOT" \( -name '.new-*' -o -name '.gone-*' \)
 	ls -A "$CROFT_ROOT/instances" | grep -vxF "$known"
 	ls -A "$CROFT_ROOT/roots" | grep -vxF "$known"
-	ls -A "$CROFT_RUN" | grep -v '^\.seccomp-\|lock$'
+	ls -A "$CROFT_RUN" | grep -v '^\.seccomp-\|^\.apparmor-\|lock$'
 	grep "$WORK" /proc/self/mountinfo
 	losetup --list --noheadings --output BACK-FILE | grep "$WORK"
 	crofts | sed 's/^/process /'
