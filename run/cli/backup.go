@@ -130,6 +130,9 @@ func take(s *state.Spec, key, value string) error {
 	if err := n.set(&changed, []string{value}); err != nil {
 		return err
 	}
+	if err := changed.Limits.Check(); err != nil {
+		return err
+	}
 	*s = changed
 	return nil
 }
