@@ -313,7 +313,7 @@ func (k knob) missing() error {
 	}
 	err := fmt.Errorf("--%s: the machine's cgroup has no controller of %s: %w", k.flag, k.controller, state.ErrUnsupported)
 	if k.flag == "huge-pages" {
-		return state.Hint(err, "--supervisor none: systemd hands this controller to no unit")
+		return state.Hint(err, "--supervisor none, where the host has cgroup v2 alone: systemd need not hand this controller to units")
 	}
 	if k.flag != "io-weight" && slices.Contains(have, k.controller) { // but not in that cgroup
 		return state.Hint(err, "Delegate=yes in the unit that croft is started in, or systemd-run --scope -p Delegate=yes croft ...")
