@@ -89,10 +89,14 @@ func (r Root) Own(project uint32) error {
 		return err
 	}
 	defer f.Close()
-	if names, err := f.Readdirnames(1); len(names) > 0 {
-		return err
+	if names, _ := f.Readdirnames(1); len(names) > 0 {
+		return nil
 	}
-	return setProject(f, project)
+	err = setProject(f, project)
+	if errors.Is(err, unix.EOPNOTSUPP) || errors.Is(err, unix.ENOTTY) || errors.Is(err, unix.EINVAL) { // the store was moved
+		return nil
+	}
+	return err
 }
 
 // makeSubvolume makes dir one, where btrfs counts what is in it; elsewhere there is nothing to do.
@@ -117,8 +121,8 @@ type quota interface {
 	limit(bytes int64) error
 }
 
-// quotaOf finds it; nil when the directory is not what can be limited.
-func (r Root) quotaOf(f *os.File, kind int64, project uint32) (quota, error) {
+// quotaOf finds that of f; nil when the directory is not what can be limited.
+func quotaOf(f *os.File, kind int64, project uint32) (quota, error) {
 	switch kind {
 	case unix.BTRFS_SUPER_MAGIC:
 		id, err := subvolume(f)
@@ -149,7 +153,7 @@ func (r Root) Disk(project uint32) (*Disk, error) {
 		return nil, err
 	}
 	defer f.Close()
-	q, err := r.quotaOf(f, kind, project)
+	q, err := quotaOf(f, kind, project)
 	if q == nil {
 		return nil, err
 	}
@@ -164,7 +168,10 @@ func (r Root) Limit(project uint32, bytes int64) error {
 		return err
 	}
 	defer f.Close()
-	q, err := r.quotaOf(f, kind, project)
+	q, err := quotaOf(f, kind, project)
+	if q == nil && bytes > 0 && err == nil {
+		err = CanLimit(filepath.Dir(r.Dir))
+	}
 	if q == nil && bytes > 0 && err == nil {
 		err = fmt.Errorf("what is kept of it is older than the quotas of its filesystem, and does not count: %w", state.ErrUnsupported)
 		return state.Hint(err, "croft publish, and another machine of that image")

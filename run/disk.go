@@ -59,6 +59,11 @@ func (e *Engine) pickProject(in *state.Instance) (uint32, error) {
 	})
 }
 
+// storeQuota is what doctor says of it.
+func storeQuota(x *examination) (string, error) {
+	return "limits of each machine's disk", rootfs.CanLimit(existing(x.rootDir))
+}
+
 // Disk tells how much is kept of a machine; nil where nobody counts that.
 func (e *Engine) Disk(in *state.Instance) (*rootfs.Disk, error) {
 	return rootfs.Root{Dir: e.Dir.RootOf(in.Spec.Name)}.Disk(in.Facts.ProjectID)

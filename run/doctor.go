@@ -248,6 +248,7 @@ func storeProbes() []probe {
 		{"store.squashfs", false, true, mountsFile("squashfs"), "a squashfs is unpacked when it is imported or, where it cannot be mounted either, refused", "modprobe squashfs; modprobe loop"},
 		{"store.erofs", false, true, mountsFile("erofs"), "an EROFS is unpacked when it is imported or, where it cannot be mounted either, refused", "modprobe erofs; modprobe loop"},
 		{"store.loop", false, true, storeLoop, "no squashfs or EROFS can be imported, nor a machine of one started", "modprobe loop"},
+		{"store.quota", false, true, storeQuota, "--disk; a machine can fill the disk that it is kept on", ""},
 		{"store.run", true, true, storeRun, "", "choose another place: croft --run DIR"},
 	}
 }

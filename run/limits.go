@@ -65,18 +65,18 @@ func knobs(l *state.Limits, rules []rule) []knob {
 			one("blkio.bfq.weight", strconv.Itoa(bfq(l.IOWeight)))}},
 	}
 	for _, size := range state.HugePageSizes {
-		most, asked := "max", false
+		v2, asked := "max", false
 		for _, p := range l.HugePages {
 			if p.Size == size {
-				most, asked = strconv.FormatInt(p.Bytes, 10), true
+				v2, asked = strconv.FormatInt(p.Bytes, 10), true
 			}
 		}
-		v1 := most
+		v1 := v2
 		if !asked {
 			v1 = "-1"
 		}
 		all = append(all, knob{"huge-pages", "hugetlb", asked, [][]order{
-			one("hugetlb."+size+".max", most), one("hugetlb."+size+".limit_in_bytes", v1)}})
+			one("hugetlb."+size+".max", v2), one("hugetlb."+size+".limit_in_bytes", v1)}})
 	}
 	return all
 }
