@@ -58,6 +58,7 @@ var tests = []struct {
 	{"network", "links of machines, and what goes through them", measureNetwork},
 	{"bombs", "a neighbour's requests beside a machine that runs wild", measureBombs},
 	{"unit", "machines that systemd holds", measureHosted},
+	{"walls", "what confinement costs a start and an exec", measureWalls},
 }
 
 func main() {
