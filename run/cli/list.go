@@ -420,6 +420,9 @@ func (d details) lines() [][2]string {
 		}
 		out = append(out, [2]string{"In memory", t.Target + size})
 	}
+	for _, device := range d.Spec.Devices {
+		out = append(out, [2]string{"Device", deviceArg(device)})
+	}
 	for _, l := range pairsOf(d.Spec.Labels) {
 		out = append(out, [2]string{"Label", l})
 	}
