@@ -39,10 +39,10 @@ var house = []struct {
 	{"croft/netsetup", "croft/state", "golang.org/x/sys github.com/vishvananda/netlink github.com/google/nftables github.com/mdlayher/netlink"},
 	{"croft/run", "croft/state croft/idmap croft/image/template croft/image/simplestreams croft/image croft/rootfs croft/netsetup",
 		// moby/sys/user: passwd and group of a guest; libseccomp: the filter as BPF for exec; x/term: raw mode;
-		// logrus: where libcontainer's log goes.
+		// logrus: where libcontainer's log goes; yaml: CDI files.
 		"golang.org/x/sys golang.org/x/term github.com/opencontainers/runc github.com/opencontainers/cgroups " +
 			"github.com/opencontainers/runtime-spec github.com/coreos/go-systemd/v22 github.com/godbus/dbus/v5 " +
-			"github.com/moby/sys/user github.com/seccomp/libseccomp-golang github.com/sirupsen/logrus"},
+			"github.com/moby/sys/user github.com/seccomp/libseccomp-golang github.com/sirupsen/logrus gopkg.in/yaml.v3"},
 	{"croft/man", "", "github.com/spf13/pflag"},
 	{"croft/run/cli", "croft/state croft/run croft/man",
 		"golang.org/x/sys golang.org/x/term github.com/spf13/pflag gopkg.in/yaml.v3 github.com/BurntSushi/toml github.com/DataDog/datadog-agent/pkg/template"},

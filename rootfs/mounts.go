@@ -50,7 +50,8 @@ func mountsBelow(dir string) (points []string, err error) {
 	if err != nil {
 		return nil, err
 	}
-	f, err := os.Open("/proc/self/mountinfo")
+	// Of this thread: libcontainer may have taken the main one, which /proc/self is, into a container's namespace for good.
+	f, err := os.Open("/proc/thread-self/mountinfo")
 	if err != nil {
 		return nil, err
 	}

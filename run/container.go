@@ -35,6 +35,9 @@ func Init() {
 	libcontainer.Init()
 }
 
+// containerID is what libcontainer knows it by.
+const containerID = "container"
+
 // container is a created one whose init waits for exec.
 type container struct {
 	*libcontainer.Container
@@ -56,7 +59,7 @@ func newContainer(l *launch) (*container, error) {
 		return nil, err
 	}
 	// One container in its own directory: libcontainer's state goes with the rest of it.
-	lc, err := libcontainer.Create(l.RunDir, "container", config)
+	lc, err := libcontainer.Create(l.RunDir, containerID, config)
 	if err != nil {
 		return nil, err
 	}
@@ -90,7 +93,7 @@ func newContainer(l *launch) (*container, error) {
 		err = freeTerminal(c.slave)
 	}
 	if err != nil {
-		return nil, tidy(err)
+		return nil, l.cdi.hookNamed(tidy(err))
 	}
 	if c.pid, err = p.Pid(); err != nil {
 		return nil, err
@@ -113,6 +116,9 @@ func (l *launch) process() (*libcontainer.Process, error) {
 		Init: true, Args: l.Instance.Facts.Init.Args, Env: append(l.Environment(), env...), Cwd: "/",
 		AppArmorProfile: l.AppArmor.Label(), // which libcontainer takes from no spec
 		ExtraFiles:      sockets, LogLevel: strconv.Itoa(int(logrus.GetLevel())),
+	}
+	for _, g := range l.cdi.groups {
+		p.AdditionalGroups = append(p.AdditionalGroups, int(g))
 	}
 	if !l.Boot {
 		if err := l.payload(p); err != nil {
@@ -166,7 +172,7 @@ func (l *launch) payload(p *libcontainer.Process) error {
 	if err := runnable(root, asked.Args[0], asked.Dir, p.Env); err != nil && len(l.Instance.Spec.Mounts) == 0 {
 		return err // else a volume may hold it, which is not mounted yet
 	}
-	p.UID, p.GID, p.AdditionalGroups = who.Uid, who.Gid, who.Sgids
+	p.UID, p.GID, p.AdditionalGroups = who.Uid, who.Gid, append(p.AdditionalGroups, who.Sgids...)
 	p.Env = overlayEnv([]string{"HOME=" + who.Home}, p.Env)
 	if asked.Dir != "" {
 		p.Cwd = asked.Dir
@@ -260,5 +266,5 @@ func configure(l *launch) (*configs.Config, error) {
 	for _, d := range config.Devices {
 		d.Uid, d.Gid = ids.Base, ids.Base
 	}
-	return config, nil
+	return config, l.hooked(config, spec)
 }

@@ -26,10 +26,13 @@ type Node struct {
 	Access   string // what the machine may do with it, of r, w and m
 }
 
-// nodesOf finds the nodes of devices on this host.
+// nodesOf finds the nodes of devices on this host, but for those that CDI files name.
 func nodesOf(devices []state.Device) ([]Node, error) {
 	var all []Node
 	for i := range devices {
+		if devices[i].CDI != "" {
+			continue
+		}
 		nodes, err := nodesFor(&devices[i])
 		if err != nil {
 			return nil, fmt.Errorf("device %s: %w", devices[i].Entry(), err)
@@ -45,9 +48,6 @@ func nodesOf(devices []state.Device) ([]Node, error) {
 
 // nodesFor finds those of one device.
 func nodesFor(d *state.Device) (all []Node, err error) {
-	if d.CDI != "" {
-		return nil, fmt.Errorf("is a CDI name: %w", state.ErrUnsupported)
-	}
 	patterns, must := d.Wanted()
 	for i, pattern := range patterns {
 		paths := []string{pattern}

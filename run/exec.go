@@ -127,7 +127,7 @@ func (e *Engine) entry(in *state.Instance, keeper *Keeper, cell *cell, x *Exec) 
 	}
 	return &entry{
 		pidfd: keeper.Init, ids: as.Facts.Range, privileged: as.Spec.Security.Privileged, hostNetwork: as.Spec.HostNetwork(), cell: cell,
-		uid: who.Uid, gid: who.Gid, groups: who.Sgids, capabilities: capabilityMask(capabilities(&as.Spec.Security, as.AppArmor)),
+		uid: who.Uid, gid: who.Gid, groups: who.groups(as.CDI), capabilities: capabilityMask(capabilities(&as.Spec.Security, as.AppArmor)),
 		noNewPrivileges: noNewPrivileges(&as.Spec, &as.Facts), labels: labels(as), seccomp: program, seccompFlags: filterFlags(filter), ulimits: as.Spec.Limits.Ulimits,
 		dir: dir, dirAsked: x.Dir != "", args: x.Args,
 		env: x.environment(in, who),
@@ -146,7 +146,7 @@ func (x *Exec) environment(in *state.Instance, who account) []string {
 		}
 		env = append(env, "TERM="+term)
 	}
-	return overlayEnv(slices.Concat(env, in.Applied.Facts.Env, in.Applied.Spec.Env), x.Env)
+	return overlayEnv(slices.Concat(env, in.Applied.Facts.Env, in.Applied.Spec.Env, environ(in.Applied.CDI)), x.Env)
 }
 
 // overlayEnv gives env with later values in place of earlier ones of the same name.

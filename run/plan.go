@@ -4,6 +4,7 @@ import (
 	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"croft/idmap"
@@ -28,6 +29,7 @@ type Plan struct {
 	Notify      bool                // the init tells when it is up
 	Owners      map[string]Owner    // of the volumes' sources
 	Nodes       []Node              // of its devices
+	cdi         injection           // what CDI files bring it
 	Hold        Hold                // what holds its keeper
 	Echo        bool                // the console goes to the starter's stdout
 	Credentials string              // directory of those that the unit which starts it has for it; the spec may have more
@@ -53,6 +55,7 @@ type host struct {
 	unit        string   // that the caller is in; "" when there is none
 	owners      map[string]Owner
 	nodes       []Node              // of its devices
+	cdi         injection           // what CDI files bring it
 	login       rootfs.Files        // what its image needs for a login on the console
 	managers    managers            // of networks, in its image
 	seed        map[string]string   // files of cloud-init's seed that its image makes itself, by path
@@ -83,6 +86,7 @@ func NewPlan(dir *state.Dir, in *state.Instance, layers []string, h host, hold H
 		Notify:   in.Facts.Notify,
 		Owners:   h.owners,
 		Nodes:    h.nodes,
+		cdi:      h.cdi,
 		Hold:     hold,
 	}
 	if p.seccomp = seccompProfile(&in.Spec.Security); h.seccomp != nil {
@@ -176,7 +180,7 @@ func (p *Plan) Environment() []string {
 		env = append(env, "TERM="+p.terminal(), "HOME=/root",
 			"container_uuid="+uuidOf(p.Instance.UUID), "NOTIFY_SOCKET=/run/host/notify")
 	}
-	return append(overlayEnv(env, p.Instance.Facts.Env), p.Instance.Spec.Env...)
+	return slices.Concat(overlayEnv(env, p.Instance.Facts.Env), p.Instance.Spec.Env, p.cdi.env)
 }
 
 const defaultPath = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"

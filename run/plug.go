@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path"
 	"path/filepath"
@@ -67,11 +68,14 @@ func (k *Keeper) replug(in *state.Instance) error {
 	old := sharesThere(&in.Applied.Spec, ids)
 	as := state.Instance{Spec: in.Applied.Spec} // all else is as it was started
 	as.Spec.Mounts, as.Spec.Devices = in.Spec.Mounts, in.Spec.Devices
+	if err := sameCDI(&in.Applied.Spec, &as.Spec); err != nil {
+		return err
+	}
 	var h host
 	if err := h.lookShares(&as.Spec, ids); err != nil {
 		return err
 	}
-	wanted := (&Plan{Instance: &as, Owners: h.owners, Nodes: h.nodes}).shares()
+	wanted := (&Plan{Instance: &as, Owners: h.owners, Nodes: h.nodes, cdi: h.cdi}).shares()
 	p, err := k.plugs(ids)
 	if err != nil {
 		return err
@@ -97,6 +101,11 @@ func sharesThere(s *state.Spec, ids state.Range) []share {
 		if h.lookShares(&state.Spec{Mounts: []state.Mount{m}}, ids) == nil {
 			p.Owners[m.Source] = h.owners[m.Source]
 		}
+	}
+	var h host
+	if h.lookShares(&state.Spec{Devices: cdiDevices(s)}, ids) == nil {
+		maps.Copy(p.Owners, h.owners)
+		p.cdi, p.Nodes = h.cdi, h.nodes
 	}
 	devices := slices.Concat(s.Devices, nestingDevices(s))
 	for i := range devices {

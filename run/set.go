@@ -100,5 +100,8 @@ func checkVolumes(s *state.Spec) error {
 		}
 	}
 	_, err := nodesOf(s.Devices)
+	if err == nil {
+		_, err = injectionOf(s.Devices)
+	}
 	return err
 }

@@ -25,7 +25,7 @@ type share struct {
 
 // shares are what a plan has of them, volumes first.
 func (p *Plan) shares() (all []share) {
-	for _, v := range p.Instance.Spec.Mounts {
+	for _, v := range slices.Concat(p.Instance.Spec.Mounts, p.cdi.mounts) {
 		all = append(all, share{target: filepath.Clean(v.Target), volume: v, owner: p.Owners[v.Source]})
 	}
 	for _, n := range p.Nodes {
@@ -47,7 +47,10 @@ func (s *share) String() string {
 // lookShares gathers what the shares of a machine depend on.
 func (h *host) lookShares(s *state.Spec, ids state.Range) (err error) {
 	h.owners = map[string]Owner{}
-	for _, m := range s.Mounts {
+	if h.cdi, err = injectionOf(s.Devices); err != nil {
+		return err
+	}
+	for _, m := range slices.Concat(s.Mounts, h.cdi.mounts) {
 		var st unix.Stat_t
 		if err := unix.Stat(m.Source, &st); err != nil {
 			return fmt.Errorf("volume %s: %w", m.Source, err)
@@ -59,6 +62,7 @@ func (h *host) lookShares(s *state.Spec, ids state.Range) (err error) {
 		h.owners[m.Source] = Owner{st.Uid, st.Gid, nested}
 	}
 	h.nodes, err = nodesOf(slices.Concat(s.Devices, nestingDevices(s)))
+	h.nodes = h.cdi.beside(h.nodes)
 	return err
 }
 

@@ -260,13 +260,14 @@ func (l *launch) hostFiles() error {
 	return unix.SetsockoptInt(int(l.notify.Fd()), unix.SOL_SOCKET, unix.SO_PASSCRED, 1)
 }
 
-func destroyContainer(_ *Engine, a *state.Applied) error {
+func destroyContainer(e *Engine, a *state.Applied) error {
 	if a.BootID != state.BootID() {
 		return nil // cgroups do not survive the host
 	}
 	if err := killCgroups(a.Cgroups); err != nil {
 		return err
 	}
+	e.poststop(a)
 	return errors.Join(removeCgroups(a.Cgroups), arrived(a))
 }
 

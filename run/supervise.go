@@ -239,7 +239,7 @@ func (e *Engine) prepare(in *state.Instance, heir bool, report *report, client *
 	plan := NewPlan(e.Dir, in, layers, h, hold())
 	applied := &state.Applied{
 		BootID: state.BootID(), Build: Version, Started: began.UTC(),
-		Spec: in.Spec, Facts: in.Facts, Run: plan.RunDir, Cgroups: plan.Cgroups, Unit: plan.Unit, AppArmor: plan.AppArmor, SELinux: plan.SELinux,
+		Spec: in.Spec, Facts: in.Facts, Run: plan.RunDir, Cgroups: plan.Cgroups, Unit: plan.Unit, AppArmor: plan.AppArmor, CDI: plan.cdi.lasting(), SELinux: plan.SELinux,
 	}
 	applied.Bound = hold() == HeldByCaller || client != nil
 	if life := in.Spec.Timeouts.Life; life > 0 {

@@ -99,7 +99,9 @@ func (d *Device) check(say func(field, format string, a ...any)) {
 		if _, ok := deviceClass(d.Class); !ok {
 			say("devices", "%q is no class of devices", d.Class)
 		}
-	case d.CDI == "":
+	case d.CDI != "":
+		d.checkCDI(say)
+	default:
 		d.checkPath(say)
 	}
 	if more := d.Path + d.Target; d.Class != "" && more+d.CDI != "" || d.CDI != "" && more != "" {

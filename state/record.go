@@ -80,6 +80,7 @@ type Applied struct {
 	Facts   Facts     `json:"facts"`
 	Run     string    `json:"run"`             // the instance's directory under /run
 	Cgroups []string  `json:"cgroups"`         // every directory made for it
+	CDI     *CDI      `json:"cdi,omitempty"`   // of its devices
 	Unit    string    `json:"unit,omitempty"`  // of systemd that holds the keeper
 	Bound   bool      `json:"bound,omitempty"` // somebody else decides about its life: a client or a caller
 

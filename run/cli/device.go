@@ -145,6 +145,7 @@ On a machine that runs, ` + "`croft set lab device=/dev/ttyUSB1`" + ` and ` + "`
   - ` + "`loop`" + `: /dev/loop-control and the loop devices that there are at its start. They are the host's own: who has them reads and changes what others keep there. The kernel lets no machine mount the filesystem of a disk, so only programs that read disks themselves have a use for them;
   - ` + "`dri`" + `, ` + "`snd`" + `: graphics and sound cards;
   - ` + "`ppp`" + `: /dev/ppp.
+- ` + "`VENDOR/CLASS=NAME`" + `: what the vendor's CDI file in /etc/cdi or /var/run/cdi says, ` + "`nvidia.com/gpu=all`" + ` for one: nodes, libraries, variables, groups, and programs that are run at the start and the end. ` + "`nvidia-ctk cdi generate --output=/etc/cdi/nvidia.yaml`" + ` writes NVIDIA's. A machine that runs neither gets nor loses such a device.
 
 Options follow behind commas: ` + "`mode=0660`" + `, ` + "`uid=1000`" + ` and ` + "`gid=106`" + ` are those of the node in the machine, numbers of its own users and groups; its mode is the host's and its owner the machine's root otherwise. With ` + "`required=false`" + ` the machine starts without a device that the host does not have then.
 
