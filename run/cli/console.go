@@ -3,6 +3,7 @@ package cli
 import (
 	"context"
 	"fmt"
+	"io"
 	"os"
 	"os/signal"
 	"syscall"
@@ -100,11 +101,15 @@ func (a *app) showLogs(ctx context.Context, name string, o logOptions) error {
 	if err != nil {
 		return err
 	}
-	at, err := e.PrintLog(ctx, in, o.since, o.lines, os.Stdout)
+	var to io.Writer = os.Stdout
+	if isTerminal(os.Stdout) {
+		to = &calm{to: os.Stdout}
+	}
+	at, err := e.PrintLog(ctx, in, o.since, o.lines, to)
 	if err != nil || !o.follow {
 		return err
 	}
-	return e.Follow(name, at, os.Stdout, func() bool {
+	return e.Follow(name, at, to, func() bool {
 		st, err := e.Dir.Status(in)
 		return err != nil || !st.Held
 	})
