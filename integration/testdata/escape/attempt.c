@@ -26,6 +26,7 @@
 #include <signal.h>
 #include <stddef.h>
 #include <sys/fanotify.h>
+#include <sys/inotify.h>
 #include <sys/io.h>
 #include <sys/ioctl.h>
 #include <sys/klog.h>
@@ -674,6 +675,99 @@ static const char *enter(void)
 	_exit(0);
 }
 
+// Taking all there is. waited is how a child ended that did it.
+static const char *waited(pid_t child)
+{
+	int status;
+	if (child < 0 || waitpid(child, &status, 0) < 0)
+		return ended(-1);
+	if (WIFSIGNALED(status))
+		return WTERMSIG(status) == SIGKILL ? "SIGKILL" : "signal";
+	return WEXITSTATUS(status) == 0 ? yes : strerrorname_np(WEXITSTATUS(status));
+}
+
+static const char *processes_all(void)
+{
+	enum { many = 500 };
+	const char *how = yes;
+	pid_t children[many];
+	int n = 0;
+	for (; n < many && how == yes; n++) {
+		children[n] = fork();
+		if (children[n] == 0) {
+			pause();
+			_exit(0);
+		}
+		how = ended(children[n]);
+	}
+	for (int i = 0; i < n; i++)
+		if (children[i] > 0 && kill(children[i], SIGKILL) == 0)
+			waitpid(children[i], NULL, 0);
+	return how;
+}
+
+enum { much = 192 << 20 };
+
+static const char *memory_all(void)
+{
+	pid_t child = fork();
+	if (child == 0) {
+		char *p = mmap(NULL, much, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+		if (p == MAP_FAILED)
+			_exit(errno);
+		memset(p, 1, much);
+		_exit(0);
+	}
+	return waited(child);
+}
+
+// memory_files fills a filesystem in memory, which nobody has to swap or to give back.
+static const char *memory_files(void)
+{
+	static char block[1 << 20];
+	char path[300];
+	snprintf(path, sizeof path, "%s/attempted", at("/dev/shm"));
+	pid_t child = fork();
+	if (child == 0) {
+		int fd = open(path, O_WRONLY | O_CREAT | O_TRUNC, 0600);
+		for (size_t i = 0; fd >= 0 && i < much / sizeof block; i++)
+			if (write(fd, block, sizeof block) < 0)
+				_exit(errno);
+		_exit(fd < 0 ? errno : 0);
+	}
+	const char *how = waited(child);
+	unlink(path);
+	return how;
+}
+
+// What the kernel counts for each user: one of it, and all of it until stdin ends.
+static long one_watch(void) { return inotify_init1(0); }
+
+static long one_key(void)
+{
+	static int count;
+	char description[40];
+	snprintf(description, sizeof description, "attempted-%d-%d", getpid(), count++);
+	return syscall(SYS_add_key, "user", description, "x", 1UL, KEY_SPEC_PROCESS_KEYRING);
+}
+
+static const char *all_of(long (*one)(void))
+{
+	char byte;
+	for (int i = 0; i < 100000 && one() >= 0; i++)
+		;
+	puts(strerrorname_np(errno));
+	fflush(stdout);
+	while (read(0, &byte, 1) > 0)
+		;
+	return "held";
+}
+
+static const char *watch_one(void) { return ended(one_watch()); }
+static const char *watch_all(void) { return all_of(one_watch); }
+static const char *key_one(void) { return ended(one_key()); }
+static const char *key_all(void) { return all_of(one_key); }
+
 // Cgroups. mount_hierarchy mounts the hierarchies of v1 that this process is in, in a cgroup namespace of its own or not, and opens
 // what may be given a command that the host executes.
 static const char *mount_hierarchies(int more)
@@ -793,6 +887,13 @@ static const struct {
 	{ "overwrite-program", overwrite_program },
 	{ "linger", linger },
 	{ "enter", enter },
+	{ "processes-all", processes_all },
+	{ "memory-all", memory_all },
+	{ "memory-files", memory_files },
+	{ "watch-one", watch_one },
+	{ "watch-all", watch_all },
+	{ "key-one", key_one },
+	{ "key-all", key_all },
 	{ "release-agent", release_agent },
 	{ "release-agent-nested", release_agent_nested },
 	{ "own-limits", own_limits },
