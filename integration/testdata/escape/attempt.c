@@ -35,6 +35,7 @@
 #include <sys/msg.h>
 #include <sys/prctl.h>
 #include <sys/ptrace.h>
+#include <sys/reboot.h>
 #include <sys/resource.h>
 #include <sys/sem.h>
 #include <sys/shm.h>
@@ -802,6 +803,9 @@ static const char *release_agent_nested(void) { return mount_hierarchies(CLONE_N
 static const char *own_limits(void) { return ended(open(at("/sys/fs/cgroup/cgroup.max.descendants"), O_WRONLY)); }
 static const char *own_freezer(void) { return ended(open(at("/sys/fs/cgroup/cgroup.kill"), O_WRONLY)); }
 
+// The keys that reboot the host, switched on.
+static const char *reboot_keys(void) { return ended(reboot((int)RB_ENABLE_CAD)); }
+
 static const char *io_ports(void)
 {
 #ifdef __x86_64__
@@ -848,6 +852,7 @@ static const struct {
 	{ "module-load-file", module_load_file },
 	{ "module-remove", module_remove },
 	{ "kexec", kexec },
+	{ "reboot-keys", reboot_keys },
 	{ "io-ports", io_ports },
 	{ "realtime", realtime },
 	{ "disk-first", disk_first },
