@@ -107,6 +107,34 @@ var attemptProgram = sync.OnceValues(func() (string, error) {
 	return program, os.Rename(program+".new", program)
 })
 
+// TestHouseOfAttemptPrograms wants each thing that attempt.c can do to be done by a script.
+func TestHouseOfAttemptPrograms(t *testing.T) {
+	source, err := os.ReadFile("testdata/escape/attempt.c")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var scripts []byte
+	for _, script := range escapeScripts() {
+		text, err := os.ReadFile(script)
+		if err != nil {
+			t.Fatal(err)
+		}
+		scripts = append(scripts, text...)
+	}
+	for _, line := range regexp.MustCompile(`(?m)^\t\{ "([a-z-]+)", `).FindAllSubmatch(source, -1) {
+		if !regexp.MustCompile(`\s` + string(line[1]) + `[\s)]`).Match(scripts) {
+			t.Errorf("no script makes the attempt %s", line[1])
+		}
+	}
+}
+
+// escapeScripts are the scripts that make attempts.
+func escapeScripts() []string {
+	here, _ := filepath.Glob("testdata/escape/*.txtar")
+	inVM, _ := filepath.Glob("testdata/vm/escape*.txtar")
+	return append(here, inVM...)
+}
+
 // An attempt is a line of a script.
 type attempt struct {
 	name, end, wall string
@@ -118,6 +146,7 @@ var (
 	attemptLine  = regexp.MustCompile(`^attempt (?:-in \S+ )?(\S+) (\S+) '([^']+)'`)
 	controlLine  = regexp.MustCompile(`^control (\S+) '([^']+)'`)
 	closedLine   = regexp.MustCompile(`^closed (\S+) '([^']+)'$`)
+	knownRow     = regexp.MustCompile(`(?m)^\| (?:CVE|")[^|]* \| ([^|;]+?)(?:;[^|]*)? \|$`) // of the page: what others know, and attempts
 	attemptVerbs = regexp.MustCompile(`^(attempt|control|closed) `)
 )
 
@@ -150,13 +179,12 @@ func attemptsOf(file string) (about string, all []attempt, err error) {
 	return strings.TrimPrefix(lines[0], "# "), all, nil
 }
 
-// TestHouseOfAttempts holds docs/escapes.md to the scripts: each attempt has a control, and the list is theirs. UPDATE=1 writes it.
+// TestHouseOfAttempts holds docs/escapes.md to the scripts: each attempt has a control, the list is theirs, and what the page says of
+// others' escapes names attempts that there are. UPDATE=1 writes the list.
 func TestHouseOfAttempts(t *testing.T) {
 	var list strings.Builder
 	seen := map[string]bool{}
-	scripts, _ := filepath.Glob("testdata/escape/*.txtar")
-	inVM, _ := filepath.Glob("testdata/vm/escape*.txtar")
-	for _, script := range append(scripts, inVM...) {
+	for _, script := range escapeScripts() {
 		about, all, err := attemptsOf(script)
 		if err != nil {
 			t.Fatal(err)
@@ -183,6 +211,13 @@ func TestHouseOfAttempts(t *testing.T) {
 	head, is, ok := strings.Cut(string(page), mark)
 	if !ok {
 		t.Fatalf("%s has no line %s", file, mark)
+	}
+	for _, row := range knownRow.FindAllStringSubmatch(head, -1) {
+		for _, name := range strings.Split(row[1], ", ") {
+			if _, err := os.Stat("testdata/" + name + ".txtar"); err != nil && !seen[name] {
+				t.Errorf("%s: %s is neither an attempt nor a script", file, name)
+			}
+		}
 	}
 	if is == list.String() {
 		return
