@@ -49,8 +49,13 @@ func (e *Engine) respec(name string, change func(*state.Spec) error) (before, af
 		if err := in.Spec.Check(); err != nil {
 			return err
 		}
-		if err := errors.Join(checkVolumes(&in.Spec), checkCredentials(&in.Spec), checkNetworks(&in.Spec)); err != nil {
+		if err := errors.Join(checkCredentials(&in.Spec), checkNetworks(&in.Spec)); err != nil {
 			return err
+		}
+		if !sameShares(&in.Spec, &before.Spec) { // what the host has lost is no reason to refuse something else
+			if err := checkVolumes(&in.Spec); err != nil {
+				return err
+			}
 		}
 		if !reflect.DeepEqual(in.Spec.NICs, before.Spec.NICs) {
 			if err := e.relink(in); err != nil {
