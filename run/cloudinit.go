@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path"
 	"slices"
@@ -62,10 +63,14 @@ func metaData(in *state.Instance) string {
 	return fmt.Sprintf("instance-id: %q\nlocal-hostname: %q\n", fmt.Sprintf("%s-%x", in.UUID, given[:4]), in.Spec.Host())
 }
 
-// imageSeed are the files that the image's own templates make of cloud-init's seed.
-func (e *Engine) imageSeed(in *state.Instance) (map[string]string, error) {
+// imageSeed are the files that the image's own templates make of cloud-init's seed. An image that has been a machine of LXD's has
+// them already: there cloud-init has done its work, and a seed of ours would have it do that again.
+func (e *Engine) imageSeed(in *state.Instance, layers []string) (map[string]string, error) {
 	all, err := e.Images.Templates(in.Facts.Fingerprint)
 	if err != nil || len(all) == 0 {
+		return nil, err
+	}
+	if _, _, err := rootfs.Lookup(layers, seedDir+"/meta-data"); !errors.Is(err, fs.ErrNotExist) {
 		return nil, err
 	}
 	img, err := e.Images.Get(in.Facts.Fingerprint)

@@ -284,7 +284,9 @@ func (e *Engine) lookInside(in *state.Instance, layers []string) (host, error) {
 	}
 	h.managers.onlyIPv4 = !netsetup.HasIPv6()
 	h.managers.told = in.Spec.CloudInit.NetworkConfig != "" && h.managers.cloudInit
-	h.seed, err = e.imageSeed(in)
+	if h.managers.cloudInit {
+		h.seed, err = e.imageSeed(in, view.Dirs)
+	}
 	return h, err
 }
 

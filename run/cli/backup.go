@@ -99,6 +99,10 @@ func backupSpec(b run.Backup, network string) (s state.Spec, left []string) {
 		case "image": // what the image says of itself
 			continue
 		}
+		if fresh := b.Config["volatile.apply_template"] != ""; !fresh && cloudInitSetting(croftName(key)) {
+			left = append(left, key+": its cloud-init has done that; croft set has it done once more")
+			continue
+		}
 		if err := take(&s, key, value); err != nil {
 			left = append(left, fmt.Sprintf("%s=%s: %v", key, value, err))
 		}

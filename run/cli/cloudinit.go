@@ -23,6 +23,11 @@ func bindCloudInit(fs *pflag.FlagSet, c *state.CloudInit) {
 	fs.Var((*textFile)(&c.NetworkConfig), "network-config", "have cloud-init configure the network as `FILE` says, in the place of croft")
 }
 
+// cloudInitSetting says whether name is one of its settings.
+func cloudInitSetting(name string) bool {
+	return name == "user-data" || name == "vendor-data" || name == "network-config"
+}
+
 // noteUnread tells when nobody in the machine will read what was given for cloud-init.
 func (s *specFlags) noteUnread(e *run.Engine, in *state.Instance) error {
 	if in.Spec.CloudInit == (state.CloudInit{}) {

@@ -34,7 +34,7 @@ func machines(a *app) []*man.Command {
 				{Say: "In a script that may run twice", Do: "croft run -d --name web --exists start debian/13"},
 				{Say: "One program without booting anything", Do: "croft run --rm --no-boot debian/13 ps ax"},
 			},
-			Exit: innerExits(), See: []string{"exec", "create", "images", "networking", "security", "units"},
+			Exit: innerExits(), See: []string{"exec", "create", "images", "networking", "cloud-init", "security", "units"},
 		},
 		{
 			Name: "create", Args: "IMAGE [CMD ARG...]", Short: "Create a machine without starting it", New: a.create(),
@@ -183,7 +183,7 @@ func machines(a *app) []*man.Command {
 		{
 			Name: "wait", Args: "NAME...", Instead: []string{filterFlag}, Short: "Wait for machines", New: a.wait(),
 			Long:     "Waits until each machine is `running`, `ready` (its init says that it is up), `paused` or `stopped`, the default, for which it prints the exit code; or until it has an `ip`, an address that is neither loopback nor link-local, whoever gave it; or until its `cloud-init` is through, and what that failed at is an error here. One of systemd's is `ready` no sooner.",
-			Examples: []man.Example{{Say: "Until it is up, but not for ever", Do: "croft wait --for ready --timeout 30s web"}, {Say: "Until others can reach it", Do: "croft wait --for ip web"}}, See: []string{"start", "list"},
+			Examples: []man.Example{{Say: "Until it is up, but not for ever", Do: "croft wait --for ready --timeout 30s web"}, {Say: "Until others can reach it", Do: "croft wait --for ip web"}, {Say: "Until it has set itself up", Do: "croft wait --for cloud-init --timeout 10m web"}}, See: []string{"start", "list"},
 			Exit: []man.Entry{{Term: "124", Text: "the time ran out"}},
 		},
 		{

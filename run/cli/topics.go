@@ -8,12 +8,26 @@ func topics() []*man.Topic {
 		{Name: "images", Short: "what machines are made of", Long: imagesText, See: []string{"image", "run", "files"}},
 		{Name: "files", Short: "where croft keeps things", Long: filesText, See: []string{"repair", "environment"}},
 		{Name: "networking", Short: "how machines reach each other and the world", Long: networkingText, See: []string{"network", "port", "run", "security"}},
+		{Name: "cloud-init", Short: "machines that set themselves up", Long: cloudInitText, See: []string{"run", "set", "wait", "networking"}},
 		{Name: "devices", Short: "devices of the host in a machine", Long: devicesText, See: []string{"run", "set", "security"}},
 		{Name: "security", Short: "what keeps a machine apart from its host", Long: securityText, See: []string{"run", "exec"}},
 		{Name: "environment", Short: "variables that croft reads, and those that a machine gets", Long: environmentText, See: []string{"run", "files"}},
 		{Name: "units", Short: "machines in systemd units and other supervisors", Long: unitsText, See: []string{"generate", "start", "run", "systemd.service(5)", "systemd.kill(5)", "systemd.socket(5)"}},
 	}
 }
+
+const cloudInitText = `The cloud-init of a machine's image does what user data says, once for each machine:
+
+    croft run -d --name web --user-data web.yaml debian/13
+    croft wait --for cloud-init web
+
+Vendor data is overruled by user data. A network config holds in the place of croft's own, on networks that are not croft's. Each of them is kept as it was given, in the record, and known to ` + "`croft set`, `get`, `unset` and `edit`" + `, under LXD's keys (cloud-init.user-data) as well. At the next start after a change all of it is done again; under another name nothing. An image without cloud-init ignores it, and a line says so.
+
+Credentials are for systemd's services in the machine, such as tmpfiles.extra, sysusers.extra and ssh.authorized_keys.root:
+
+    croft run -d --name web --credential firstboot.timezone=Europe/Berlin --credential passwd.hashed-password.root:/etc/web.hash debian/13
+
+What is given as NAME=VALUE is in the record; of NAME:FILE the file is read at each start. They are in /run/host/credentials, in memory. firstboot.* and root's password are used once, and once more for others; a newline at its end is part of a password.`
 
 const programText = `A machine is a whole Linux system in a container: its own init with its services, its own users, processes, host name and files. croft makes it of an image, starts it, enters it and stops it. There is no daemon: each command does its work and ends. Beside a machine that runs stays one small process, its keeper; when nothing runs, nothing of croft runs.
 
