@@ -53,24 +53,20 @@ import (
 // The owner matters: the kernel charges inotify instances, namespaces and the like of a user namespace to
 // the uid that created it. Created by root, all machines would share root's 128 inotify instances.
 func Namespace(r state.Range) (*os.File, error) {
-	return namespace(r, idMap{0, r.Size}, idMap{0, r.Size})
+	same := []Extent{{0, 0, r.Size}}
+	return NamespaceOf(r, same, same)
 }
 
-// NamespaceOfOne makes one for a mount of files that belong to a user and group of the host: they become the machine's
-// root, and nobody else has an id there.
-func NamespaceOfOne(r state.Range, uid, gid uint32) (*os.File, error) {
-	return namespace(r, idMap{uid, 1}, idMap{gid, 1})
-}
-
-// idMap says which ids of a namespace, from first on, are those of its range, from its base on.
-type idMap struct{ first, count uint32 }
-
-func namespace(r state.Range, uids, gids idMap) (*os.File, error) {
+// NamespaceOf makes one for a mount: which ids of files are which of the range is what the extents say.
+func NamespaceOf(r state.Range, uids, gids []Extent) (*os.File, error) {
 	var ns *os.File
 	err := asUser(r.Base, func() (int, *os.File, error) { return pause() }, func(pid int) error {
-		for file, m := range map[string]idMap{"uid_map": uids, "gid_map": gids} {
-			line := fmt.Sprintf("%d %d %d\n", m.first, r.Base, m.count)
-			if err := os.WriteFile(fmt.Sprintf("/proc/%d/%s", pid, file), []byte(line), 0); err != nil {
+		for file, extents := range map[string][]Extent{"uid_map": uids, "gid_map": gids} {
+			var lines []byte // in one write: there is no second one
+			for _, x := range extents {
+				lines = fmt.Appendf(lines, "%d %d %d\n", x.File, r.Base+x.Guest, x.Count)
+			}
+			if err := os.WriteFile(fmt.Sprintf("/proc/%d/%s", pid, file), lines, 0); err != nil {
 				return err
 			}
 		}

@@ -76,7 +76,7 @@ func (k *Keeper) replug(in *state.Instance) error {
 		return err
 	}
 	wanted := (&Plan{Instance: &as, Owners: h.owners, Nodes: h.nodes, cdi: h.cdi}).shares()
-	p, err := k.plugs(ids)
+	p, err := k.plugs(in.Applied)
 	if err != nil {
 		return err
 	}
@@ -145,13 +145,14 @@ func setDeviceRules(dirs []string, shares []share) error {
 // plugs is a machine that runs, for whoever changes its shares.
 type plugs struct {
 	ids    state.Range
+	maps   []state.IDMap
 	root   *os.File // its root directory
 	mounts *os.File // its mount namespace
 	userns *os.File // its own; nil where it has the host's
 }
 
-func (k *Keeper) plugs(ids state.Range) (p *plugs, err error) {
-	p = &plugs{ids: ids}
+func (k *Keeper) plugs(a *state.Applied) (p *plugs, err error) {
+	p = &plugs{ids: a.Facts.Range, maps: a.Spec.Security.IDMap}
 	if p.root, err = k.guestRoot(); err != nil {
 		return nil, err
 	}
@@ -272,7 +273,7 @@ func (p *plugs) plug(shares []share) error {
 		func() error {
 			return os.NewSyscallError("mount", unix.Mount("", "/", "", unix.MS_REC|unix.MS_SLAVE, ""))
 		},
-		func() error { return stageShares(shares, p.ids, p.userns) },
+		func() error { return stageShares(shares, view{p.ids, p.userns, p.maps}) },
 		func() error {
 			for i := range shares {
 				if err := p.fork(&shares[i], shares[i].target, i); err != nil {

@@ -69,8 +69,15 @@ func (h *host) lookShares(s *state.Spec, ids state.Range) (err error) {
 // stageDir is where what a machine gets of its host's is prepared, in a mount namespace that nobody else sees.
 func stageDir() string { return filepath.Join(state.HostDir, "mnt", "stage") }
 
-// stageShares prepares shares for a machine of these ids, each at its number's place.
-func stageShares(shares []share, ids state.Range, userns *os.File) error {
+// view is how a machine sees the ids of files.
+type view struct {
+	ids    state.Range
+	userns *os.File
+	maps   []state.IDMap // for its volumes
+}
+
+// stageShares prepares shares for a machine, each at its number's place.
+func stageShares(shares []share, v view) error {
 	if len(shares) == 0 {
 		return nil
 	}
@@ -82,7 +89,7 @@ func stageShares(shares []share, ids state.Range, userns *os.File) error {
 		if shares[i].isNode() {
 			put = shares[i].stageNode
 		}
-		if err := put(ids, userns, rootfs.Staged(stageDir(), i)); err != nil {
+		if err := put(v, rootfs.Staged(stageDir(), i)); err != nil {
 			return err
 		}
 	}
@@ -109,19 +116,24 @@ func (s *share) bind() rootfs.Bind {
 
 // stageVolume binds a directory of the host. One that root owns keeps its ids one to one with the guest's; one
 // that a user owns belongs to the guest's root, and what is made in it to that user. Only that one id is
-// mapped then: with more, the guest could leave files of other users, or of root, in the user's directory.
-func (s *share) stageVolume(ids state.Range, userns *os.File, at string) error {
+// mapped then: with more, the guest could leave files of other users, or of root, in the user's directory. Which ids
+// are more than that is said by the machine's id maps.
+func (s *share) stageVolume(v view, at string) error {
 	b := s.bind()
 	if !s.volume.NoIDMap {
-		b.Userns = userns
+		b.Userns = v.userns
 	}
-	if s.owner.UID != 0 && b.Userns != nil {
-		one, err := idmap.NamespaceOfOne(ids, s.owner.UID, s.owner.GID)
+	uids, gids := idmap.Whole(v.ids.Size, v.maps, "uid"), idmap.Whole(v.ids.Size, v.maps, "gid")
+	if s.owner.UID != 0 {
+		uids, gids = idmap.One(s.owner.UID, v.maps, "uid"), idmap.One(s.owner.GID, v.maps, "gid")
+	}
+	if b.Userns != nil && (s.owner.UID != 0 || len(v.maps) > 0) {
+		own, err := idmap.NamespaceOf(v.ids, uids, gids)
 		if err != nil {
 			return err
 		}
-		defer one.Close()
-		b.Userns = one
+		defer own.Close()
+		b.Userns = own
 	}
 	err := b.Stage(at)
 	if errors.Is(err, unix.EINVAL) {
@@ -133,9 +145,9 @@ func (s *share) stageVolume(ids state.Range, userns *os.File, at string) error {
 
 // stageNode makes a node that belongs to the machine. Who may not make one, in a container, has the host's own to give,
 // with the owner that it has.
-func (s *share) stageNode(ids state.Range, _ *os.File, at string) error {
+func (s *share) stageNode(v view, at string) error {
 	n := s.node
-	err := rootfs.Node{Mode: n.Type | n.Mode, Device: n.Device, UID: int(ids.Base + n.UID), GID: int(ids.Base + n.GID)}.Stage(at)
+	err := rootfs.Node{Mode: n.Type | n.Mode, Device: n.Device, UID: int(v.ids.Base + n.UID), GID: int(v.ids.Base + n.GID)}.Stage(at)
 	if errors.Is(err, os.ErrPermission) {
 		err = rootfs.Bind{Source: n.Path}.Stage(at)
 	}

@@ -137,7 +137,7 @@ func mountRoot(_ context.Context, l *launch) error {
 	if err := rootfs.NoDevices(RootMount()); err != nil {
 		return err
 	}
-	if err := stageShares(l.shares(), l.Instance.Facts.Range, l.userns); err != nil {
+	if err := stageShares(l.shares(), view{l.Instance.Facts.Range, l.userns, l.Instance.Spec.Security.IDMap}); err != nil {
 		return err
 	}
 	if spec.ReadOnly {

@@ -21,6 +21,7 @@ type Security struct {
 	AppArmor        string `json:"apparmor,omitempty"` // "": a profile of its own where there is AppArmor; Unconfined; or the name of a loaded one
 	// SELinux: the type of its processes' label, or all of that; "": as croft's own.
 	SELinux string            `json:"selinux,omitempty"`
+	IDMap   []IDMap           `json:"idmap,omitempty"`   // of its volumes
 	Sysctls map[string]string `json:"sysctls,omitempty"` // of the machine's own namespaces, set before its init runs
 }
 
@@ -62,6 +63,7 @@ func (s *Spec) checkSecurity(say func(field, format string, a ...any)) {
 	if sec.Privileged && sec.Nesting {
 		say("security.privileged", "the machine has the host's ids, and so none of its own to give to machines in it (nesting)")
 	}
+	s.checkIDMaps(say)
 	known := func(field, name string) {
 		if name != AllCapabilities && !slices.Contains(Capabilities[:], name) {
 			say(field, "%q is no capability", name)

@@ -72,6 +72,11 @@ func TestSpecCheckNamesTheField(t *testing.T) {
 		{"init.args", func(s *Spec) { s.Init.Args = []string{"a\x00b"} }},
 		{"init.dir", func(s *Spec) { s.Init.Dir = "srv" }},
 		{"security.cap_add", func(s *Spec) { s.Security.CapAdd = []string{"CAP_FLY"} }},
+		{"security.idmap", func(s *Spec) { s.Security.IDMap = []IDMap{{"root", 1, 1, 1}} }},
+		{"security.idmap", func(s *Spec) { s.Security.IDMap = []IDMap{{"both", 1, 1, 0}} }},
+		{"security.idmap", func(s *Spec) { s.Security.IDMap = []IDMap{{"both", 1<<32 - 5, 1, 6}} }},
+		{"security.idmap", func(s *Spec) { s.Security.IDMap = []IDMap{{"uid", 1, 5, 1}, {"gid", 2, 5, 1}, {"both", 3, 5, 1}} }},
+		{"security.idmap", func(s *Spec) { s.Security.IDMap = make([]IDMap, MaxIDMaps+1) }},
 		{"security.cap_add", func(s *Spec) { s.Security.CapAdd = []string{"CAP_SYS_BOOT"} }},
 		{"security.cap_drop", func(s *Spec) { s.Security.CapDrop = []string{"chown"} }},
 		{"security.privileged", func(s *Spec) { s.Security.Privileged, s.Security.Sysctls = true, nil }}, // and nesting

@@ -27,7 +27,7 @@ var lxdNames = [...][2]string{
 	{"limits.memory.swap", "swap"}, {"limits.processes", "pids-limit"}, {"limits.kernel.", "ulimit."}, {"limits.hugepages.", "huge-pages."}, {"root.size", "disk"},
 	{"cloud-init.user-data", "user-data"}, {"cloud-init.vendor-data", "vendor-data"}, {"cloud-init.network-config", "network-config"},
 	{"user.user-data", "user-data"}, {"user.vendor-data", "vendor-data"}, {"user.network-config", "network-config"}, // as it was before
-	{"security.nesting", "nesting"}, {"security.privileged", "privileged"},
+	{"security.nesting", "nesting"}, {"security.privileged", "privileged"}, {"raw.idmap", "idmap"},
 }
 
 // croftName is what croft calls a key, which may be LXD's.

@@ -17,7 +17,7 @@ import (
 // securityFlags are the flags of confinement that are lists.
 type securityFlags struct {
 	capAdd, capDrop []string
-	sysctls         []string
+	sysctls, idMaps []string
 }
 
 func (f *securityFlags) bind(fs *pflag.FlagSet, s *state.Security) {
@@ -31,12 +31,26 @@ func (f *securityFlags) bind(fs *pflag.FlagSet, s *state.Security) {
 	fs.StringVar(&s.AppArmor, "apparmor", "", "confine it by the loaded AppArmor profile `NAME`, or unconfined; default: a profile of its own, where there is AppArmor")
 	fs.StringVar(&s.SELinux, "selinux", "", "label its processes with the SELinux `TYPE`, or USER:ROLE:TYPE:LEVEL, and what is mounted for them to suit; default: croft's own label")
 	fs.StringArrayVar(&f.sysctls, "sysctl", nil, "set `KEY=VALUE` before its init runs: net., user. and fs.mqueue. keys, and kernel's of System V IPC")
-	man.Under(fs, "Security", "privileged", "nesting", "cap-add", "cap-drop", "no-new-privileges", "seccomp", "apparmor", "selinux", "sysctl")
+	fs.StringArrayVar(&f.idMaps, "idmap", nil, "show users or groups of the host on its volumes as others: `KIND HOST[-HOST] GUEST[-GUEST]`, where KIND is both, uid or gid")
+	man.Under(fs, "Security", "privileged", "nesting", "idmap", "cap-add", "cap-drop", "no-new-privileges", "seccomp", "apparmor", "selinux", "sysctl")
 }
 
 // capabilities fills in the capabilities that were added and dropped.
 func (f *securityFlags) capabilities(out *state.Spec) error {
 	out.Security.CapAdd, out.Security.CapDrop = capabilityNames(f.capAdd), capabilityNames(f.capDrop)
+	return nil
+}
+
+// mapped fills in the id maps of volumes.
+func (f *securityFlags) mapped(out *state.Spec) error {
+	out.Security.IDMap = nil
+	for _, text := range f.idMaps {
+		m, err := state.ParseIDMap(text)
+		if err != nil {
+			return man.Misused("idmap %v", err)
+		}
+		out.Security.IDMap = append(out.Security.IDMap, m)
+	}
 	return nil
 }
 
@@ -111,6 +125,15 @@ func securitySettings() []setting {
 	return []setting{
 		{name: "privileged", fixed: madeAnew, field: yes(func(s *state.Spec) *bool { return &s.Security.Privileged })},
 		{name: "nesting", field: yes(func(s *state.Spec) *bool { return &s.Security.Nesting })},
+		{name: "idmap", entry: itself, field: field{
+			get: func(s *state.Spec) (all []string) {
+				for _, m := range s.Security.IDMap {
+					all = append(all, m.String())
+				}
+				return all
+			},
+			put: func(s *state.Spec, values []string) error { return (&securityFlags{idMaps: values}).mapped(s) },
+		}},
 		{name: "cap-add", entry: state.CapabilityName, field: names(func(s *state.Spec) *[]string { return &s.Security.CapAdd })},
 		{name: "cap-drop", entry: state.CapabilityName, field: names(func(s *state.Spec) *[]string { return &s.Security.CapDrop })},
 		{name: "no-new-privileges", field: tristate(func(s *state.Spec) **bool { return &s.Security.NoNewPrivileges })},

@@ -59,8 +59,8 @@ func full() state.Spec {
 		Profiles: []string{"small", "web"}, Protect: true,
 		Boot: state.Boot{Autostart: &never, Priority: -1, Shutdown: 30},
 		Security: state.Security{
-			Nesting: true,
-			CapAdd:  []string{"CAP_SYSLOG"}, CapDrop: []string{"CAP_NET_RAW", "ALL"}, NoNewPrivileges: &always, Seccomp: state.Unconfined, AppArmor: "lxc-container-default", SELinux: "container_t",
+			Nesting: true, IDMap: []state.IDMap{{Kind: "both", Host: 1000, Guest: 1000, Count: 1}, {Kind: "gid", Host: 2000, Guest: 3000, Count: 10}},
+			CapAdd: []string{"CAP_SYSLOG"}, CapDrop: []string{"CAP_NET_RAW", "ALL"}, NoNewPrivileges: &always, Seccomp: state.Unconfined, AppArmor: "lxc-container-default", SELinux: "container_t",
 			Sysctls: map[string]string{"net.ipv4.ip_forward": "1", "kernel.sem": "1 2 3 4"},
 		},
 		Credentials: []state.Credential{{Name: "login.motd", Value: "a=b: c"}, {Name: "tmpfiles.extra", File: "/srv/a=b:c"}, {Name: "empty"}},
@@ -110,6 +110,7 @@ func TestSet(t *testing.T) {
 		{"cap-drop", []string{"all", "sys_boot"}, "cap-drop", []string{"CAP_NET_RAW", "ALL", "CAP_SYS_BOOT"}},
 		{"sysctl.kernel.sem", []string{"5"}, "sysctl", []string{"kernel.sem=5", "net.ipv4.ip_forward=1"}},
 		{"security.nesting", []string{"false"}, "nesting", nil},
+		{"raw.idmap", []string{"uid 7 8"}, "idmap", []string{"both 1000 1000", "gid 2000-2009 3000-3009", "uid 7 8"}},
 		{"linux.sysctl.kernel.sem", nil, "sysctl.kernel.sem", []string{"1 2 3 4"}},
 		{"environment.A", nil, "env.A", []string{"1"}},
 		{"env", []string{"", "Z=1"}, "env", []string{"Z=1"}},

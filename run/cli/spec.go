@@ -88,7 +88,7 @@ func (s *specFlags) spec(image string, cmd []string) (state.Spec, error) {
 	case s.noBoot:
 		out.Init.Mode = state.InitPayload
 	}
-	for _, fill := range []func(*state.Spec) error{s.environment, s.mounts, s.memory, s.nodes, s.attachments, s.published, s.resolving, s.labelled, s.secrets, s.disks, s.pages, s.processes, s.capabilities, s.tuned, s.profiled} {
+	for _, fill := range []func(*state.Spec) error{s.environment, s.mounts, s.memory, s.nodes, s.attachments, s.published, s.resolving, s.labelled, s.secrets, s.disks, s.pages, s.processes, s.capabilities, s.mapped, s.tuned, s.profiled} {
 		if err := fill(&out); err != nil {
 			return out, err
 		}
