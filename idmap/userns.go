@@ -158,9 +158,9 @@ func mapped(r state.Range) bool {
 	return true
 }
 
-// Nesting adds to an error about ids what gives a machine more of them, where this is one.
+// Nesting adds to an error about ids what gives a machine some for others, where this is one that has none.
 func Nesting(err error) error {
-	if !Nested() {
+	if !Nested() || mapped(state.Range{Base: Pool.Base, Size: Size}) {
 		return err
 	}
 	return state.Hint(err, "on the host of this machine: croft set NAME nesting=true, and restart it")

@@ -136,7 +136,7 @@ func (s *share) stageVolume(v view, at string) error {
 		b.Userns = own
 	}
 	err := b.Stage(at)
-	if errors.Is(err, unix.EINVAL) {
+	if errors.Is(err, unix.EINVAL) || errors.Is(err, unix.EPERM) && idmap.Nested() {
 		err = fmt.Errorf("%v: ids cannot be mapped on its filesystem: %w", s, state.ErrUnsupported)
 		return state.Hint(err, "keep it on a disk or in memory: in a container, below a volume of that container")
 	}

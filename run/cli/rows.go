@@ -29,6 +29,8 @@ func machines(a *app) []*man.Command {
 				{Say: "A build of the directory here, as its owner on the host", Do: "croft run --rm -v .:/src -w /src debian/13 make test"},
 				{Say: "One that cannot take the host with it", Do: "croft run -d --name web -m 2G --cpus 1.5 --pids-limit 4096 debian/13"},
 				{Say: "A quarter of the host's memory, no swap, and more open files", Do: "croft run -d --name db -m 25% --swap false --ulimit nofile=65536 debian/13"},
+				{Say: "One that runs Docker, podman and machines of its own", Do: "croft run -d --name box --nesting debian/13"},
+				{Say: "A user's home, in which he has another number", Do: "croft run -d --name dev -v /home/joe:/home/joe --idmap 'both 1000 1001' debian/13"},
 				{Say: "One that sets itself up by cloud-init", Do: "croft run -d --name web --user-data web.yaml debian/13\ncroft wait --for cloud-init web"},
 				{Say: "Its web server on port 8080 of the host", Do: "croft run -d --name web -p 8080:80 debian/13"},
 				{Say: "In a script that may run twice", Do: "croft run -d --name web --exists start debian/13"},

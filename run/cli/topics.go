@@ -141,7 +141,7 @@ croft writes /etc/hostname, /etc/hosts, /etc/resolv.conf and /etc/machine-id ane
 
 const securityText = `A machine is made to hold a root user whom the host need not trust. ` + "`croft info --security NAME`" + ` tells what holds for one. These hold for its init and, all of them, for everything that ` + "`croft exec`" + ` and ` + "`croft shell`" + ` run in it.
 
-- Ids: each machine has 65536 ids of the host for itself and shares none with another machine. Its root is one of them and nobody on the host. See ` + "`croft info NAME`" + `.
+- Ids: each machine has 65536 ids of the host for itself and shares none with another machine. Its root is one of them and nobody on the host. With ` + "`--nesting`" + ` there are 1048576, for machines and containers of its own. See ` + "`croft info NAME`" + `.
 - Namespaces of its own for users, processes, mounts, IPC, host name and cgroups; for the network too, unless --network host or ns: was given. The user namespace belongs to the machine's own root id, so that kernel limits that count by user, of inotify for one, are its own.
 - Capabilities: those that the kernel keeps apart by namespace. Missing are loading modules, raw I/O, setting the clock, reading the kernel's log, MAC administration and what came to the kernel later. ` + "`--cap-add` and `--cap-drop`" + ` change that. Where nothing boots no program can raise its rights either, sudo for one: ` + "`--no-new-privileges`" + `.
 - System calls: those that load code into the kernel, open files past all mounts, pass the filter itself (io_uring) or reach what all machines share answer as if the kernel did not have them or its administrator had closed them; ` + "`croft explain NAME`" + ` lists them, ` + "`--seccomp`" + ` takes another list.
