@@ -1,6 +1,7 @@
 package netsetup
 
 import (
+	"cmp"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -153,10 +154,10 @@ func ProbeTable() error {
 	return trial(func() error {
 		t := Table{"croft-probe"}
 		err := t.Build(nil, nil)
-		if err != nil {
-			err = errors.Join(t.firstRefused(), err)
+		if err == nil {
+			return nil
 		}
-		return err
+		return cmp.Or(t.firstRefused(), err)
 	})
 }
 
@@ -170,7 +171,7 @@ func (t Table) firstRefused() error {
 	try := func(what string, do func()) error {
 		do()
 		if err := c.Flush(); err != nil {
-			return fmt.Errorf("this kernel's nf_tables cannot do %s: %w", what, state.ErrUnsupported)
+			return fmt.Errorf("this kernel's nf_tables cannot do %s", what)
 		}
 		return nil
 	}
@@ -346,9 +347,14 @@ func (e element) port() string {
 	return fmt.Sprintf("%d/%s", binary.BigEndian.Uint16(service[4:]), proto)
 }
 
+// wrap gives the first of the errors that a transaction has for each of its parts.
 func wrap(err error) error {
 	if err == nil {
 		return nil
+	}
+	var first unix.Errno
+	if errors.As(err, &first) {
+		err = first
 	}
 	return fmt.Errorf("nf_tables: %w", err)
 }

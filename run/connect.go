@@ -146,6 +146,11 @@ func (e *Engine) raise(n *state.Network) (r raised, err error) {
 	made, err := netsetup.Bridge(n)
 	if made {
 		r.did = append(r.did, "network "+n.Name+": made its bridge "+n.Bridge)
+		defer func() {
+			if err != nil {
+				err = errors.Join(err, netsetup.Forward(n.Bridge, false, false), netsetup.RemoveBridge(n.Bridge))
+			}
+		}()
 	}
 	if err != nil || !n.Managed {
 		return r, err

@@ -55,7 +55,7 @@ func explainNetwork(err error) error {
 	}
 	for _, p := range networkKernelProbes("") {
 		if f := p.fact(nil); f.Status == FactNote {
-			return state.Hint(fmt.Errorf("%w: doctor says of %s: %s", err, f.ID, f.Found), f.Remedy)
+			return state.Hint(fmt.Errorf("%v: doctor says of %s: %s", err, f.ID, f.Found), f.Remedy)
 		}
 	}
 	return err
