@@ -334,7 +334,7 @@ func idsPool(x *examination) (string, error) {
 	}
 	room := idmap.Room(x.pool, idmap.Size, taken)
 	if room == 0 {
-		return "", fmt.Errorf("all ids between %d and %d are taken", x.pool.Base, x.pool.End()-1)
+		return "", idmap.Nesting(fmt.Errorf("all ids between %d and %d are taken, or not to be had here", x.pool.Base, x.pool.End()-1))
 	}
 	return fmt.Sprintf("ids for %d more machines between %d and %d", room, x.pool.Base, x.pool.End()-1), nil
 }
