@@ -518,7 +518,7 @@ func (n named) values(s *state.Spec) []string {
 // empty value is what unset does.
 func (n named) set(s *state.Spec, values []string) error {
 	if n.fixed != "" {
-		if slices.Equal(values, n.get(s)) {
+		if strings.Join(values, " ") == strings.Join(n.get(s), " ") { // none is written as an empty one
 			return nil
 		}
 		return state.Hint(man.Misused("%s cannot be changed any more", n.name), n.fixed)
