@@ -1,9 +1,13 @@
 package rootfs
 
 import (
+	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
+	"runtime"
 	"slices"
+	"strconv"
 	"strings"
 
 	"croft/state"
@@ -14,30 +18,85 @@ import (
 // Merge gives the tree that layers make, lowest first, as a machine sees it: read-only, and where nobody else sees it. Its
 // Name is a path to walk it by; it ends when it is closed.
 func Merge(layers []string) (root *os.File, err error) {
+	if os.Getenv(PathMode) != "path" {
+		if root, err = merge(layers, ""); !errors.Is(err, unix.EINVAL) {
+			return root, err
+		}
+	}
+	// Kernels before 6.15 want layers that are mounted somewhere: in a mount namespace that ends with its thread.
+	done := make(chan bool)
+	go func() {
+		defer close(done)
+		runtime.LockOSThread() // and never unlocked
+		if err = scratchMounts(state.HostDir); err == nil {
+			root, err = merge(layers, state.HostDir)
+		}
+	}()
+	<-done
+	return root, err
+}
+
+// scratchMounts gives this thread a mount namespace of its own, with an empty filesystem at dir.
+func scratchMounts(dir string) error {
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return err
+	}
+	if err := unix.Unshare(unix.CLONE_NEWNS); err != nil {
+		return fmt.Errorf("unshare(CLONE_NEWNS): %w", err)
+	}
+	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_SLAVE, ""); err != nil {
+		return &os.PathError{Op: "mount", Path: "/", Err: err}
+	}
+	if err := unix.Mount("tmpfs", dir, "tmpfs", 0, "mode=700"); err != nil {
+		return &os.PathError{Op: "mount", Path: dir, Err: err}
+	}
+	return nil
+}
+
+// merge is Merge with layers mounted below scratch, or nowhere with "".
+func merge(layers []string, scratch string) (root *os.File, err error) {
 	var dirs []*os.File
 	defer func() {
 		for _, d := range dirs { // an overlay holds what it is made of
 			d.Close()
 		}
 	}()
-	if len(layers) == 1 { // which may have whiteouts, of nothing: overlayfs knows them, and wants two
-		empty, err := emptyDir()
+	add := func(d *os.File, err error) error {
 		if err != nil {
-			return nil, err
-		}
-		dirs = append(dirs, empty)
-	}
-	for _, layer := range layers {
-		d, err := OpenLayer(layer)
-		if err != nil {
-			return nil, err
+			return err
 		}
 		dirs = append(dirs, d)
+		if scratch == "" {
+			return nil
+		}
+		return mountAt(d, filepath.Join(scratch, strconv.Itoa(len(dirs))))
+	}
+	if len(layers) == 1 { // which may have whiteouts, of nothing: overlayfs knows them, and wants two
+		if err := add(emptyDir()); err != nil {
+			return nil, err
+		}
+	}
+	for _, layer := range layers {
+		if err := add(OpenLayer(layer)); err != nil {
+			return nil, err
+		}
 	}
 	if root, err = overlayOf(dirs); err != nil {
 		return nil, fmt.Errorf("overlay of %d layers: %w", len(layers), err)
 	}
 	return root, nil
+}
+
+// mountAt mounts at a new directory what is mounted nowhere yet; another directory is left where it is.
+func mountAt(d *os.File, at string) error {
+	if err := os.Mkdir(at, 0o700); err != nil {
+		return err
+	}
+	err := unix.MoveMount(int(d.Fd()), "", unix.AT_FDCWD, at, unix.MOVE_MOUNT_F_EMPTY_PATH)
+	if err != nil && err != unix.EINVAL { // a directory that is no mount
+		return &os.PathError{Op: "move_mount", Path: at, Err: err}
+	}
+	return nil
 }
 
 // emptyDir is a directory that nobody sees and that has nothing in it.
