@@ -56,7 +56,7 @@ func Changes(r Root, driver string, ids state.Range, generated Files, mounts []s
 	}
 	d.whole, d.was = was != "", was
 	if driver == "shifted" {
-		d.owners = owners{from: int(ids.Base)}
+		d.owners = owners{from: int(ids.Base), size: ids.Size}
 	}
 	root, err := os.OpenFile(top, unix.O_DIRECTORY, 0)
 	if errors.Is(err, fs.ErrNotExist) {

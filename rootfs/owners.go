@@ -4,12 +4,13 @@ import (
 	"archive/tar"
 	"encoding/binary"
 	"strings"
-
-	"croft/idmap"
 )
 
-// owners says how a copy changes owners: ids from `from` on become those from `to` on. The zero value changes none.
-type owners struct{ from, to int }
+// owners says how a copy changes owners: `size` ids from `from` on become those from `to` on. The zero value changes none.
+type owners struct {
+	from, to int
+	size     uint32
+}
 
 // id is what an owner becomes. One that no machine has becomes nobody, as a machine sees it through a shifting mount.
 func (o owners) id(id uint32) uint32 {
@@ -17,7 +18,7 @@ func (o owners) id(id uint32) uint32 {
 		return id
 	}
 	n := int64(id) - int64(o.from)
-	if n < 0 || n >= idmap.Size {
+	if n < 0 || n >= int64(o.size) {
 		n = nobody
 	}
 	return uint32(int64(o.to) + n)

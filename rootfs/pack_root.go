@@ -26,7 +26,7 @@ func PackRoot(ctx context.Context, r Root, driver string, ids state.Range, gener
 		top, whole = copyOf(r), true
 	case "shifted":
 		top, whole = shiftedOf(r, int(ids.Base)), true
-		p.owners = owners{from: int(ids.Base)}
+		p.owners = owners{from: int(ids.Base), size: ids.Size}
 	default:
 		return false, fmt.Errorf("driver %q: %w", driver, state.ErrUnsupported)
 	}

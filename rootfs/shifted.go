@@ -8,6 +8,7 @@ import (
 	"strconv"
 	"strings"
 
+	"croft/idmap"
 	"croft/state"
 )
 
@@ -111,7 +112,7 @@ func copyShifted(r Root, base int, others []int) error {
 	}
 	defer view.Close()
 	for i, dir := range view.Dirs {
-		if err := copyLayer(dir, aside, owners{from, base}); err != nil {
+		if err := copyLayer(dir, aside, owners{from, base, idmap.Size}); err != nil {
 			return fmt.Errorf("copy %s: %w", sources[i], err)
 		}
 	}

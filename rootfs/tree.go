@@ -132,7 +132,7 @@ func (t *Tree) id(host uint32) int {
 	if t.root == nil {
 		return int(host)
 	}
-	return int(owners{from: int(t.ids.Base)}.id(host))
+	return int(owners{from: int(t.ids.Base), size: t.ids.Size}.id(host))
 }
 
 // Glob gives the paths that a pattern of path.Match stands for, sorted; no element of it begins with a dot unless

@@ -117,7 +117,7 @@ func (w *writer) settle(h *tar.Header) error {
 	}
 	h.Uid, h.Gid = h.Uid+int(w.tree.ids.Base), h.Gid+int(w.tree.ids.Base)
 	if value, ok := h.PAXRecords[xattrRecord+capability]; ok {
-		rooted := owners{to: int(w.tree.ids.Base)}.capability([]byte(value))
+		rooted := owners{to: int(w.tree.ids.Base), size: w.tree.ids.Size}.capability([]byte(value))
 		h.PAXRecords[xattrRecord+capability] = string(rooted)
 	}
 	return nil
