@@ -59,7 +59,7 @@ test: test-deps build
 	@for part in $(HOST_PARTS); do integration/host/build $$part >/dev/null & done; \
 	$(GO) vet -tags "$(TAGS)" ./... && $(GO) test -tags "$(TAGS)" $$($(GO) list ./... | grep -v '^croft/integration'); \
 	status=$$?; wait; exit $$status
-	@$(MAKE) --no-print-directory fuzz FUZZTIME=3s
+	@$(MAKE) --no-print-directory fuzz FUZZTIME=2000x
 	cd integration && CROFT_BIN=$(abspath $(CROFT)) CROFT_TEST_NEED=$(NEED) $(GO) test -tags "$(TAGS)" -count=1 -timeout 50m
 	@echo "make test: everything passed"
 
