@@ -97,6 +97,7 @@ func (e *Engine) finishRename(r *state.Rename) error {
 		if err := e.rehome(r.From, r.To); err != nil {
 			return err
 		}
+		e.forget(r.From)
 		return e.Dir.EndRename(r)
 	})
 }

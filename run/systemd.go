@@ -221,7 +221,6 @@ func unitProperties(in *state.Instance, exe string, env []string) []dbus.Propert
 		Args   []string
 		Ignore bool
 	}
-	type device struct{ Path, Access string }
 	stop := in.Spec.HostStop() + stopMargin
 	return []dbus.Property{
 		property("Description", "croft machine "+name+", "+in.Spec.Image),
@@ -242,8 +241,6 @@ func unitProperties(in *state.Instance, exe string, env []string) []dbus.Propert
 		property("OOMPolicy", "continue"),
 		property("OOMScoreAdjust", int32(-900)), // the keeper's, which counts against the same limit; the machine has its own
 		property("Delegate", true),
-		property("DevicePolicy", "closed"),
-		property("DeviceAllow", []device{{"char-pts", "rw"}, {"/dev/loop-control", "rw"}, {"block-loop", "rwm"}, {"/dev/fuse", "rwm"}, {"/dev/net/tun", "rwm"}}),
 		property(subgroup, supervisorGroup),
 	}
 }
