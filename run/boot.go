@@ -79,7 +79,8 @@ func (e *Engine) BringBack(start func(name string) error, failed func(error)) {
 const atOnce = 4
 
 // broughtBack names the machines that are to be started now that the host has been, those of the highest priority first and
-// those of the same together. Before that it ends what went down with the host, so that what was made to be removed is.
+// those of the same together. Before that it ends what went down with the host, so that what was made to be removed is; but
+// nothing of those that units of their own are starting meanwhile.
 func (e *Engine) broughtBack() (groups [][]string, err error) {
 	all, _, err := e.Dir.List()
 	if err != nil {
@@ -87,7 +88,7 @@ func (e *Engine) broughtBack() (groups [][]string, err error) {
 	}
 	var failed []error
 	for _, in := range all {
-		if in.Applied != nil && in.Applied.BootID != state.BootID() {
+		if in.Applied != nil && in.Applied.BootID != state.BootID() && !e.enabled(in.Spec.Name) {
 			if _, err := e.repairOne(in.Spec.Name); err != nil {
 				failed = append(failed, fmt.Errorf("%s: %w", in.Spec.Name, err))
 			}
