@@ -63,16 +63,16 @@ func Locked(path string) (bool, error) { return locked(path, unix.F_RDLCK) }
 
 // locked asks whether somebody's lock on the file at path is in the way of one of this kind.
 func locked(path string, kind int16) (bool, error) {
-	f, err := os.Open(path)
-	if os.IsNotExist(err) {
+	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC, 0) // a start asks so of all its neighbours: os.Open does four times as much
+	if err == unix.ENOENT {
 		return false, nil
 	}
 	if err != nil {
-		return false, err
+		return false, &os.PathError{Op: "open", Path: path, Err: err}
 	}
-	defer f.Close()
+	defer unix.Close(fd)
 	lk := unix.Flock_t{Type: kind}
-	if err := unix.FcntlFlock(f.Fd(), unix.F_OFD_GETLK, &lk); err != nil {
+	if err := unix.FcntlFlock(uintptr(fd), unix.F_OFD_GETLK, &lk); err != nil {
 		return false, fmt.Errorf("fcntl(F_OFD_GETLK): %w", err)
 	}
 	return lk.Type != unix.F_UNLCK, nil
