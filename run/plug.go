@@ -203,11 +203,11 @@ func (p *plugs) change(old, wanted []share) error {
 		}
 	}
 	for _, s := range added {
-		at, err := p.find(&s)
-		if at != "" { // a croft that was killed has come so far
+		if at, _ := p.find(&s); at != "" { // a croft that was killed has come so far; what else is mounted there is covered
 			continue
 		}
-		if err = p.plug([]share{s}); err == nil {
+		err := p.plug([]share{s})
+		if err == nil {
 			plugged = append(plugged, s)
 			continue
 		}
