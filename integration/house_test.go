@@ -36,7 +36,7 @@ var house = []struct {
 			// The types in which containers/image speaks; the signatures that its policy.json asks for.
 			"github.com/opencontainers/go-digest github.com/opencontainers/image-spec github.com/ProtonMail/go-crypto"},
 	{"croft/rootfs", "croft/state croft/idmap", "golang.org/x/sys github.com/cyphar/filepath-securejoin"},
-	{"croft/netsetup", "croft/state", "golang.org/x/sys github.com/vishvananda/netlink github.com/google/nftables github.com/mdlayher/netlink"},
+	{"croft/netsetup", "croft/state croft/idmap", "golang.org/x/sys github.com/vishvananda/netlink github.com/google/nftables github.com/mdlayher/netlink"},
 	{"croft/run", "croft/state croft/idmap croft/image/template croft/image/simplestreams croft/image croft/rootfs croft/netsetup",
 		// moby/sys/user: passwd and group of a guest; libseccomp: the filter as BPF for exec; x/term: raw mode;
 		// logrus: where libcontainer's log goes; yaml: CDI files.

@@ -11,9 +11,9 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
-	"runtime"
 	"slices"
 
+	"croft/idmap"
 	"croft/state"
 
 	"github.com/vishvananda/netlink"
@@ -322,21 +322,7 @@ func Isolate(l state.Link, isolated bool) error {
 
 // Within runs do in the network namespace of ns, which is one or a process's pidfd.
 func Within(ns *os.File, do func() error) error {
-	return thread(func() error { return os.NewSyscallError("setns", unix.Setns(int(ns.Fd()), unix.CLONE_NEWNET)) }, do)
-}
-
-// thread does do on a thread of its own, once that has entered a namespace; with the thread all of that ends.
-func thread(enter, do func() error) error {
-	done := make(chan error)
-	go func() {
-		runtime.LockOSThread() // and never unlocked: the thread ends with the goroutine
-		err := enter()
-		if err == nil {
-			err = do()
-		}
-		done <- err
-	}()
-	return <-done
+	return idmap.Thread(func() error { return os.NewSyscallError("setns", unix.Setns(int(ns.Fd()), unix.CLONE_NEWNET)) }, do)
 }
 
 func addrOf(p netip.Prefix) *netlink.Addr {

@@ -4,13 +4,15 @@ import (
 	"fmt"
 	"os"
 
+	"croft/idmap"
+
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 )
 
 // trial does something in a network namespace of its own, which goes with all that has been made in it.
 func trial(do func() error) error {
-	return thread(func() error { return os.NewSyscallError("unshare(CLONE_NEWNET)", unix.Unshare(unix.CLONE_NEWNET)) }, do)
+	return idmap.Thread(func() error { return os.NewSyscallError("unshare(CLONE_NEWNET)", unix.Unshare(unix.CLONE_NEWNET)) }, do)
 }
 
 // ProbeBridges makes one, where nobody sees it.

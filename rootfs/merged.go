@@ -5,11 +5,11 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"runtime"
 	"slices"
 	"strconv"
 	"strings"
 
+	"croft/idmap"
 	"croft/state"
 
 	"golang.org/x/sys/unix"
@@ -24,15 +24,12 @@ func Merge(layers []string) (root *os.File, err error) {
 		}
 	}
 	// Kernels before 6.15 want layers that are mounted somewhere: in a mount namespace that ends with its thread.
-	done := make(chan bool)
-	go func() {
-		defer close(done)
-		runtime.LockOSThread() // and never unlocked
-		if err = scratchMounts(state.HostDir); err == nil {
+	err = idmap.Thread(
+		func() error { return scratchMounts(state.HostDir) },
+		func() (err error) {
 			root, err = merge(layers, state.HostDir)
-		}
-	}()
-	<-done
+			return err
+		})
 	return root, err
 }
 

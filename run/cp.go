@@ -318,7 +318,7 @@ func (e *Engine) mountFiles(in *state.Instance) (*os.File, error) {
 // privately calls do on a thread with a mount namespace of its own, which ends with it. What was opened in there
 // stays.
 func privately(do func() error) error {
-	return thread(
+	return idmap.Thread(
 		func() error { return os.NewSyscallError("unshare(CLONE_NEWNS)", unix.Unshare(unix.CLONE_NEWNS)) },
 		func() error {
 			return os.NewSyscallError("mount(/, rslave)", unix.Mount("", "/", "", unix.MS_REC|unix.MS_SLAVE, ""))

@@ -12,6 +12,7 @@ import (
 	"runtime"
 	"unsafe"
 
+	"croft/idmap"
 	"croft/state"
 
 	"golang.org/x/sys/unix"
@@ -50,7 +51,7 @@ func (x *entry) enter() (int, error) {
 	}
 	defer errs.Close()
 	var pid int
-	err = thread(func() (err error) { // whose children belong to the machine's pid namespace from there on
+	err = idmap.Thread(func() (err error) { // whose children belong to the machine's pid namespace from there on
 		pid, err = x.fork(theirs)
 		return err
 	})

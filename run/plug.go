@@ -14,6 +14,7 @@ import (
 	"slices"
 	"strings"
 
+	"croft/idmap"
 	"croft/rootfs"
 	"croft/state"
 
@@ -268,7 +269,7 @@ func (p *plugs) plug(shares []share) error {
 	if len(shares) == 0 {
 		return nil
 	}
-	return thread(
+	return idmap.Thread(
 		func() error { return os.NewSyscallError("unshare(CLONE_NEWNS)", unix.Unshare(unix.CLONE_NEWNS)) },
 		func() error {
 			return os.NewSyscallError("mount", unix.Mount("", "/", "", unix.MS_REC|unix.MS_SLAVE, ""))

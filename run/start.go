@@ -14,6 +14,7 @@ import (
 	"syscall"
 	"time"
 
+	"croft/idmap"
 	"croft/state"
 
 	"golang.org/x/sys/unix"
@@ -276,7 +277,7 @@ func onHost(do func() error) error {
 	if err != nil {
 		return do() // we never left it
 	}
-	return thread(
+	return idmap.Thread(
 		func() error { return os.NewSyscallError("unshare(CLONE_FS)", unix.Unshare(unix.CLONE_FS)) },
 		func() error { return os.NewSyscallError("setns", unix.Setns(hostns, unix.CLONE_NEWNS)) },
 		do, // what forks or executes does it from this thread

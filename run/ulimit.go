@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 
+	"croft/idmap"
 	"croft/state"
 
 	"golang.org/x/sys/unix"
@@ -95,7 +96,7 @@ func prlimit(pid int, ids state.Range, resource int, set, get *unix.Rlimit) erro
 	if !errors.Is(err, unix.EPERM) {
 		return err
 	}
-	return thread(func() error {
+	return idmap.Thread(func() error {
 		base := uintptr(ids.Base)
 		if _, _, e := unix.RawSyscall(unix.SYS_SETRESUID, base, base, base); e != 0 {
 			return e

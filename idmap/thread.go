@@ -1,10 +1,10 @@
-package run
+package idmap
 
 import "runtime"
 
-// thread does one thing after the other, up to the first that fails, on a thread of their own: what they do to it, such as
-// taking it into a namespace, ends with it.
-func thread(do ...func() error) error {
+// Thread does one thing after the other, up to the first that fails, on a thread of their own: what they do to it, such as
+// taking it into a namespace or giving it another user, ends with it.
+func Thread(do ...func() error) error {
 	done := make(chan error)
 	go func() {
 		runtime.LockOSThread() // and never unlocked: the thread ends with the goroutine
