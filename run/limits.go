@@ -400,9 +400,9 @@ func (e *Engine) checkLimits(l *state.Limits) error {
 		v = append(v, checkCPUs(l)...)
 	}
 	if _, err := rulesFor(l.IOMax, nil); err != nil {
-		return errors.Join(err, violated(v))
+		return errors.Join(err, v.Err())
 	}
-	return violated(v)
+	return v.Err()
 }
 
 func checkCPUs(l *state.Limits) (v state.Violations) {
@@ -423,13 +423,6 @@ func checkCPUs(l *state.Limits) (v state.Violations) {
 		if !there[n] {
 			return append(v, fmt.Sprintf("cpu-set: %s has processors that this host has not: its own are %s", l.CPUSet, list))
 		}
-	}
-	return v
-}
-
-func violated(v state.Violations) error {
-	if v == nil {
-		return nil
 	}
 	return v
 }

@@ -73,11 +73,8 @@ func (l *Limits) MostPIDs() int64 {
 // Check tells what cannot be among the limits, each naming its field.
 func (l *Limits) Check() error {
 	var v Violations
-	l.check(func(field, format string, a ...any) { v = append(v, field+": "+fmt.Sprintf(format, a...)) })
-	if v == nil {
-		return nil
-	}
-	return v
+	l.check(v.say)
+	return v.Err()
 }
 
 func (l *Limits) check(say func(field, format string, a ...any)) {

@@ -50,7 +50,7 @@ func CheckNetworkName(name string) error {
 // Check tells every violation of a network's record; nil means it can be made.
 func (n *Network) Check() error {
 	var v Violations
-	say := func(field, format string, a ...any) { v = append(v, field+": "+fmt.Sprintf(format, a...)) }
+	say := v.say
 	if err := CheckNetworkName(n.Name); err != nil {
 		v = append(v, err.Error())
 	}
@@ -83,10 +83,7 @@ func (n *Network) Check() error {
 			say("allow", "%v", err)
 		}
 	}
-	if v == nil {
-		return nil
-	}
-	return v
+	return v.Err()
 }
 
 func (n *Network) checkAddresses(say func(field, format string, a ...any)) {

@@ -177,12 +177,22 @@ func (v Violations) Error() string { return strings.Join(v, "; ") }
 
 func (v Violations) Unwrap() error { return ErrInvalid }
 
+// Err is v, or nil when there are none.
+func (v Violations) Err() error {
+	if v == nil {
+		return nil
+	}
+	return v
+}
+
+func (v *Violations) say(field, format string, a ...any) {
+	*v = append(*v, field+": "+fmt.Sprintf(format, a...))
+}
+
 // Check tells every violation, each naming its field; nil means the spec can be decided upon.
 func (s *Spec) Check() error {
 	var v Violations
-	say := func(field, format string, a ...any) {
-		v = append(v, field+": "+fmt.Sprintf(format, a...))
-	}
+	say := v.say
 	if err := CheckName(s.Name); err != nil {
 		v = append(v, err.Error())
 	}
@@ -231,10 +241,7 @@ func (s *Spec) Check() error {
 	if max(s.Timeouts.Stop, s.Timeouts.Ready, s.Timeouts.Life) > longest {
 		say("timeouts", "must not be more than ten years")
 	}
-	if v == nil {
-		return nil
-	}
-	return v
+	return v.Err()
 }
 
 func (s *Spec) checkInit(say func(field, format string, a ...any)) {
