@@ -27,12 +27,7 @@
 // even the C library's wrappers do: they would have all the threads follow, which are not there any more.
 static void fail(const struct enter *e, int err, const char *what)
 {
-	struct enter_error report;
-	memset(&report, 0, sizeof report);
-	report.err = err;
-	strncpy(report.what, what, sizeof report.what - 1);
-	while (write(e->errors, &report, sizeof report) < 0 && errno == EINTR)
-		;
+	enter_failed(e->errors, err, what);
 	_exit(125);
 }
 

@@ -1,10 +1,13 @@
 // enter.c: one process into a running machine.
 #ifndef CROFT_ENTER_H
 #define CROFT_ENTER_H
+#include <errno.h>
 #include <linux/filter.h>
 #include <stdint.h>
+#include <string.h>
 #include <sys/resource.h>
 #include <sys/types.h>
+#include <unistd.h>
 
 struct enter_limit {
 	int resource;
@@ -46,6 +49,17 @@ struct enter_error {
 	int32_t err;
 	char what[28];
 };
+
+// enter_failed tells of what a forked child could not do. It allocates nothing, and calls nothing but the kernel.
+static inline void enter_failed(int errors, int err, const char *what)
+{
+	struct enter_error report;
+	memset(&report, 0, sizeof report);
+	report.err = err;
+	strncpy(report.what, what, sizeof report.what - 1);
+	while (write(errors, &report, sizeof report) < 0 && errno == EINTR)
+		;
+}
 
 // croft_enter forks the process and gives its pid, or -errno. The calling thread must have joined the pid
 // namespace of the machine for its children.

@@ -20,12 +20,7 @@
 // The child of a process of many threads: system calls and plain memory, as in enter.c.
 static void fail(const struct plug *p, const char *what)
 {
-	struct enter_error report;
-	memset(&report, 0, sizeof report);
-	report.err = errno;
-	strncpy(report.what, what, sizeof report.what - 1);
-	while (write(p->errors, &report, sizeof report) < 0 && errno == EINTR)
-		;
+	enter_failed(p->errors, errno, what);
 	_exit(1);
 }
 
