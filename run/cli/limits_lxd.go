@@ -1,12 +1,13 @@
 package cli
 
 import (
-	"cmp"
 	"errors"
 	"strconv"
 	"strings"
 
 	"croft/state"
+
+	"github.com/spf13/pflag"
 )
 
 // lxdLimits are LXD's keys of limits that are none of croft's by another name: they speak of several settings, or in
@@ -131,22 +132,12 @@ func isSoft(l *state.Limits) bool {
 
 // memoryLimit is croft's memory, or memory-soft where that alone is limited.
 func memoryLimit() field {
-	at := func(l *state.Limits) memoryValue {
+	return limit(func(l *state.Limits) pflag.Value {
 		if isSoft(l) {
 			return memoryValue{&l.MemorySoft, &l.MemorySoftPercent}
 		}
 		return memoryValue{&l.Memory, &l.MemoryPercent}
-	}
-	return field{
-		get: func(s *state.Spec) []string { return some(at(&s.Limits).String()) },
-		put: func(s *state.Spec, values []string) error {
-			value, err := only(values)
-			if err != nil {
-				return err
-			}
-			return at(&s.Limits).Set(cmp.Or(value, unlimited))
-		},
-	}
+	})
 }
 
 // enforcement says which of the two a limit of memory is, and makes it the other.

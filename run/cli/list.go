@@ -172,8 +172,7 @@ func (a *app) list() func(*pflag.FlagSet) man.Run {
 	return func(fs *pflag.FlagSet) man.Run {
 		format := listFormat{"table"}
 		var filters []string
-		quiet := fs.BoolP("quiet", "q", false, "names alone")
-		columns := fs.StringP("columns", "c", "", "show `COLUMNS`, separated by commas; +NAME adds one, all shows all")
+		what := bindListing(fs)
 		fs.Var(&format, "format", "print `table|json|yaml|csv|hosts|TEMPLATE`")
 		fs.StringArrayVar(&filters, "filter", nil, "only those with `KEY=VALUE`: name, state, image, network, label=K or label=K=V")
 		return func(_ context.Context, _ []string) error {
@@ -191,7 +190,7 @@ func (a *app) list() func(*pflag.FlagSet) man.Run {
 			if format.formatValue == hostsFormat {
 				return writeHosts(os.Stdout, rows)
 			}
-			return show(machineView(), format.String(), *columns, *quiet, rows)
+			return show(machineView(), format.String(), what, rows)
 		}
 	}
 }
@@ -221,14 +220,27 @@ func writeHosts(w io.Writer, rows []machine) error {
 	return err
 }
 
+// listing is what of a list is shown, by flags that all lists have.
+type listing struct {
+	quiet   bool
+	columns string
+}
+
+func bindListing(fs *pflag.FlagSet) *listing {
+	l := &listing{}
+	fs.BoolVarP(&l.quiet, "quiet", "q", false, "names alone")
+	fs.StringVarP(&l.columns, "columns", "c", "", "show `COLUMNS`, separated by commas; +NAME adds one, all shows all")
+	return l
+}
+
 // show prints rows in the form that was asked for.
-func show[T any](v view[T], format, columns string, quiet bool, rows []T) error {
-	if quiet {
+func show[T any](v view[T], format string, what *listing, rows []T) error {
+	if what.quiet {
 		return v.quiet(os.Stdout, rows)
 	}
-	if columns != "" {
+	if what.columns != "" {
 		var err error
-		if v, err = v.pick(columns); err != nil {
+		if v, err = v.pick(what.columns); err != nil {
 			return err
 		}
 	}

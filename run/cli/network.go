@@ -92,8 +92,7 @@ func (n network) rules() (words []string) {
 func (a *app) networkList() func(*pflag.FlagSet) man.Run {
 	return func(fs *pflag.FlagSet) man.Run {
 		format := formatValue("table")
-		quiet := fs.BoolP("quiet", "q", false, "names alone")
-		columns := fs.StringP("columns", "c", "", "show `COLUMNS`, separated by commas; +NAME adds one, all shows all")
+		what := bindListing(fs)
 		fs.Var(&format, "format", "print `table|json|yaml|csv|TEMPLATE`")
 		return func(context.Context, []string) error {
 			e, err := a.engine()
@@ -112,7 +111,7 @@ func (a *app) networkList() func(*pflag.FlagSet) man.Run {
 			for _, n := range networks {
 				rows = append(rows, networkOf(n, machines))
 			}
-			return show(networkView(), string(format), *columns, *quiet, rows)
+			return show(networkView(), string(format), what, rows)
 		}
 	}
 }

@@ -10,7 +10,6 @@ import (
 
 	"croft/man"
 	"croft/run"
-	"croft/state"
 
 	"github.com/spf13/pflag"
 	"gopkg.in/yaml.v3"
@@ -111,8 +110,7 @@ func profileView() view[profile] {
 func (a *app) profileList() func(*pflag.FlagSet) man.Run {
 	return func(fs *pflag.FlagSet) man.Run {
 		format := formatValue("table")
-		quiet := fs.BoolP("quiet", "q", false, "names alone")
-		columns := fs.StringP("columns", "c", "", "show `COLUMNS`, separated by commas; +NAME adds one, all shows all")
+		what := bindListing(fs)
 		fs.Var(&format, "format", "print `table|json|yaml|csv|TEMPLATE`")
 		return func(context.Context, []string) error {
 			e, err := a.engine()
@@ -129,7 +127,7 @@ func (a *app) profileList() func(*pflag.FlagSet) man.Run {
 				row, wrong := a.profileOf(p)
 				rows, err = append(rows, row), errors.Join(err, wrong)
 			}
-			return errors.Join(show(profileView(), string(format), *columns, *quiet, rows), err)
+			return errors.Join(show(profileView(), string(format), what, rows), err)
 		}
 	}
 }
@@ -139,16 +137,12 @@ func (a *app) profileShow() func(*pflag.FlagSet) man.Run {
 		format := formatValue("yaml")
 		fs.Var(&format, "format", "print `yaml|json|TEMPLATE`")
 		return func(_ context.Context, names []string) error {
-			e, err := a.engine()
-			if err != nil {
+			if _, err := a.engine(); err != nil {
 				return err
 			}
 			rows := []profile{}
-			err = a.each(names, func(name string) error {
-				p, err := e.Profile(name)
-				if errors.Is(err, state.ErrNotExist) {
-					return a.missingProfile(name, err)
-				}
+			err := a.each(names, func(name string) error {
+				p, err := a.profile(name)
 				if err != nil {
 					return err
 				}
@@ -211,14 +205,7 @@ func (a *app) profileEdit() func(*pflag.FlagSet) man.Run {
 	return func(fs *pflag.FlagSet) man.Run {
 		quiet := fs.BoolP("quiet", "q", false, "no notes on stderr, only errors")
 		return func(_ context.Context, args []string) error {
-			e, err := a.engine()
-			if err != nil {
-				return err
-			}
-			was, err := e.Profile(args[0])
-			if errors.Is(err, state.ErrNotExist) {
-				return a.missingProfile(args[0], err)
-			}
+			was, err := a.profile(args[0])
 			if err != nil {
 				return err
 			}
@@ -237,18 +224,11 @@ func (a *app) profileEdit() func(*pflag.FlagSet) man.Run {
 func (a *app) profileCopy() func(*pflag.FlagSet) man.Run {
 	return func(fs *pflag.FlagSet) man.Run {
 		return func(_ context.Context, args []string) error {
-			e, err := a.engine()
+			p, err := a.profile(args[0])
 			if err != nil {
 				return err
 			}
-			p, err := e.Profile(args[0])
-			if errors.Is(err, state.ErrNotExist) {
-				return a.missingProfile(args[0], err)
-			}
-			if err != nil {
-				return err
-			}
-			return e.CreateProfile(args[1], p.Text)
+			return a.opened.CreateProfile(args[1], p.Text)
 		}
 	}
 }
@@ -285,11 +265,8 @@ func (a *app) changeProfile(name string, quiet bool, change func(run.Profile) ([
 		}
 		return text, err
 	})
-	if errors.Is(err, state.ErrNotExist) {
-		return a.missingProfile(name, err)
-	}
 	if err != nil {
-		return err
+		return a.missingProfile(name, err)
 	}
 	return a.spread(name, quiet)
 }

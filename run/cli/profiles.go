@@ -53,10 +53,7 @@ func (a *app) sources(profiles []string) ([]source, error) {
 	}
 	all := []source{host}
 	for _, name := range profiles {
-		p, err := a.opened.Profile(name)
-		if errors.Is(err, state.ErrNotExist) {
-			return nil, a.missingProfile(name, err)
-		}
+		p, err := a.profile(name)
 		if err != nil {
 			return nil, err
 		}
@@ -69,8 +66,21 @@ func (a *app) sources(profiles []string) ([]source, error) {
 	return all, nil
 }
 
-// missingProfile says which one was meant, or how it comes to be.
+// profile reads one.
+func (a *app) profile(name string) (run.Profile, error) {
+	e, err := a.engine()
+	if err != nil {
+		return run.Profile{}, err
+	}
+	p, err := e.Profile(name)
+	return p, a.missingProfile(name, err)
+}
+
+// missingProfile says of one that is not there which was meant, or how it comes to be. Another error, or nil, stays what it is.
 func (a *app) missingProfile(name string, err error) error {
+	if !errors.Is(err, state.ErrNotExist) {
+		return err
+	}
 	names, _ := a.opened.Profiles()
 	if near := man.Nearest(name, names); near != "" {
 		return state.Hint(err, near)

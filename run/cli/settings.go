@@ -276,27 +276,7 @@ func yes(at func(*state.Spec) *bool) field {
 
 // tristate is a switch that may be left open.
 func tristate(at func(*state.Spec) **bool) field {
-	return field{
-		get: func(s *state.Spec) []string {
-			if *at(s) == nil {
-				return nil
-			}
-			return []string{strconv.FormatBool(**at(s))}
-		},
-		put: func(s *state.Spec, values []string) error {
-			*at(s) = nil
-			value, err := only(values)
-			if value == "" || err != nil {
-				return err
-			}
-			on, err := strconv.ParseBool(value)
-			if err != nil {
-				return errors.New("is neither true nor false")
-			}
-			*at(s) = &on
-			return nil
-		},
-	}
+	return as(at, func(b **bool) pflag.Value { return switchValue{b} })
 }
 
 // priorityValue is a whole number of which a higher one comes first, as a flag.
