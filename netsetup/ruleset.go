@@ -59,7 +59,7 @@ func (r *ruleset) readNFT() error {
 		family, counts := map[nftables.TableFamily]string{
 			nftables.TableFamilyIPv4: "ip", nftables.TableFamilyIPv6: "ip6", nftables.TableFamilyINet: "inet",
 		}[c.Table.Family]
-		if !counts || family == "inet" && strings.HasPrefix(c.Table.Name, "croft") {
+		if !counts || family == "inet" && strings.HasPrefix(c.Table.Name, tablePrefix) {
 			continue
 		}
 		r.chains = append(r.chains, chain{

@@ -58,6 +58,9 @@ func (e *Engine) connect(m netsetup.Member, pid int, pidfd *os.File) (lacks, err
 		}
 		lacks = errors.Join(lacks, r.lacks)
 	}
+	if err := e.checkElsewhere(m.Ports); err != nil {
+		return nil, err
+	}
 	if err := know(m); err != nil { // what a link may send is known before there is one
 		return nil, err
 	}
@@ -236,6 +239,9 @@ func (e *Engine) republish(in *state.Instance) error {
 		return err
 	}
 	defer lock.Close()
+	if err := e.checkElsewhere(now.Facts.Ports); err != nil {
+		return err
+	}
 	return e.build(member(in.Applied))
 }
 

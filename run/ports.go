@@ -104,16 +104,19 @@ func (e *Engine) PortHints(name string) (commands []string) {
 	return commands
 }
 
-// publishers are the ports on the host of machines, by their names.
+// publishers are the ports on the host of machines, by what to call these.
 type publishers map[string][]state.Port
 
-// published are the ports of all machines of this root that run, but for one.
+// published are the ports of all machines that run, but for one of this root.
 func (e *Engine) published(but string) (publishers, error) {
 	running, err := e.linked()
 	if err != nil {
 		return nil, err
 	}
-	all := publishers{}
+	all, err := e.publishedElsewhere()
+	if err != nil {
+		return nil, err
+	}
 	for _, in := range running {
 		if name := in.Spec.Name; name != but && len(in.Applied.Facts.Ports) > 0 {
 			all[name] = in.Applied.Facts.Ports
@@ -122,12 +125,41 @@ func (e *Engine) published(but string) (publishers, error) {
 	return all, nil
 }
 
+// publishedElsewhere are those of other roots on this host.
+func (e *Engine) publishedElsewhere() (publishers, error) {
+	others, err := e.table().Others()
+	if err != nil {
+		return nil, err
+	}
+	all := publishers{}
+	for owner, ports := range others {
+		all[fmt.Sprintf("%s of another root of croft's, whose table is %s", owner.Machine, owner.Table)] = ports
+	}
+	return all, nil
+}
+
+// checkElsewhere wants ports that were free when they were decided about to be no other root's now. The caller has the lock
+// of the host's networks; within this root the table itself refuses what has been taken meanwhile.
+func (e *Engine) checkElsewhere(ports []state.Port) error {
+	if len(ports) == 0 {
+		return nil
+	}
+	others, err := e.publishedElsewhere()
+	if err != nil {
+		return err
+	}
+	for _, p := range ports {
+		if err := others.checkMachines(p); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // check wants a port of the host to be nobody's: no other machine's, and no process's of the host.
 func (all publishers) check(p state.Port) error {
-	for name, ports := range all {
-		if slices.ContainsFunc(ports, p.Overlaps) {
-			return fmt.Errorf("port %s: %w by %s", p, state.ErrBusy, name)
-		}
+	if err := all.checkMachines(p); err != nil {
+		return err
 	}
 	for i := range p.Len() {
 		_, err := tryListen(p.Proto, p.IP, p.Host+uint16(i))
@@ -138,6 +170,16 @@ func (all publishers) check(p state.Port) error {
 			return fmt.Errorf("port %s: %s is no address of this host: %w", p, p.IP, state.ErrNotExist)
 		case err != nil:
 			return fmt.Errorf("port %s: %w", p, err)
+		}
+	}
+	return nil
+}
+
+// checkMachines wants a port of the host to be no other machine's.
+func (all publishers) checkMachines(p state.Port) error {
+	for name, ports := range all {
+		if slices.ContainsFunc(ports, p.Overlaps) {
+			return fmt.Errorf("port %s: %w by %s", p, state.ErrBusy, name)
 		}
 	}
 	return nil
