@@ -17,6 +17,7 @@ import (
 	"croft/state"
 
 	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
 )
 
@@ -58,6 +59,21 @@ func addBridge(n *state.Network) (netlink.Link, error) {
 		return nil, err
 	}
 	return netlink.LinkByName(n.Bridge)
+}
+
+// join puts a bridge, if it is there, into an interface group.
+func join(bridge string, group uint32) error {
+	link, err := netlink.LinkByName(bridge)
+	if errors.As(err, new(netlink.LinkNotFoundError)) {
+		return nil
+	}
+	if err == nil && link.Attrs().Group != group {
+		err = netlink.LinkSetGroup(link, int(group))
+	}
+	if err != nil {
+		return fmt.Errorf("bridge %s: %w", bridge, err)
+	}
+	return nil
 }
 
 // address gives a bridge of croft's what it lacks of its addresses, and takes away those it had before.
@@ -226,15 +242,48 @@ func attach(l state.Link, netns *os.File) error {
 	if parent.Type() != "bridge" {
 		return fmt.Errorf("%s is no bridge but a %s: %w", l.Parent, parent.Type(), state.ErrUnsupported)
 	}
-	attrs.Name, attrs.MasterIndex, attrs.Flags = l.Host, parent.Attrs().Index, net.FlagUp
+	attrs.Name, attrs.MasterIndex = l.Host, parent.Attrs().Index
+	attrs.NumTxQueues, attrs.NumRxQueues = 1, 1 // the kernel's own number is that of the processors, of which a veth makes no use
 	veth := &netlink.Veth{LinkAttrs: attrs, PeerName: l.Name, PeerHardwareAddr: mac, PeerNamespace: netlink.NsFd(netns.Fd())}
 	if err := netlink.LinkAdd(veth); err != nil {
 		return fmt.Errorf("create veth: %w", err)
 	}
-	if l.Isolated {
-		return netlink.LinkSetIsolated(veth, true)
+	if err := becomePort(veth.Index, l); err != nil {
+		return fmt.Errorf("port of %s: %w", l.Parent, err)
 	}
-	return nil
+	return netlink.LinkSetUp(veth)
+}
+
+// becomePort has a link that is on its bridge be a port as croft wants it. No frame has been let through before.
+func becomePort(index int, l state.Link) error {
+	port := nl.NewRtAttr(unix.IFLA_PROTINFO|unix.NLA_F_NESTED, nil)
+	// Frames to the groups that are bridges' own would be the host's without having been on the bridge: now they are as others.
+	// The one group that cannot be had, of pause frames, is dropped.
+	const groups = 0xffff &^ (1 << 1)
+	port.AddRtAttr(nl.IFLA_BRPORT_GROUP_FWD_MASK, nl.Uint16Attr(groups))
+	port.AddRtAttr(nl.IFLA_BRPORT_ISOLATED, flag(l.Isolated))
+	port.AddRtAttr(nl.IFLA_BRPORT_LEARNING, flag(!l.Managed))
+	to := nl.NewIfInfomsg(unix.AF_BRIDGE)
+	to.Index = int32(index)
+	set := nl.NewNetlinkRequest(unix.RTM_SETLINK, unix.NLM_F_ACK)
+	set.AddData(to)
+	set.AddData(port)
+	if _, err := set.Execute(unix.NETLINK_ROUTE, 0); err != nil || !l.Managed {
+		return err
+	}
+	// Where its MAC is need not be learnt.
+	mac, err := net.ParseMAC(l.MAC)
+	if err != nil {
+		return err
+	}
+	return netlink.NeighSet(&netlink.Neigh{Family: unix.AF_BRIDGE, LinkIndex: index, Flags: netlink.NTF_MASTER, State: netlink.NUD_NOARP, HardwareAddr: mac})
+}
+
+func flag(on bool) []byte {
+	if on {
+		return []byte{1}
+	}
+	return []byte{0}
 }
 
 // configure gives the machine's end of a link what it needs, in the machine's own network namespace; without ipv6 that is
@@ -298,8 +347,8 @@ func Holds(l state.Link) (bool, error) {
 	}
 	bridge, err := netlink.LinkByName(l.Parent)
 	if err == nil && link.Attrs().MasterIndex != bridge.Attrs().Index {
-		if err = netlink.LinkSetMaster(link, bridge); err == nil && l.Isolated {
-			err = netlink.LinkSetIsolated(link, true)
+		if err = netlink.LinkSetMaster(link, bridge); err == nil {
+			err = becomePort(link.Attrs().Index, l)
 		}
 	}
 	if err != nil {

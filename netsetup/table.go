@@ -60,7 +60,7 @@ func (t Table) Build(networks []*state.Network, members []Member) error {
 	for _, ch := range tableChains() {
 		c.AddChain(t.chain(ch))
 	}
-	for _, r := range tableRules() {
+	for _, r := range t.rules() {
 		c.AddRule(t.rule(r))
 	}
 	var all []element
@@ -72,6 +72,11 @@ func (t Table) Build(networks []*state.Network, members []Member) error {
 	}
 	if err := t.change(c, c.SetAddElements, all); err != nil {
 		return err
+	}
+	for _, n := range networks {
+		if err := t.mark(n); err != nil {
+			return err
+		}
 	}
 	if err := c.Flush(); err != nil {
 		return t.explain(err, all)
@@ -91,7 +96,7 @@ func (t Table) Intact() (bool, error) {
 		return false, err
 	}
 	defer c.CloseLasting()
-	wanted := tableRules()
+	wanted := t.rules()
 	for _, ch := range tableChains() {
 		rules, err := c.GetRules(t.of(ch.family), &nftables.Chain{Name: ch.name})
 		if errors.Is(err, unix.ENOENT) {
@@ -112,7 +117,7 @@ func (t Table) Intact() (bool, error) {
 
 // AddNetwork makes the table know a network whose bridge is there.
 func (t Table) AddNetwork(n *state.Network) error {
-	if err := t.add(networkElements(n)); err != nil {
+	if err := errors.Join(t.mark(n), t.add(networkElements(n))); err != nil {
 		return err
 	}
 	return takeLoopback(n)
@@ -190,7 +195,7 @@ func (t Table) firstRefused() error {
 			return err
 		}
 	}
-	for _, r := range tableRules() {
+	for _, r := range t.rules() {
 		if err := try(r.nft, func() { c.AddRule(t.rule(r)) }); err != nil {
 			return err
 		}
@@ -417,17 +422,9 @@ func networkElements(n *state.Network) (all []element) {
 		return nil
 	}
 	bridge := name(n.Bridge)
-	put := func(set string, is bool) {
-		if is {
-			all = append(all, element{set: set, key: bridge})
-		}
+	if !n.Isolated {
+		all = append(all, element{set: "within", key: slices.Concat(bridge, bridge)})
 	}
-	put("bridges", true)
-	put("isolated", n.Isolated)
-	put("internal", n.Internal)
-	put("nat4", n.NAT4)
-	put("nat6", n.NAT6)
-	all = append(all, element{set: "within", key: slices.Concat(bridge, bridge)})
 	for _, a := range n.Allow {
 		proto, port, err := state.ParseService(a)
 		if err == nil { // the record has been checked
@@ -521,14 +518,16 @@ func linkElements(l state.Link, machine string) (all []element) {
 	if l.Managed {
 		chain = "guest"
 	}
-	from := slices.Concat(host, mac, []byte{0, 0})
+	own := slices.Concat(mac, []byte{0, 0})
+	from := slices.Concat(host, own)
 	all = []element{
-		{set: "guests", key: host, verdict: &expr.Verdict{Kind: expr.VerdictGoto, Chain: chain}, comment: machine},
+		{set: "guests", key: host, verdict: toBe(chain), comment: machine},
 		{set: "macs", key: from},
 	}
 	if !l.Managed {
 		return all
 	}
+	all = append(all, element{set: "machines", key: own})
 	addresses := func(version string, a netip.Addr) {
 		all = append(all,
 			element{set: "senders" + version, key: slices.Concat(from, a.AsSlice())},
@@ -542,6 +541,9 @@ func linkElements(l state.Link, machine string) (all []element) {
 	}
 	return append(all, element{set: "senders6", key: slices.Concat(from, linkLocal(mac))})
 }
+
+// toBe is the verdict of a map that has a chain decide.
+func toBe(chain string) *expr.Verdict { return &expr.Verdict{Kind: expr.VerdictGoto, Chain: chain} }
 
 // linkLocal is the address that a link gives itself (RFC 4291, appendix A).
 func linkLocal(mac net.HardwareAddr) []byte {
@@ -558,6 +560,20 @@ func service(proto string, port uint16) []byte {
 }
 
 func number(port uint16) []byte { return []byte{byte(port >> 8), byte(port), 0, 0} }
+
+// mark puts the bridge of n into the interface group by which the rules know it. One that is not there will be when it is made.
+func (t Table) mark(n *state.Network) error {
+	if !n.Managed {
+		return nil
+	}
+	var bits uint32
+	for bit, is := range map[uint32]bool{groupInternal: n.Internal, groupNAT4: n.NAT4, groupNAT6: n.NAT6} {
+		if is {
+			bits |= bit
+		}
+	}
+	return join(n.Bridge, t.group(bits).group)
+}
 
 // takeLoopback has the bridge of n take what is routed to 127.0.0.0/8: the answers to what the host asks there. The table drops
 // everything else that would come that way, so it must be there first. And it has the host take what is answered to self.

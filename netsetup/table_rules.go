@@ -1,6 +1,8 @@
 package netsetup
 
 import (
+	"fmt"
+	"hash/fnv"
 	"slices"
 
 	"github.com/google/nftables"
@@ -49,12 +51,7 @@ func tableSets() []tableSet {
 	ifname, mac, proto, port := nftables.TypeIFName, nftables.TypeEtherAddr, nftables.TypeInetProto, nftables.TypeInetService
 	ip, ip6 := nftables.TypeIPAddr, nftables.TypeIP6Addr
 	return []tableSet{
-		{familyInet, "bridges", types{ifname}, nil},         // all of croft's own
-		{familyInet, "within", types{ifname, ifname}, nil},  // each of them with itself
-		{familyInet, "isolated", types{ifname}, nil},        // those whose machines cannot reach one another
-		{familyInet, "internal", types{ifname}, nil},        // those without a way out or in
-		{familyInet, "nat4", types{ifname}, nil},            // those whose machines have the host's address outside
-		{familyInet, "nat6", types{ifname}, nil},            //
+		{familyInet, "within", types{ifname, ifname}, nil},  // each bridge with itself, if its machines reach one another
 		{familyInet, "neighbours4", types{ifname, ip}, nil}, // who is on which bridge
 		{familyInet, "neighbours6", types{ifname, ip6}, nil},
 		{familyInet, "allowed", types{ifname, proto, port}, nil}, // what machines may reach of the host itself
@@ -71,18 +68,23 @@ func tableSets() []tableSet {
 		{familyBridge, "macs", types{ifname, mac}, nil},
 		{familyBridge, "senders4", types{ifname, mac, ip}, nil}, // who speaks for which address on which link
 		{familyBridge, "senders6", types{ifname, mac, ip6}, nil},
+		{familyBridge, "machines", types{mac}, nil}, // on croft's own bridges
 	}
 }
 
 func tableChains() []tableChain {
 	none := nftables.ChainPriority(0)
 	return []tableChain{
-		{familyInet, "raw", nftables.ChainTypeFilter, nftables.ChainHookPrerouting, *nftables.ChainPriorityRaw},
 		{familyInet, "prerouting", nftables.ChainTypeNAT, nftables.ChainHookPrerouting, *nftables.ChainPriorityNATDest},
 		{familyInet, "output", nftables.ChainTypeNAT, nftables.ChainHookOutput, *nftables.ChainPriorityNATDest},
 		{familyInet, "ports", "", nil, none},
 		{familyInet, "postrouting", nftables.ChainTypeNAT, nftables.ChainHookPostrouting, *nftables.ChainPriorityNATSource},
+		{familyInet, "arrive", "", nil, none},
 		{familyInet, "forward", nftables.ChainTypeFilter, nftables.ChainHookForward, *nftables.ChainPriorityFilter},
+		{familyInet, "leave", "", nil, none},
+		{familyInet, "enter", "", nil, none},
+		{familyInet, "asked", "", nil, none},
+		{familyInet, "inside", "", nil, none},
 		{familyInet, "closed", "", nil, none},
 		{familyInet, "input", nftables.ChainTypeFilter, nftables.ChainHookInput, *nftables.ChainPriorityFilter},
 		// Before connection tracking, and after it and all other filters.
@@ -96,19 +98,18 @@ func tableChains() []tableChain {
 		{familyBridge, "guest_ipv4", "", nil, none},
 		{familyBridge, "guest_ipv6", "", nil, none},
 		{familyBridge, "guest_nobody", "", nil, none},
+		{familyBridge, "onward", "", nil, none},
 	}
 }
 
-// tableRules in their order. A packet that none of croft's bridges has to do with is let be by one of the first two rules of each chain.
-func tableRules() []tableRule {
+// rules in their order. What none of croft's bridges has to do with passes each chain without a look into a set.
+func (t Table) rules() []tableRule {
+	ours, internal, nat4, nat6 := t.group(0), t.group(groupInternal), t.group(groupNAT4), t.group(groupNAT6)
 	return []tableRule{
 		// Bridges take what is routed to 127.0.0.0/8 (route_localnet), for the answers to what the host asked of itself there.
 		// Nobody else is to come that way, nor by the rules for ports: those are before routing and know no martians.
-		{"raw", `ip daddr 127.0.0.0/8 iifname != "lo" drop`,
+		{"prerouting", `ip daddr 127.0.0.0/8 iifname != "lo" drop`,
 			do(viaIPv4(), isLoopback(ipDaddr), ne(iifname, name("lo")...), drop())},
-		// A frame to a bridge's own group address (01:80:c2:00:00:0e and such) is the host's without having been on the bridge.
-		{"raw", `iifname "` + HostPrefix + `*" drop`, do(eq(iifname, []byte(HostPrefix)...), drop())},
-
 		{"prerouting", `fib daddr type local jump ports`, do(toHost(), jump("ports"))},
 		{"output", `fib daddr type local jump ports`, do(toHost(), jump("ports"))},
 		{"ports", `dnat ip to ip daddr . meta l4proto . th dport map @ports4_at`,
@@ -120,39 +121,44 @@ func tableRules() []tableRule {
 		{"ports", `meta nfproto ipv6 dnat ip6 to meta l4proto . th dport map @ports6`,
 			do(viaIPv6(), dnat(unix.NFPROTO_IPV6, "ports6", l4proto, dport))},
 
+		{"postrouting", `oifgroup ` + ours.nft() + ` goto arrive`, do(ours.among(oifgroup), toChain("arrive"))},
+		{"postrouting", `meta nfproto ipv4 iifgroup ` + nat4.nft() + ` masquerade`, do(viaIPv4(), nat4.among(iifgroup), masquerade())},
+		{"postrouting", `meta nfproto ipv6 iifgroup ` + nat6.nft() + ` masquerade`, do(viaIPv6(), nat6.among(iifgroup), masquerade())},
 		// A machine that asks its neighbour, or itself, by the host's address: the answer has to come back here.
 		// By its address and not by the bridge it came from, which br_netfilter keeps to itself.
-		{"postrouting", `ct status dnat oifname . ip saddr @neighbours4 masquerade`,
+		{"arrive", `ct status dnat oifname . ip saddr @neighbours4 masquerade`,
 			do(ctDNAT(), viaIPv4(), among("neighbours4", oifname, ipSaddr), masquerade())},
-		{"postrouting", `ct status dnat oifname . ip6 saddr @neighbours6 masquerade`,
+		{"arrive", `ct status dnat oifname . ip6 saddr @neighbours6 masquerade`,
 			do(ctDNAT(), viaIPv6(), among("neighbours6", oifname, ip6Saddr), masquerade())},
 		// The host that asks by 127.0.0.1, which no machine would answer.
-		{"postrouting", `ip saddr 127.0.0.0/8 oifname @bridges masquerade`,
-			do(viaIPv4(), isLoopback(ipSaddr), among("bridges", oifname), masquerade())},
-		{"postrouting", `oifname != @bridges iifname @nat4 meta nfproto ipv4 masquerade`,
-			do(notAmong("bridges", oifname), among("nat4", iifname), viaIPv4(), masquerade())},
-		{"postrouting", `oifname != @bridges iifname @nat6 meta nfproto ipv6 masquerade`,
-			do(notAmong("bridges", oifname), among("nat6", iifname), viaIPv6(), masquerade())},
+		{"arrive", `ip saddr 127.0.0.0/8 masquerade`, do(viaIPv4(), isLoopback(ipSaddr), masquerade())},
 
 		// Nearly every packet, also of others than croft's: they go on in either way.
 		{"forward", `ct state established,related accept`,
 			do(ctState(expr.CtStateBitESTABLISHED|expr.CtStateBitRELATED), accept())},
-		{"forward", `iifname != @bridges oifname != @bridges accept`,
-			do(notAmong("bridges", iifname), notAmong("bridges", oifname), accept())},
-		{"forward", `iifname . oifname @within iifname != @isolated accept`,
-			do(among("within", iifname, oifname), notAmong("isolated", iifname), accept())},
-		{"forward", `iifname @internal goto closed`, do(among("internal", iifname), toChain("closed"))},
-		{"forward", `oifname @internal goto closed`, do(among("internal", oifname), toChain("closed"))},
+		{"forward", `iifname "` + HostPrefix + `*" drop`, do(eq(iifname, []byte(HostPrefix)...), drop())}, // it has lost its bridge
+		{"forward", `iifgroup ` + ours.nft() + ` goto leave`, do(ours.among(iifgroup), toChain("leave"))},
+		{"forward", `oifgroup ` + ours.nft() + ` goto enter`, do(ours.among(oifgroup), toChain("enter"))},
+		{"leave", `oifgroup ` + ours.nft() + ` goto enter`, do(ours.among(oifgroup), toChain("enter"))},
+		{"leave", `iifgroup ` + internal.nft() + ` goto closed`, do(internal.among(iifgroup), toChain("closed"))},
 		// It would go out with the machine's own address: nothing translates what belongs to no connection.
-		{"forward", `ct state invalid drop`, do(ctState(expr.CtStateBitINVALID), drop())},
-		{"forward", `ct status dnat accept`, do(ctDNAT(), accept())},
-		{"forward", `oifname @bridges goto closed`, do(among("bridges", oifname), toChain("closed"))},
-		{"closed", `iifname @bridges reject with icmpx admin-prohibited`, do(among("bridges", iifname), reject())},
+		{"leave", `ct state invalid drop`, do(ctState(expr.CtStateBitINVALID), drop())},
+		{"enter", `ct status dnat goto asked`, do(ctDNAT(), toChain("asked"))},
+		{"enter", `goto inside`, do(toChain("inside"))},
+		{"asked", `iifgroup ` + internal.nft() + ` goto inside`, do(internal.among(iifgroup), toChain("inside"))},
+		{"asked", `oifgroup ` + internal.nft() + ` goto inside`, do(internal.among(oifgroup), toChain("inside"))},
+		{"asked", `accept`, do(accept())},
+		{"inside", `iifname . oifname @within accept`, do(among("within", iifname, oifname), accept())},
+		{"inside", `goto closed`, do(toChain("closed"))},
+		{"closed", `iifgroup ` + ours.nft() + ` reject with icmpx admin-prohibited`, do(ours.among(iifgroup), reject())},
 		{"closed", `drop`, do(drop())},
 
 		{"input", `ct state established,related accept`,
 			do(ctState(expr.CtStateBitESTABLISHED|expr.CtStateBitRELATED), accept())},
-		{"input", `iifname != @bridges accept`, do(notAmong("bridges", iifname), accept())},
+		{"input", `ip daddr 127.0.0.0/8 iifname != "lo" drop`,
+			do(viaIPv4(), isLoopback(ipDaddr), ne(iifname, name("lo")...), drop())},
+		{"input", `iifname "` + HostPrefix + `*" drop`, do(eq(iifname, []byte(HostPrefix)...), drop())},
+		{"input", `iifgroup ` + ours.not().nft() + ` accept`, do(ours.not().among(iifgroup), accept())},
 		{"input", `meta l4proto icmp accept`, do(eq(l4proto, unix.IPPROTO_ICMP), accept())},
 		{"input", `meta l4proto ipv6-icmp accept`, do(eq(l4proto, unix.IPPROTO_ICMPV6), accept())},
 		{"input", `iifname . meta l4proto . th dport @allowed accept`, do(among("allowed", iifname, l4proto, dport), accept())},
@@ -165,18 +171,19 @@ func tableRules() []tableRule {
 			do(viaIPv6(), eq(ip6Daddr, loopback6...), eq(l4proto, unix.IPPROTO_TCP), ask(tcpSum))},
 		{"self", `ip6 daddr ::1 ip6 saddr set meta l4proto . udp dport map @self_as ip6 daddr set meta l4proto . udp dport map @self_to udp dport set meta l4proto . udp dport map @self_at`,
 			do(viaIPv6(), eq(ip6Daddr, loopback6...), eq(l4proto, unix.IPPROTO_UDP), ask(udpSum))},
-		{"self_answer", `iifname @bridges ct state established tcp sport set ip6 daddr map @self_back ip6 saddr set ::1 ip6 daddr set ::1`,
-			do(among("bridges", iifname), ctState(expr.CtStateBitESTABLISHED), eq(l4proto, unix.IPPROTO_TCP), answer(tcpSum))},
-		{"self_answer", `iifname @bridges ct state established udp sport set ip6 daddr map @self_back ip6 saddr set ::1 ip6 daddr set ::1`,
-			do(among("bridges", iifname), ctState(expr.CtStateBitESTABLISHED), eq(l4proto, unix.IPPROTO_UDP), answer(udpSum))},
+		{"self_answer", `iifgroup ` + ours.nft() + ` ct state established tcp sport set ip6 daddr map @self_back ip6 saddr set ::1 ip6 daddr set ::1`,
+			do(ours.among(iifgroup), ctState(expr.CtStateBitESTABLISHED), eq(l4proto, unix.IPPROTO_TCP), answer(tcpSum))},
+		{"self_answer", `iifgroup ` + ours.nft() + ` ct state established udp sport set ip6 daddr map @self_back ip6 saddr set ::1 ip6 daddr set ::1`,
+			do(ours.among(iifgroup), ctState(expr.CtStateBitESTABLISHED), eq(l4proto, unix.IPPROTO_UDP), answer(udpSum))},
 
 		// What most of it is, with as little work as can be: nothing that the chain of a machine refuses is TCP of a right sender.
-		{"from", `ether type ip meta l4proto tcp iifname . ether saddr . ip saddr @senders4 accept`,
-			do(isIPv4(), eq(l4proto, unix.IPPROTO_TCP), among("senders4", iifname, etherSaddr, ipSaddr), accept())},
-		{"from", `ether type ip6 meta l4proto tcp iifname . ether saddr . ip6 saddr @senders6 accept`,
-			do(isIPv6(), eq(l4proto, unix.IPPROTO_TCP), among("senders6", iifname, etherSaddr, ip6Saddr), accept())},
+		{"from", `ether type ip meta l4proto tcp iifname . ether saddr . ip saddr @senders4 goto onward`,
+			do(isIPv4(), eq(l4proto, unix.IPPROTO_TCP), among("senders4", iifname, etherSaddr, ipSaddr), toChain("onward"))},
+		{"from", `ether type ip6 meta l4proto tcp iifname . ether saddr . ip6 saddr @senders6 goto onward`,
+			do(isIPv6(), eq(l4proto, unix.IPPROTO_TCP), among("senders6", iifname, etherSaddr, ip6Saddr), toChain("onward"))},
 		{"from", `iifname vmap @guests`, do(verdictOf("guests", iifname))},
 		// A link on a bridge that is not croft's: its addresses are between the machine and the LAN.
+		{"lan", `ether daddr & ff:ff:ff:ff:ff:f0 == 01:80:c2:00:00:00 drop`, do(isBridgeGroup(), drop())}, // never meant to be bridged
 		{"lan", `iifname . ether saddr @macs accept`, do(among("macs", iifname, etherSaddr), accept())},
 		{"lan", `drop`, do(drop())},
 
@@ -197,7 +204,7 @@ func tableRules() []tableRule {
 		{"guest_ipv4", `icmp type redirect drop`, do(isIPv4(), eq(l4proto, unix.IPPROTO_ICMP), eq(icmpType, 5), drop())},
 		{"guest_ipv4", `icmp type router-advertisement drop`, do(isIPv4(), eq(l4proto, unix.IPPROTO_ICMP), eq(icmpType, 9), drop())},
 		{"guest_ipv4", `udp sport 67 drop`, do(eq(l4proto, unix.IPPROTO_UDP), eq(sport, 0, 67), drop())}, // answers of a DHCP server
-		{"guest_ipv4", `accept`, do(accept())},
+		{"guest_ipv4", `goto onward`, do(toChain("onward"))},
 
 		{"guest_ipv6", `ip6 saddr :: goto guest_nobody`, do(isIPv6(), eq(ip6Saddr, make([]byte, 16)...), toChain("guest_nobody"))},
 		{"guest_ipv6", `iifname . ether saddr . ip6 saddr != @senders6 drop`, do(isIPv6(), notAmong("senders6", iifname, etherSaddr, ip6Saddr), drop())},
@@ -206,13 +213,18 @@ func tableRules() []tableRule {
 		{"guest_ipv6", `icmpv6 type nd-neighbor-advert iifname . ether saddr . icmpv6 taddr != @senders6 drop`,
 			do(isICMPv6(), eq(icmpType, 136), notAmong("senders6", iifname, etherSaddr, ndTarget), drop())},
 		{"guest_ipv6", `udp sport 547 drop`, do(eq(l4proto, unix.IPPROTO_UDP), eq(sport, 547>>8, 547&0xff), drop())},
-		{"guest_ipv6", `accept`, do(accept())},
+		{"guest_ipv6", `goto onward`, do(toChain("onward"))},
 
 		// Before an address is one's own: whether another has it, and which groups to get.
 		{"guest_nobody", `icmpv6 type nd-neighbor-solicit iifname . ether saddr . icmpv6 taddr @senders6 accept`,
 			do(isICMPv6(), eq(icmpType, 135), among("senders6", iifname, etherSaddr, ndTarget), accept())},
 		{"guest_nobody", `icmpv6 type mld2-listener-report accept`, do(isICMPv6(), eq(icmpType, 143), accept())},
 		{"guest_nobody", `drop`, do(drop())},
+
+		// What the bridge takes from one machine to another is not the host's to track, though br_netfilter would have it do so.
+		{"onward", `meta pkttype host accept`, do(eq(pkttype, unix.PACKET_HOST), accept())},
+		{"onward", `ether daddr @machines notrack`, do(among("machines", etherDaddr), notrack())},
+		{"onward", `accept`, do(accept())},
 	}
 }
 
@@ -224,11 +236,16 @@ func do(parts ...part) []expr.Any { return slices.Concat(parts...) }
 // field is something of a packet. It is loaded into the registers from reg on, which have four bytes each.
 type field func(reg uint32) (load expr.Any, registers uint32)
 
-func iifname(reg uint32) (expr.Any, uint32) { return meta(expr.MetaKeyIIFNAME, reg), 4 }
-func oifname(reg uint32) (expr.Any, uint32) { return meta(expr.MetaKeyOIFNAME, reg), 4 }
-func nfproto(reg uint32) (expr.Any, uint32) { return meta(expr.MetaKeyNFPROTO, reg), 1 }
-func l4proto(reg uint32) (expr.Any, uint32) { return meta(expr.MetaKeyL4PROTO, reg), 1 }
+func iifname(reg uint32) (expr.Any, uint32)  { return meta(expr.MetaKeyIIFNAME, reg), 4 }
+func oifname(reg uint32) (expr.Any, uint32)  { return meta(expr.MetaKeyOIFNAME, reg), 4 }
+func iifgroup(reg uint32) (expr.Any, uint32) { return meta(expr.MetaKeyIIFGROUP, reg), 1 }
+func oifgroup(reg uint32) (expr.Any, uint32) { return meta(expr.MetaKeyOIFGROUP, reg), 1 }
+func nfproto(reg uint32) (expr.Any, uint32)  { return meta(expr.MetaKeyNFPROTO, reg), 1 }
+func l4proto(reg uint32) (expr.Any, uint32)  { return meta(expr.MetaKeyL4PROTO, reg), 1 }
 
+func pkttype(reg uint32) (expr.Any, uint32) { return meta(expr.MetaKeyPKTTYPE, reg), 1 }
+
+func etherDaddr(reg uint32) (expr.Any, uint32) { return payload(expr.PayloadBaseLLHeader, 0, 6, reg) }
 func etherSaddr(reg uint32) (expr.Any, uint32) { return payload(expr.PayloadBaseLLHeader, 6, 6, reg) }
 func etherType(reg uint32) (expr.Any, uint32)  { return payload(expr.PayloadBaseLLHeader, 12, 2, reg) }
 
@@ -308,11 +325,52 @@ func isIPv6() part   { return eq(etherType, 0x86, 0xdd) }
 func isARP() part    { return eq(etherType, 0x08, 0x06) }
 func isICMPv6() part { return eq(l4proto, unix.IPPROTO_ICMPV6) }
 
+// isBridgeGroup is a frame to one of the groups of bridges themselves (IEEE 802.1Q, table 8-1).
+func isBridgeGroup() part {
+	return append(load(etherDaddr),
+		&expr.Bitwise{SourceRegister: first, DestRegister: first, Len: 6, Mask: []byte{255, 255, 255, 255, 255, 0xf0}, Xor: make([]byte, 6)},
+		&expr.Cmp{Op: expr.CmpOpEq, Register: first, Data: []byte{0x01, 0x80, 0xc2, 0, 0, 0}})
+}
+
 // isLoopback is an address in 127.0.0.0/8.
 func isLoopback(f field) part {
 	return append(load(f),
 		&expr.Bitwise{SourceRegister: first, DestRegister: first, Len: 4, Mask: []byte{255, 0, 0, 0}, Xor: make([]byte, 4)},
 		&expr.Cmp{Op: expr.CmpOpEq, Register: first, Data: []byte{127, 0, 0, 0}})
+}
+
+// What a bridge's interface group says of its network, beside whose it is.
+const (
+	groupInternal = 1 << iota // no way out, and none in
+	groupNAT4                 // machines have the host's address outside
+	groupNAT6
+	groupBits = 1<<iota - 1
+)
+
+// groups are interface groups that have the bits of mask as in group.
+type groups struct {
+	group, mask uint32
+	op          expr.CmpOp
+}
+
+// group is that of the table's own bridges, those for which a bit is set or, with 0, all of them.
+func (t Table) group(bit uint32) groups {
+	h := fnv.New32a()
+	h.Write([]byte(t.Name))
+	return groups{h.Sum32()&^groupBits | bit, ^uint32(groupBits) | bit, expr.CmpOpEq}
+}
+
+func (g groups) not() groups { return groups{g.group, g.mask, expr.CmpOpNeq} }
+
+func (g groups) nft() string {
+	op := map[expr.CmpOp]string{expr.CmpOpEq: "==", expr.CmpOpNeq: "!="}[g.op]
+	return fmt.Sprintf("& %#x %s %#x", g.mask, op, g.group)
+}
+
+func (g groups) among(f field) part {
+	return append(load(f),
+		&expr.Bitwise{SourceRegister: first, DestRegister: first, Len: 4, Mask: binaryutil.NativeEndian.PutUint32(g.mask), Xor: make([]byte, 4)},
+		&expr.Cmp{Op: g.op, Register: first, Data: binaryutil.NativeEndian.PutUint32(g.group)})
 }
 
 // bits wants one of them at least.
@@ -396,6 +454,7 @@ func writePort(offset, sum uint32) expr.Any {
 }
 
 func masquerade() part { return part{&expr.Masq{}} }
+func notrack() part    { return part{&expr.Notrack{}} }
 
 func reject() part {
 	return part{&expr.Reject{Type: unix.NFT_REJECT_ICMPX_UNREACH, Code: unix.NFT_REJECT_ICMPX_ADMIN_PROHIBITED}}

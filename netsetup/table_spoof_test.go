@@ -252,7 +252,7 @@ func nobodySpeaksForAnother(t *testing.T, bridgeNetfilter bool) {
 	}
 }
 
-// A frame to one of the bridge's own groups is the host's without having been on the bridge.
+// A frame to one of the groups that are bridges' own would be the host's without having been on the bridge.
 func TestNobodyPassesBesideTheBridge(t *testing.T) {
 	t.Parallel()
 	wantNFT(t)
@@ -260,7 +260,7 @@ func TestNobodyPassesBesideTheBridge(t *testing.T) {
 		return
 	}
 	w := newWorld(t)
-	a := w.members["a"].Links[0]
+	a, b := w.members["a"].Links[0], w.members["b"].Links[0]
 	mac, _ := net.ParseMAC(a.MAC)
 	must(t, "sysctl -qw net.ipv4.conf.all.rp_filter=0 net.ipv4.conf."+a.Host+".rp_filter=0")
 	c, err := net.ListenPacket("udp4", "10.87.0.1:53")
@@ -269,20 +269,39 @@ func TestNobodyPassesBesideTheBridge(t *testing.T) {
 	}
 	defer c.Close()
 	l := newLiar(w, "a", "b")
-	send := func(said string) {
-		frame := ether(net.HardwareAddr{0x01, 0x80, 0xc2, 0, 0, 0x0e}, mac, 0x0800, ip4(a.IP.Addr(), a.Gateway, unix.IPPROTO_UDP, udp(1234, 53, []byte(said))))
-		if _, err := unix.Write(l.from, frame); err != nil {
-			t.Fatal(err)
+	send := func(said string) { // as b
+		for group := range byte(16) {
+			frame := ether(net.HardwareAddr{0x01, 0x80, 0xc2, 0, 0, group}, mac, 0x0800, ip4(b.IP.Addr(), a.Gateway, unix.IPPROTO_UDP, udp(1234, 53, []byte(said))))
+			if _, err := unix.Write(l.from, frame); err != nil {
+				t.Fatal(err)
+			}
+		}
+		l.arrives(l.fence) // they are through
+	}
+	hears := func(want string) {
+		t.Helper()
+		buf := make([]byte, 100)
+		c.SetDeadline(time.Now().Add(5 * time.Second))
+		n, _, err := c.ReadFrom(buf)
+		if err != nil || string(buf[:n]) != want {
+			t.Errorf("the host hears %q (%v), want %q", buf[:n], err, want)
+		}
+		c.SetDeadline(time.Now().Add(100 * time.Millisecond))
+		for err == nil { // the other groups
+			_, _, err = c.ReadFrom(buf)
 		}
 	}
-	send("kept")
-	l.arrives(l.fence) // it is through
-	must(t, "nft flush chain inet croft raw")
-	send("let in")
-	buf := make([]byte, 100)
-	c.SetDeadline(time.Now().Add(5 * time.Second))
-	n, _, err := c.ReadFrom(buf)
-	if err != nil || string(buf[:n]) != "let in" {
-		t.Errorf("the host hears %q (%v)", buf[:n], err)
+	must(t, "nft flush chain inet croft input")
+	send("by the bridge, with a lie")
+	must(t, "ip link set "+a.Host+" type bridge_slave group_fwd_mask 0")
+	send("beside the bridge")
+	hears("beside the bridge")
+	// A link that is a port no more is nobody's way to the host either.
+	if err := w.table.Build([]*state.Network{w.one, w.two}, nil); err != nil {
+		t.Fatal(err)
 	}
+	send("by a link without a bridge")
+	must(t, "nft flush chain inet croft input")
+	send("without the rule")
+	hears("without the rule")
 }

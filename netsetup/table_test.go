@@ -3,6 +3,7 @@ package netsetup
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"net/netip"
 	"os"
@@ -51,7 +52,7 @@ func ruleText() string {
 			if ch.hook != nil {
 				fmt.Fprintf(&b, "type %s hook %s priority %d; policy accept;\n", ch.kind, hookName(*ch.hook), ch.priority)
 			}
-			for _, r := range tableRules() {
+			for _, r := range (Table{"croft"}).rules() {
 				if r.chain == ch.name {
 					fmt.Fprintln(&b, r.nft)
 				}
@@ -117,7 +118,7 @@ func TestRulesAreDocumented(t *testing.T) {
 		t.Fatal(err)
 	}
 	rest := string(text)
-	for _, r := range tableRules() {
+	for _, r := range (Table{"croft"}).rules() {
 		_, after, found := strings.Cut(rest, "\t"+r.nft+"\n")
 		if !found {
 			t.Fatalf("036-filter.md lacks, or has elsewhere: %s", r.nft)
@@ -421,12 +422,32 @@ func TestPortsAtOneAddress(t *testing.T) {
 		ip -n %[1]s route add 127.0.0.1 via %s`, ns, gateway))
 		w.hearsNot(ns, state.TCP, "127.0.0.1:9090")
 	}
+	w.answer("", state.TCP, 7777)
 	must(t, "sysctl -qw net.ipv4.conf.all.route_localnet=1")
 	w.hearsNot("out", state.TCP, "127.0.0.1:9090")
-	if _, err := lookPath("nft"); err == nil {
-		must(t, "nft flush chain inet croft raw") // which is what kept them
+	w.hearsNot("out", state.TCP, "127.0.0.1:7777")
+	if _, err := lookPath("nft"); err == nil { // it is the table that keeps them out: what is published, and what is the host's own
+		must(t, "nft flush chain inet croft prerouting; nft add rule inet croft prerouting fib daddr type local jump ports")
 		w.hears("out", state.TCP, "127.0.0.1:9090", "c 198.51.100.2")
+		w.hearsNot("out", state.TCP, "127.0.0.1:7777")
+		must(t, "nft flush chain inet croft input")
+		w.hears("out", state.TCP, "127.0.0.1:7777", " 198.51.100.2")
 	}
+}
+
+// tracked says whether there is a connection to one of these addresses.
+func tracked(t *testing.T, to ...string) bool {
+	t.Helper()
+	for _, family := range []netlink.InetFamily{unix.AF_INET, unix.AF_INET6} {
+		flows, err := netlink.ConntrackTableList(netlink.ConntrackTable, family)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if slices.ContainsFunc(flows, func(f *netlink.ConntrackFlow) bool { return slices.Contains(to, f.Forward.DstIP.String()) }) {
+			return true
+		}
+	}
+	return false
 }
 
 func TestNetworksAreApart(t *testing.T) { networksAreApart(t, false) }
@@ -461,6 +482,19 @@ func networksAreApart(t *testing.T, bridgeNetfilter bool) {
 	apart()
 	w.hears("a", state.TCP, "10.87.0.6:80", "b 10.87.0.5")
 	w.hears("a", state.TCP, "[fd87::6]:80", "b fd87::5")
+	if tracked(t, "10.87.0.6", "fd87::6") {
+		t.Error("the host tracks what one machine says to another of its bridge")
+	}
+	if _, err := lookPath("nft"); err == nil && bridgeNetfilter {
+		must(t, "nft flush chain bridge croft onward")
+		w.hears("a", state.TCP, "10.87.0.6:80", "b 10.87.0.5")
+		if !tracked(t, "10.87.0.6") {
+			t.Error("without the rule it is not tracked either")
+		}
+		if err := w.table.Build([]*state.Network{w.one, w.two}, slices.Collect(maps.Values(w.members))); err != nil {
+			t.Fatal(err)
+		}
+	}
 	w.hears("a", state.TCP, "198.51.100.2:80", "out 198.51.100.1")
 	w.hears("a", state.TCP, "[2001:db8::2]:80", "out 2001:db8::1")
 	w.hears("", state.TCP, "10.87.0.5:80", "a 10.87.0.1")
