@@ -262,6 +262,7 @@ func becomePort(index int, l state.Link) error {
 	const groups = 0xffff &^ (1 << 1)
 	port.AddRtAttr(nl.IFLA_BRPORT_GROUP_FWD_MASK, nl.Uint16Attr(groups))
 	port.AddRtAttr(nl.IFLA_BRPORT_ISOLATED, flag(l.Isolated))
+	port.AddRtAttr(nl.IFLA_BRPORT_MODE, flag(l.Managed)) // a hairpin
 	port.AddRtAttr(nl.IFLA_BRPORT_LEARNING, flag(!l.Managed))
 	to := nl.NewIfInfomsg(unix.AF_BRIDGE)
 	to.Index = int32(index)

@@ -527,7 +527,7 @@ func linkElements(l state.Link, machine string) (all []element) {
 	if !l.Managed {
 		return all
 	}
-	all = append(all, element{set: "machines", key: own})
+	all = append(all, element{set: "machines", key: own}, element{set: "same", key: slices.Concat(host, host)})
 	addresses := func(version string, a netip.Addr) {
 		all = append(all,
 			element{set: "senders" + version, key: slices.Concat(from, a.AsSlice())},

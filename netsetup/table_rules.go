@@ -68,7 +68,8 @@ func tableSets() []tableSet {
 		{familyBridge, "macs", types{ifname, mac}, nil},
 		{familyBridge, "senders4", types{ifname, mac, ip}, nil}, // who speaks for which address on which link
 		{familyBridge, "senders6", types{ifname, mac, ip6}, nil},
-		{familyBridge, "machines", types{mac}, nil}, // on croft's own bridges
+		{familyBridge, "machines", types{mac}, nil},        // on croft's own bridges
+		{familyBridge, "same", types{ifname, ifname}, nil}, // each link of theirs with itself
 	}
 }
 
@@ -99,6 +100,7 @@ func tableChains() []tableChain {
 		{familyBridge, "guest_ipv6", "", nil, none},
 		{familyBridge, "guest_nobody", "", nil, none},
 		{familyBridge, "onward", "", nil, none},
+		{familyBridge, "across", nftables.ChainTypeFilter, nftables.ChainHookForward, none},
 	}
 }
 
@@ -225,6 +227,10 @@ func (t Table) rules() []tableRule {
 		{"onward", `meta pkttype host accept`, do(eq(pkttype, unix.PACKET_HOST), accept())},
 		{"onward", `ether daddr @machines notrack`, do(among("machines", etherDaddr), notrack())},
 		{"onward", `accept`, do(accept())},
+
+		// Ports are hairpins, for a machine that asks itself by a published port. What it says to all is for all others.
+		{"across", `ether daddr & 01:00:00:00:00:00 == 01:00:00:00:00:00 iifname . oifname @same drop`,
+			do(masked(etherDaddr, []byte{1, 0, 0, 0, 0, 0}, []byte{1, 0, 0, 0, 0, 0}), among("same", iifname, oifname), drop())},
 	}
 }
 
@@ -325,19 +331,20 @@ func isIPv6() part   { return eq(etherType, 0x86, 0xdd) }
 func isARP() part    { return eq(etherType, 0x08, 0x06) }
 func isICMPv6() part { return eq(l4proto, unix.IPPROTO_ICMPV6) }
 
+// masked wants the bits of mask to be as in value, which are as long.
+func masked(f field, mask, value []byte) part {
+	return append(load(f),
+		&expr.Bitwise{SourceRegister: first, DestRegister: first, Len: uint32(len(mask)), Mask: mask, Xor: make([]byte, len(mask))},
+		&expr.Cmp{Op: expr.CmpOpEq, Register: first, Data: value})
+}
+
 // isBridgeGroup is a frame to one of the groups of bridges themselves (IEEE 802.1Q, table 8-1).
 func isBridgeGroup() part {
-	return append(load(etherDaddr),
-		&expr.Bitwise{SourceRegister: first, DestRegister: first, Len: 6, Mask: []byte{255, 255, 255, 255, 255, 0xf0}, Xor: make([]byte, 6)},
-		&expr.Cmp{Op: expr.CmpOpEq, Register: first, Data: []byte{0x01, 0x80, 0xc2, 0, 0, 0}})
+	return masked(etherDaddr, []byte{255, 255, 255, 255, 255, 0xf0}, []byte{0x01, 0x80, 0xc2, 0, 0, 0})
 }
 
 // isLoopback is an address in 127.0.0.0/8.
-func isLoopback(f field) part {
-	return append(load(f),
-		&expr.Bitwise{SourceRegister: first, DestRegister: first, Len: 4, Mask: []byte{255, 0, 0, 0}, Xor: make([]byte, 4)},
-		&expr.Cmp{Op: expr.CmpOpEq, Register: first, Data: []byte{127, 0, 0, 0}})
-}
+func isLoopback(f field) part { return masked(f, []byte{255, 0, 0, 0}, []byte{127, 0, 0, 0}) }
 
 // What a bridge's interface group says of its network, beside whose it is.
 const (

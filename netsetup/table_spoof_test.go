@@ -305,3 +305,41 @@ func TestNobodyPassesBesideTheBridge(t *testing.T) {
 	send("without the rule")
 	hears("without the rule")
 }
+
+// Though its port is a hairpin.
+func TestNobodyHearsItself(t *testing.T) {
+	t.Parallel()
+	wantNFT(t)
+	if !ownHost(t) {
+		return
+	}
+	w := newWorld(t)
+	a, b := newLiar(w, "a", "b"), newLiar(w, "b", "a")
+	heard := func(by int) string { // what comes in, and not what goes out
+		buf := make([]byte, 2000)
+		for {
+			n, from, err := unix.Recvfrom(by, buf, 0)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, after, ours := bytes.Cut(buf[:n], []byte("croft's test: ")); ours && from.(*unix.SockaddrLinklayer).Pkttype != unix.PACKET_OUTGOING {
+				return string(after)
+			}
+		}
+	}
+	say := func(l *liar, what string) {
+		if _, err := unix.Write(l.from, l.fence([]byte("croft's test: "+what))); err != nil {
+			t.Fatal(err)
+		}
+	}
+	say(a, "to all others")
+	say(b, "of another")
+	if got := heard(a.from); got != "of another" {
+		t.Errorf("a hears %q", got)
+	}
+	must(t, "nft flush chain bridge croft across")
+	say(a, "to myself")
+	if got := heard(a.from); got != "to myself" {
+		t.Errorf("without the rule a hears %q", got)
+	}
+}

@@ -20,6 +20,7 @@ func TestDescribe(t *testing.T) {
 	want := `bridge croft guests: croft1234 : goto guest
 bridge croft macs: croft1234 . 02:00:00:00:00:05
 bridge croft machines: 02:00:00:00:00:05
+bridge croft same: croft1234 . croft1234
 bridge croft senders4: croft1234 . 02:00:00:00:00:05 . 10.9.0.5
 inet croft neighbours4: croft0 . 10.9.0.5
 bridge croft senders6: croft1234 . 02:00:00:00:00:05 . fd00:9::5

@@ -246,13 +246,24 @@ type traffic struct{ rates, connects samples }
 
 func (b *bench) interleaveRoutes(routes ...route) ([]traffic, error) {
 	took := make([]traffic, len(routes))
-	var each []func(int) error
+	listening := map[string]bool{}
+	var carry, connect []func(int) error
 	for i, r := range routes {
-		each = append(each,
-			func(int) error { return b.served(r, func() error { return b.iperf(r, &took[i].rates) }) },
-			func(int) error { return r.connections(&took[i].connects) })
+		if !listening[r.to] {
+			listener, err := r.listen()
+			if err != nil {
+				return nil, err
+			}
+			defer listener.Close()
+			listening[r.to] = true
+		}
+		carry = append(carry, func(int) error { return b.served(r, func() error { return b.iperf(r, &took[i].rates) }) })
+		connect = append(connect, func(int) error { return r.connections(&took[i].connects) })
 	}
-	return took, interleave(max(b.n/2, 4), each...)
+	if err := interleave(max(b.n/2, 4), carry...); err != nil {
+		return nil, err
+	}
+	return took, interleave(max(5*b.n, 40), connect...) // many short ones: the machine's own pace changes from second to second
 }
 
 // served runs do while iperf3 serves the route.
@@ -293,17 +304,15 @@ func (b *bench) iperf(r route, to *samples) error {
 	return nil
 }
 
-// connections adds how many connections a second there are, one after another.
-func (r route) connections(to *samples) error {
-	var listener net.Listener
-	err := inNetwork(r.to, func() (err error) {
+// listen accepts connections at the route's end, and closes them.
+func (r route) listen() (listener net.Listener, err error) {
+	err = inNetwork(r.to, func() (err error) {
 		listener, err = net.Listen("tcp4", fmt.Sprintf(":%d", connectPort))
 		return err
 	})
 	if err != nil {
-		return err
+		return nil, err
 	}
-	defer listener.Close()
 	go func() {
 		for {
 			conn, err := listener.Accept()
@@ -313,9 +322,14 @@ func (r route) connections(to *samples) error {
 			conn.Close()
 		}
 	}()
+	return listener, nil
+}
+
+// connections adds how many connections a second there are, one after another.
+func (r route) connections(to *samples) error {
 	return inNetwork(r.from, func() error {
 		server := &unix.SockaddrInet4{Port: connectPort, Addr: netip.MustParseAddr(r.addr).As4()}
-		const many = 2000
+		const many = 200
 		began := time.Now()
 		for range many {
 			if err := connect(server); err != nil {
