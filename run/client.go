@@ -247,11 +247,17 @@ func (k *Keeper) Wait(ctx context.Context) error {
 	}
 }
 
-// Attach copies the console to w until the machine or w ends.
-func (k *Keeper) Attach(w io.Writer) error {
+// Attach asks for the console: what it prints from then on waits for Show. Who types asks before the first key, or the
+// answer may have been printed for nobody.
+func (k *Keeper) Attach() error {
 	if err := k.ask(askAttach); err != nil && !errors.Is(err, unix.EPIPE) { // what it sent before its end is still there
 		return err
 	}
+	return nil
+}
+
+// Show copies the console to w until the machine or w ends.
+func (k *Keeper) Show(w io.Writer) error {
 	var buf [4096]byte
 	for {
 		n, _, err := receive(k.conn, buf[:])

@@ -560,7 +560,7 @@ func keeperEchoPlain(k *ward) {
 func (k *ward) attach() *Keeper {
 	k.Helper()
 	c := k.connect()
-	try(k.T, c.ask(askAttach))
+	try(k.T, c.Attach())
 	return c
 }
 
@@ -611,7 +611,7 @@ func keeperCrowd(k *ward) {
 		all[0] = c
 		return true
 	})
-	try(k.T, all[0].ask(askAttach))
+	try(k.T, all[0].Attach())
 	// Served in the order of their places: when the last one has its answer, the first was attached.
 	k.until("the input", func() bool { all[15].Write([]byte("z")); return k.tell("read") == 'z' })
 	k.tell("say more\n")

@@ -56,7 +56,7 @@ func (e *Engine) StartBound(ctx context.Context, in *state.Instance, console boo
 	k := &Keeper{conn: ours}
 	err = k.Bind()
 	if err == nil && console {
-		err = k.ask(askAttach)
+		err = k.Attach()
 	}
 	var s *Started
 	if err == nil {

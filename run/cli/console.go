@@ -51,8 +51,11 @@ func attach(ctx context.Context, k *run.Keeper) (detached bool, err error) {
 	signal.Notify(signals, syscall.SIGWINCH, syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP)
 	defer signal.Stop(signals)
 	resize(k)
+	if err := k.Attach(); err != nil {
+		return false, err
+	}
 	ended, left := make(chan error, 1), make(chan bool, 1)
-	go func() { ended <- k.Attach(os.Stdout) }()
+	go func() { ended <- k.Show(os.Stdout) }()
 	go func() { left <- run.CopyKeys(k, os.Stdin) }()
 	for {
 		select {
