@@ -307,7 +307,7 @@ func configure(l state.Link, ipv6 bool) error {
 		if !p.IsValid() {
 			continue
 		}
-		if err := netlink.AddrAdd(link, addrOf(p)); err != nil {
+		if err := netlink.AddrAdd(link, addrOf(p)); err != nil && !errors.Is(err, unix.EEXIST) { // its manager may be faster
 			return fmt.Errorf("address %s: %w", p, err)
 		}
 	}
@@ -318,7 +318,7 @@ func configure(l state.Link, ipv6 bool) error {
 		if !gateway.IsValid() {
 			continue
 		}
-		route := &netlink.Route{LinkIndex: link.Attrs().Index, Gw: gateway.AsSlice()}
+		route := &netlink.Route{LinkIndex: link.Attrs().Index, Gw: gateway.AsSlice(), Protocol: unix.RTPROT_STATIC}
 		if err := netlink.RouteAdd(route); err != nil && !errors.Is(err, unix.EEXIST) { // another link is the way out
 			return fmt.Errorf("route by %s: %w", gateway, err)
 		}

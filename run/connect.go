@@ -459,18 +459,21 @@ func (e *Engine) Attach(ctx context.Context, name string, nic state.NIC) error {
 		}
 		now := *in.Applied // written before it is done: the undo reads it
 		now.Spec.NICs, now.Facts.Links = in.Spec.NICs, append(slices.Clone(now.Facts.Links), added...)
-		in.Applied, link = &now, &added[0]
+		in.Applied, link = &now, &oneWayOut(now.Facts.Links)[len(now.Facts.Links)-1]
 		return nil
 	})
 	if err != nil || link == nil {
 		return err
 	}
 	k, err := e.Connect(ctx, in)
+	if err == nil {
+		defer k.Close()
+		err = e.tellAttached(ctx, in)
+	}
 	if errors.Is(err, state.ErrNotRunning) {
 		return nil // it ended meanwhile, and comes back with it
 	}
 	if err == nil {
-		defer k.Close()
 		_, err = e.connect(netsetup.Member{Name: name, Links: []state.Link{*link}}, k.PID, k.Init)
 	}
 	if err == nil {
@@ -536,6 +539,17 @@ func (e *Engine) Detach(ctx context.Context, name, which string) error {
 	if err := e.announce(in, in.Applied.Facts.Links); err != nil {
 		return err
 	}
+	if err := e.takeAway(gone, in, k); err != nil {
+		return err
+	}
+	for _, l := range gone {
+		e.tellManagers(ctx, in, l.Name) // what stays with one that is paused is about no link
+	}
+	return nil
+}
+
+// takeAway takes links away from a machine that runs.
+func (e *Engine) takeAway(links []state.Link, in *state.Instance, k *Keeper) error {
 	netns, err := netnsOf(k.PID, k.Init)
 	if err != nil {
 		return err
@@ -546,7 +560,7 @@ func (e *Engine) Detach(ctx context.Context, name, which string) error {
 		return err
 	}
 	defer lock.Close()
-	for _, l := range gone {
+	for _, l := range links {
 		err = errors.Join(err, netsetup.Disconnect(l, netns))
 	}
 	return errors.Join(err, e.build(member(in.Applied))) // its ports may lead to another link now

@@ -1,6 +1,8 @@
 package run
 
 import (
+	"context"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -10,7 +12,9 @@ import (
 	"path"
 	"slices"
 	"strings"
+	"time"
 
+	"croft/netsetup"
 	"croft/rootfs"
 	"croft/state"
 
@@ -102,19 +106,7 @@ func (m managers) files(links []state.Link, dns []string) rootfs.Files {
 	if m.told {
 		return f
 	}
-	links = oneWayOut(links)
-	if m.onlyIPv4 {
-		for i := range links {
-			links[i].IP6, links[i].Gateway6 = netip.Prefix{}, netip.Addr{}
-		}
-	}
-	out := slices.ContainsFunc(links, leads)
-	for i := range links {
-		links[i].DNS = dns
-		if out && !leads(links[i]) { // systemd-resolved asks the servers of a link over that link alone
-			links[i].DNS = nil
-		}
-	}
+	links = m.asTold(links, dns)
 	for _, l := range links {
 		if m.networkd {
 			f["/etc/systemd/network/00-croft-"+l.Name+".network"] = rootfs.File{Text: networkdFile(l)}
@@ -131,6 +123,24 @@ func (m managers) files(links []state.Link, dns []string) rootfs.Files {
 	}
 	maps.Copy(f, m.interfacesFiles(links))
 	return f
+}
+
+// asTold are links with what their managers are to know of them.
+func (m managers) asTold(links []state.Link, dns []string) []state.Link {
+	links = oneWayOut(links)
+	if m.onlyIPv4 {
+		for i := range links {
+			links[i].IP6, links[i].Gateway6 = netip.Prefix{}, netip.Addr{}
+		}
+	}
+	out := slices.ContainsFunc(links, leads)
+	for i := range links {
+		links[i].DNS = dns
+		if out && !leads(links[i]) { // systemd-resolved asks the servers of a link over that link alone
+			links[i].DNS = nil
+		}
+	}
+	return links
 }
 
 // oneWayOut leaves a gateway of each kind to the first link that has one, as the routes of the machine are.
@@ -197,17 +207,21 @@ func networkdFile(l state.Link) string {
 	return b.String()
 }
 
-// keyfile is a profile of NetworkManager's, before all others for that link.
+// keyfile is a profile of NetworkManager's, before all others for that link. Of two with the same UUID that in /run counts.
 func keyfile(l state.Link) string {
+	id := sha256.Sum256([]byte(l.Name))
+	id[6], id[8] = id[6]&0x0f|0x80, id[8]&0x3f|0x80 // of version 8, which anybody may make as he likes
 	var b strings.Builder
-	fmt.Fprintf(&b, "%s[connection]\nid=croft-%s\ntype=ethernet\ninterface-name=%s\nautoconnect-priority=999\n", generated, l.Name, l.Name)
-	section := func(name string, p netip.Prefix, gateway netip.Addr, otherwise, more string) {
+	fmt.Fprintf(&b, "%s[connection]\nid=croft-%s\nuuid=%x-%x-%x-%x-%x\n", generated, l.Name, id[:4], id[4:6], id[6:8], id[8:10], id[10:16])
+	fmt.Fprintf(&b, "type=ethernet\ninterface-name=%s\nautoconnect-priority=999\n", l.Name)
+	// The metric is that of croft's own routes, so that NetworkManager's are the same.
+	section := func(name string, p netip.Prefix, gateway netip.Addr, metric int, otherwise, more string) {
 		fmt.Fprintf(&b, "\n[%s]\n", name)
 		if !p.IsValid() {
 			fmt.Fprintf(&b, "method=%s\n%s", otherwise, more)
 			return
 		}
-		fmt.Fprintf(&b, "method=manual\naddress1=%s\n", p)
+		fmt.Fprintf(&b, "method=manual\naddress1=%s\nroute-metric=%d\n", p, metric)
 		if gateway.IsValid() {
 			fmt.Fprintf(&b, "gateway=%s\n", gateway)
 		}
@@ -227,8 +241,8 @@ func keyfile(l state.Link) string {
 	if !l.Managed {
 		six = "auto"
 	}
-	section("ipv4", l.IP, l.Gateway, four, "dhcp-client-id=mac\ndad-timeout=0\n")
-	section("ipv6", l.IP6, l.Gateway6, six, "addr-gen-mode=eui64\n")
+	section("ipv4", l.IP, l.Gateway, 0, four, "dhcp-client-id=mac\ndad-timeout=0\n")
+	section("ipv6", l.IP6, l.Gateway6, 1024, six, "addr-gen-mode=eui64\n")
 	return b.String()
 }
 
@@ -365,3 +379,56 @@ func stanzas(l state.Link) string {
 	}
 	return b.String()
 }
+
+// tellAttached has the network managers that run in a machine know the last of its links, which is about to appear. They are
+// told in /run, which ends as they do: at the next start it is a link like the others.
+func (e *Engine) tellAttached(ctx context.Context, in *state.Instance) error {
+	text, _ := resolvConf(in, hostResolv())
+	servers, _ := readResolv(text)
+	links := managers{onlyIPv4: !netsetup.HasIPv6()}.asTold(in.Applied.Facts.Links, servers)
+	l := links[len(links)-1]
+	if err := e.tellManagers(ctx, in, l.Name, networkdFile(l), keyfile(l)); err != nil {
+		return fmt.Errorf("%s: its network manager cannot be told: %w", in.Spec.Name, err)
+	}
+	return nil
+}
+
+// tellManagers has those that run in a machine know a link by these files, or forget what they were told of it when there are
+// none. What they make of it is the machine's own affair: one that has just begun to boot has none that runs yet, and one
+// without a shell has none at all.
+func (e *Engine) tellManagers(ctx context.Context, in *state.Instance, link string, files ...string) error {
+	if in.Applied.Facts.Init.Mode != state.InitBoot || in.Applied.Spec.CloudInit.NetworkConfig != "" {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second) // its own affair is also how long that takes
+	defer cancel()
+	err := e.tell(ctx, in, append([]string{"sh", "-c", tellScript, "sh", link}, files...))
+	if errors.As(err, new(ExitStatus)) {
+		return nil
+	}
+	return err
+}
+
+// tellScript gives systemd-networkd and NetworkManager files about a link, or takes them away. To systemd-networkd its file
+// comes before the one of the start, by its name. One that is starting may have read its files and not yet hear that it is
+// to read them again.
+const tellScript = `
+tell() { # UNIT MODE FILE TEXT COMMAND...
+	unit=$1 mode=$2 file=$3 text=$4
+	shift 4
+	if [ "$text" ]; then
+		mkdir -p "${file%/*}" && rm -f "$file" && (umask "$mode" && printf %s "$text" >"$file")
+	else
+		rm "$file"
+	fi || return
+	while [ "$(systemctl is-active "$unit")" = activating ]; do sleep 0.1; done
+	"$@"
+}
+umask 022
+if command -v networkctl; then
+	tell systemd-networkd 022 "/run/systemd/network/00-attached-$1.network" "$2" systemctl try-reload-or-restart systemd-networkd
+fi
+if command -v nmcli; then
+	profile=/run/NetworkManager/system-connections/croft-$1.nmconnection
+	tell NetworkManager 077 "$profile" "$3" nmcli connection load "$profile"
+fi`
