@@ -39,6 +39,7 @@ var facts = map[string]func() error{
 	"lxd":            func() error { return try("sh", "-c", "lxd --version && lxc --version") },
 	"ufw":            func() error { return try("ufw", "version") },
 	"firewalld":      func() error { return try("sh", "-c", "firewalld --help && dbus-daemon --version") },
+	"strict":         func() error { return try("grep", "-q", "^StrictForwardPorts=", "/etc/firewalld/firewalld.conf") },
 	"NetworkManager": func() error { return try("sh", "-c", "NetworkManager --version && dbus-daemon --version") },
 	"cc":             func() error { return try("gcc", "--version") },
 	"keyctl":         func() error { return try("keyctl", "session", "-", "keyctl", "show", "@s") },

@@ -4,6 +4,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"net/netip"
 	"os"
 	"slices"
 	"strings"
@@ -23,8 +24,8 @@ type firewall struct {
 	open func(r *ruleset, bridge string) error
 	// shut takes that back. What somebody else has told it about the bridge stays.
 	shut func(r *ruleset, bridge string) error
-	// hint is the command that lets in what comes for a port; "" when it does so by itself.
-	hint func(r *ruleset, bridge string, p state.Port) string
+	// hints are the commands that let in what comes for a port of the machine at a link; none when it does so by itself.
+	hints func(r *ruleset, l state.Link, p state.Port) []string
 	// line is what to type for open.
 	line func(bridge string) string
 }
@@ -34,15 +35,14 @@ const mark = "croft"
 
 func firewalls() []firewall {
 	return []firewall{
-		{"Docker", dockerRules, dockerPasses, dockerOpen, dockerShut, noHint, dockerLine},
-		{"UFW", ufwRules, ufwPasses, ufwOpen, ufwShut, ufwHint, ufwLine},
-		{"firewalld", firewalldRules, firewalldPasses, firewalldOpen, firewalldShut, noHint, firewalldLine},
+		{"Docker", dockerRules, dockerPasses, dockerOpen, dockerShut, noHints, dockerLine},
+		{"UFW", ufwRules, ufwPasses, ufwOpen, ufwShut, ufwHints, ufwLine},
+		{"firewalld", firewalldRules, firewalldPasses, firewalldOpen, firewalldShut, firewalldHints, firewalldLine},
 	}
 }
 
-// noHint is for who lets in what has been sent to a published port: firewalld does so whoever published it (its rule "ct status
-// dnat accept"), and for Docker we tell it.
-func noHint(*ruleset, string, state.Port) string { return "" }
+// noHints is for Docker, which we have let in what has been sent to a published port.
+func noHints(*ruleset, state.Link, state.Port) []string { return nil }
 
 // OpenBeside has whatever else rules over this host's packets let pass what a bridge's machines send, and what answers it. Where
 // there is nobody else, that is one look; where all is done, one more for each. Without it a network is there, and what it lacks
@@ -86,9 +86,9 @@ func CloseBeside(bridge string) error {
 	return errors.Join(all...)
 }
 
-// Hints are the commands that let in what comes from outside for published ports of machines on a bridge: where a firewall keeps
+// Hints are the commands that let in what comes from outside for published ports of the machine at a link: where a firewall keeps
 // it out, only its administrator opens it.
-func Hints(bridge string, ports []state.Port) ([]string, error) {
+func Hints(l state.Link, ports []state.Port) ([]string, error) {
 	r, err := readRuleset()
 	if err != nil {
 		return nil, err
@@ -100,8 +100,10 @@ func Hints(bridge string, ports []state.Port) ([]string, error) {
 			continue
 		}
 		for _, p := range ports {
-			if line := f.hint(r, bridge, p); line != "" && !slices.Contains(lines, line) {
-				lines = append(lines, line)
+			for _, line := range f.hints(r, l, p) {
+				if !slices.Contains(lines, line) {
+					lines = append(lines, line)
+				}
 			}
 		}
 	}
@@ -317,15 +319,20 @@ func ufwTuple(proto, port, interfaces string) string {
 	return fmt.Sprintf("### tuple ### route:allow %s %s 0.0.0.0/0 any 0.0.0.0/0 %s", proto, port, interfaces)
 }
 
-func ufwHint(_ *ruleset, bridge string, p state.Port) string {
-	port := fmt.Sprint(p.Guest)
-	if p.Len() > 1 {
-		port = fmt.Sprintf("%d:%d", p.Guest, int(p.Guest)+p.Len()-1)
+// span writes ports in a row.
+func span(first uint16, n int, to string) string {
+	if n == 1 {
+		return fmt.Sprint(first)
 	}
-	if text, err := os.ReadFile(ufwFile); err == nil && strings.Contains(string(text), ufwTuple(p.Proto, port, "out_"+bridge)) {
-		return ""
+	return fmt.Sprintf("%d%s%d", first, to, int(first)+n-1)
+}
+
+func ufwHints(_ *ruleset, l state.Link, p state.Port) []string {
+	port := span(p.Guest, p.Len(), ":")
+	if text, err := os.ReadFile(ufwFile); err == nil && strings.Contains(string(text), ufwTuple(p.Proto, port, "out_"+l.Parent)) {
+		return nil
 	}
-	return fmt.Sprintf("ufw route allow out on %s to any port %s proto %s", bridge, port, p.Proto)
+	return []string{fmt.Sprintf("ufw route allow out on %s to any port %s proto %s", l.Parent, port, p.Proto)}
 }
 
 func ufwLine(bridge string) string { return "ufw route allow in on " + bridge }
@@ -336,12 +343,17 @@ func ufwLine(bridge string) string { return "ufw route allow in on " + bridge }
 
 const firewalldZone = "trusted"
 
-// firewalldChains dispatch by the zone of where a packet comes from: filter_FORWARD_ZONES, before 1.0 filter_FORWARD_IN_ZONES,
-// and with the iptables backend the same without filter_.
-func firewalldChains(r *ruleset) (all []chain) {
+// firewalldChains dispatch by the zone of where a packet comes from: filter_FORWARD_IN_ZONES, since 1.0 filter_FORWARD_ZONES,
+// since 2.0 filter_FORWARD_POLICIES, since 2.5 filter_FORWARD_dispatch.
+func firewalldChains(r *ruleset) []chain {
+	return ofFirewalld(r, "FORWARD_IN_ZONES", "FORWARD_ZONES", "FORWARD_POLICIES", "FORWARD_dispatch")
+}
+
+// ofFirewalld finds chains of firewalld's. With the iptables backend they are in the table filter, and their names begin later.
+func ofFirewalld(r *ruleset, names ...string) (all []chain) {
 	for _, c := range r.chains {
-		name := strings.TrimPrefix(c.name, "filter_")
-		if (name == "FORWARD_ZONES" || name == "FORWARD_IN_ZONES") && (c.table == "firewalld" || c.table == "filter") {
+		name, prefixed := strings.CutPrefix(c.name, "filter_")
+		if slices.Contains(names, name) && (prefixed && c.table == "firewalld" || !prefixed && c.isXtables()) {
 			all = append(all, c)
 		}
 	}
@@ -379,6 +391,46 @@ func firewalldShut(r *ruleset, bridge string) error {
 	}
 	_, err := execute("firewall-cmd", "--zone="+firewalldZone, "--remove-interface="+bridge)
 	return err
+}
+
+// firewalldHints are for StrictForwardPorts=yes (since 2.3): there is a chain then of what has been sent to a published port, which
+// refuses all but what firewalld forwards as well. Otherwise firewalld lets it in, whoever published it.
+func firewalldHints(r *ruleset, l state.Link, p state.Port) (lines []string) {
+	strict := ofFirewalld(r, "FORWARD_dnat")
+	if len(strict) == 0 {
+		return nil
+	}
+	zones, _ := execute("firewall-cmd", "--list-all-zones") // who cannot be asked is told once more
+	at, _ := netip.ParseAddr(p.IP)
+	for _, to := range [...]netip.Addr{l.IP.Addr(), l.IP6.Addr()} {
+		if !to.IsValid() || at.IsValid() && at.Is4() != to.Is4() {
+			continue
+		}
+		if line, done := firewalldForward(p, at, to); !strings.Contains(zones, done) {
+			lines = append(lines, line)
+		}
+		if strict[0].family == "inet" { // its rule is about both versions of IP
+			break
+		}
+	}
+	return lines
+}
+
+// firewalldForward is the command that forwards a port of the host's, of an address if that is valid, and what a list of zones
+// has of it then.
+func firewalldForward(p state.Port, at, to netip.Addr) (line, listed string) {
+	host, guest := span(p.Host, p.Len(), "-"), span(p.Guest, p.Len(), "-")
+	if !at.IsValid() {
+		listed = fmt.Sprintf("port=%s:proto=%s:toport=%s:toaddr=%s", host, p.Proto, guest, to)
+		return "firewall-cmd --add-forward-port=" + listed, listed
+	}
+	family := "ipv6"
+	if at.Is4() {
+		family = "ipv4"
+	}
+	listed = fmt.Sprintf("rule family=%q destination address=%q forward-port port=%q protocol=%q to-port=%q to-addr=%q",
+		family, at, host, p.Proto, guest, to)
+	return "firewall-cmd --add-rich-rule='" + listed + "'", listed
 }
 
 func firewalldLine(bridge string) string {

@@ -219,7 +219,7 @@ func besideDocker(t *testing.T, kind string) {
 	must(t, "iptables-"+kind+" -D DOCKER-USER 1")
 	passes(t, "guest", outside4)
 
-	hints, err := Hints(bridge, []state.Port{{Proto: "tcp", Host: 8080, Guest: 80}})
+	hints, err := Hints(state.Link{Parent: bridge}, []state.Port{{Proto: "tcp", Host: 8080, Guest: 80}})
 	if err != nil || len(hints) != 0 {
 		t.Errorf("hints %q, %v for ports that are open", hints, err)
 	}

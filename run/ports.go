@@ -99,7 +99,7 @@ func (e *Engine) PortHints(name string) (commands []string) {
 	}
 	links := in.Applied.Facts.Links
 	if i := slices.IndexFunc(links, func(l state.Link) bool { return l.Managed }); i >= 0 { // it is where they lead to
-		commands, _ = netsetup.Hints(links[i].Parent, public)
+		commands, _ = netsetup.Hints(links[i], public)
 	}
 	return commands
 }
