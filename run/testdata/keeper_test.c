@@ -133,7 +133,6 @@ static int obey(char *cmd, size_t n)
 static void init(const char *tty)
 {
 	static char cmd[1 << 18];
-	signal(SIGUSR1, SIG_IGN); // a process 1 loses what it has no handler for
 	setsid();
 	close(0), close(1), close(2);
 	int slave = open(tty, O_RDWR);
@@ -164,9 +163,11 @@ static int start(char **argv)
 		err(1, "pty");
 	const char *tty = ptsname(pty);
 	int slave = open(tty, O_RDWR | O_NOCTTY);
+	signal(SIGUSR1, SIG_IGN); // a process 1 loses what it has no handler for, from its first moment on
 	pid_t pid = fork();
 	if (pid == 0)
 		init(tty);
+	signal(SIGUSR1, SIG_DFL);
 	int pidfd = (int)syscall(SYS_pidfd_open, pid, 0);
 	fcntl(pidfd, F_SETFD, 0); // as the starter does
 	int hostns = open("/proc/self/ns/mnt", O_RDONLY);
