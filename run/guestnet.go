@@ -29,6 +29,7 @@ import (
 type managers struct {
 	onlyIPv4       bool // the host has no IPv6, and so no link has it, whatever its record says
 	networkd       bool
+	networkdStarts bool // as far as its image says
 	networkManager bool
 	netplan        bool // and told to manage something: with a file of its own it would start a manager that nobody wants
 	cloudInit      bool
@@ -56,6 +57,11 @@ func managersOf(layers []string) (managers, error) {
 		}
 		*look.has = program != ""
 	}
+	_, _, err := rootfs.Lookup(layers, "/etc/systemd/system/dbus-org.freedesktop.network1.service") // that enabling it makes
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return m, err
+	}
+	m.networkdStarts = err == nil
 	if m.netplan {
 		files, err := rootfs.ReadDir(layers, "/etc/netplan")
 		if err != nil {
@@ -123,6 +129,20 @@ func (m managers) files(links []state.Link, dns []string) rootfs.Files {
 	}
 	maps.Copy(f, m.interfacesFiles(links))
 	return f
+}
+
+// unasked names the links of which the image's NetworkManager is to ask the LAN for addresses, and cannot: a profile fits a
+// macvlan by the interface that this is of, and that one is the host's.
+func (m managers) unasked(links []state.Link) (names []string) {
+	if !m.networkManager || m.networkdStarts || m.netplan || m.told || m.interfacesFiles(links) != nil {
+		return nil
+	}
+	for _, l := range links {
+		if l.Kind == state.NetworkMacvlan && l.DHCP() {
+			names = append(names, l.Name)
+		}
+	}
+	return names
 }
 
 // asTold are links with what their managers are to know of them.

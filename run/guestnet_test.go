@@ -1,9 +1,11 @@
 package run
 
 import (
+	"errors"
 	"maps"
 	"net/netip"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -59,6 +61,26 @@ func TestNetworkManagers(t *testing.T) {
 	}
 }
 
+func TestUnasked(t *testing.T) {
+	for _, c := range []struct {
+		what string
+		m    managers
+		want []string
+	}{
+		{"no manager", managers{}, nil},
+		{"NetworkManager", managers{networkManager: true, networkd: true}, []string{"lan0"}},
+		{"networkd is started", managers{networkManager: true, networkd: true, networkdStarts: true}, nil},
+		{"netplan starts one of them", managers{networkManager: true, netplan: true}, nil},
+		{"cloud-init is told", managers{networkManager: true, told: true}, nil},
+		{"ifupdown with other links", managers{networkManager: true, ifupdown: true, interfaces: map[string]string{interfacesFile: "auto lo\n"}}, []string{"lan0"}},
+		{"ifupdown", managers{networkManager: true, ifupdown: true, interfaces: map[string]string{interfacesFile: "auto lan0\niface lan0 inet dhcp\n"}}, nil},
+	} {
+		if got := c.m.unasked(guestLinks()); !slices.Equal(got, c.want) {
+			t.Errorf("%s: %q, want %q", c.what, got, c.want)
+		}
+	}
+}
+
 func TestOneWayOut(t *testing.T) {
 	links := guestLinks()
 	links[0].Gateway = netip.Addr{} // the first that has one counts, of each kind
@@ -108,6 +130,17 @@ func TestManagersOf(t *testing.T) {
 	}
 	if m.networkManager || m.netplan || m.networkd || m.cloudInit || !m.ifupdown || len(m.interfaces) != 3 {
 		t.Errorf("%+v", m)
+	}
+	if m.networkdStarts {
+		t.Error("networkd is not enabled")
+	}
+	put(t, top+"/usr/lib/systemd/system/systemd-networkd.service", "")
+	enabled := filepath.Join(base, "etc/systemd/system/dbus-org.freedesktop.network1.service")
+	if err := errors.Join(os.MkdirAll(filepath.Dir(enabled), 0o755), os.Symlink("/usr/lib/systemd/system/systemd-networkd.service", enabled)); err != nil {
+		t.Fatal(err)
+	}
+	if m, err = managersOf([]string{base, top}); err != nil || !m.networkdStarts {
+		t.Errorf("with networkd enabled: %+v, %v", m, err)
 	}
 	put(t, top+"/etc/netplan/10-lxc.yaml", "network: {}\n")
 	if m, err = managersOf([]string{base, top}); err != nil || !m.netplan {

@@ -142,6 +142,9 @@ func (l *launch) layHosts() error {
 	if l.LacksDNS {
 		l.report.warn(in.Spec.Name + " resolves no names of the world: all servers that this host asks are on its own loopback; croft set --dns ADDRESS " + in.Spec.Name)
 	}
+	for _, link := range l.LacksDHCP {
+		l.report.warn(fmt.Sprintf("%s gets no address on %s: its NetworkManager manages no macvlan of an interface of the host's; --network macvlan:IF,ip=ADDRESS/LENGTH gives it one, and on bridge:NAME it asks for one", in.Spec.Name, link))
+	}
 	if err := os.RemoveAll(h.aside); err != nil {
 		return err
 	}

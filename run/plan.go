@@ -43,6 +43,7 @@ type Plan struct {
 	LXCFS       []string            `json:",omitempty"` // files of the machine's that lxcfs has for it
 	NoLXCFS     string              `json:",omitempty"` // why one that is there has none
 	LacksDNS    bool                // every server that the host asks for names is on its own loopback
+	LacksDHCP   []string            `json:",omitempty"` // links that are to have addresses by DHCP which its NetworkManager does not ask for
 }
 
 // What a plan needs to know of the host.
@@ -100,6 +101,7 @@ func NewPlan(dir *state.Dir, in *state.Instance, layers []string, h host, hold H
 	}
 	p.LXCFS, p.NoLXCFS = h.lxcfs, h.noLXCFS
 	_, p.LacksDNS = resolvConf(in, h.resolv)
+	p.LacksDHCP = h.managers.unasked(in.Facts.Links)
 	p.Stdio = hold == HeldByCaller && !p.Boot
 	p.Echo = hold == HeldByUnit || hold == HeldByCaller && p.Boot
 	// In a unit its cgroup is kept, and in the foreground the caller's: it may be a unit's, too, or a job's. Otherwise
