@@ -61,19 +61,19 @@ func addBridge(n *state.Network) (netlink.Link, error) {
 	return netlink.LinkByName(n.Bridge)
 }
 
-// join puts a bridge, if it is there, into an interface group.
-func join(bridge string, group uint32) error {
+// join puts a bridge, if it is there, into an interface group, and says whether it was in another.
+func join(bridge string, group uint32) (joined bool, err error) {
 	link, err := netlink.LinkByName(bridge)
 	if errors.As(err, new(netlink.LinkNotFoundError)) {
-		return nil
+		return false, nil
 	}
 	if err == nil && link.Attrs().Group != group {
-		err = netlink.LinkSetGroup(link, int(group))
+		joined, err = true, netlink.LinkSetGroup(link, int(group))
 	}
 	if err != nil {
-		return fmt.Errorf("bridge %s: %w", bridge, err)
+		return false, fmt.Errorf("bridge %s: %w", bridge, err)
 	}
-	return nil
+	return joined, nil
 }
 
 // address gives a bridge of croft's what it lacks of its addresses, and takes away those it had before.

@@ -74,7 +74,7 @@ func (t Table) Build(networks []*state.Network, members []Member) error {
 		return err
 	}
 	for _, n := range networks {
-		if err := t.mark(n); err != nil {
+		if _, err := t.mark(n); err != nil {
 			return err
 		}
 	}
@@ -115,12 +115,13 @@ func (t Table) Intact() (bool, error) {
 	return len(wanted) == 0, nil
 }
 
-// AddNetwork makes the table know a network whose bridge is there.
-func (t Table) AddNetwork(n *state.Network) error {
-	if err := errors.Join(t.mark(n), t.add(networkElements(n))); err != nil {
-		return err
+// AddNetwork makes the table know a network whose bridge is there, and says whether that was not in its group.
+func (t Table) AddNetwork(n *state.Network) (marked bool, err error) {
+	marked, err = t.mark(n)
+	if err = errors.Join(err, t.add(networkElements(n))); err != nil {
+		return marked, err
 	}
-	return takeLoopback(n)
+	return marked, takeLoopback(n)
 }
 
 // RemoveNetwork makes it forget one.
@@ -561,10 +562,11 @@ func service(proto string, port uint16) []byte {
 
 func number(port uint16) []byte { return []byte{byte(port >> 8), byte(port), 0, 0} }
 
-// mark puts the bridge of n into the interface group by which the rules know it. One that is not there will be when it is made.
-func (t Table) mark(n *state.Network) error {
+// mark puts the bridge of n into the interface group by which the rules know it, and says whether it was in another. One that is
+// not there will be when it is made.
+func (t Table) mark(n *state.Network) (bool, error) {
 	if !n.Managed {
-		return nil
+		return false, nil
 	}
 	var bits uint32
 	for bit, is := range map[uint32]bool{groupInternal: n.Internal, groupNAT4: n.NAT4, groupNAT6: n.NAT6} {

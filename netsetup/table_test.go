@@ -464,10 +464,10 @@ func networksAreApart(t *testing.T, bridgeNetfilter bool) {
 	}
 	change := func(n *state.Network, do func()) {
 		t.Helper()
-		err := w.table.RemoveNetwork(n)
+		gone := w.table.RemoveNetwork(n)
 		do()
-		if err = errors.Join(err, w.table.AddNetwork(n)); err != nil {
-			t.Fatal(err)
+		if _, err := w.table.AddNetwork(n); err != nil || gone != nil {
+			t.Fatal(gone, err)
 		}
 	}
 	apart := func() {

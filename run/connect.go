@@ -160,7 +160,10 @@ func (e *Engine) raise(n *state.Network) (r raised, err error) {
 	}
 	intact, err := e.table().Intact()
 	if err == nil && intact {
-		err = e.table().AddNetwork(n)
+		var marked bool
+		if marked, err = e.table().AddNetwork(n); marked && !made {
+			r.did = append(r.did, "network "+n.Name+": put its bridge back into its interface group")
+		}
 	} else if err == nil {
 		r.did = append(r.did, "made the packet filter's table "+e.table().Name)
 		err = e.build(netsetup.Member{})
