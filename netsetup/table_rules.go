@@ -108,11 +108,12 @@ func tableChains() []tableChain {
 func (t Table) rules() []tableRule {
 	ours, internal, nat4, nat6 := t.group(0), t.group(groupInternal), t.group(groupNAT4), t.group(groupNAT6)
 	return []tableRule{
+		{"prerouting", `fib daddr type != local accept`, do(notToHost(), accept())},
 		// Bridges take what is routed to 127.0.0.0/8 (route_localnet), for the answers to what the host asked of itself there.
 		// Nobody else is to come that way, nor by the rules for ports: those are before routing and know no martians.
 		{"prerouting", `ip daddr 127.0.0.0/8 iifname != "lo" drop`,
 			do(viaIPv4(), isLoopback(ipDaddr), ne(iifname, name("lo")...), drop())},
-		{"prerouting", `fib daddr type local jump ports`, do(toHost(), jump("ports"))},
+		{"prerouting", `goto ports`, do(toChain("ports"))},
 		{"output", `fib daddr type local jump ports`, do(toHost(), jump("ports"))},
 		{"ports", `dnat ip to ip daddr . meta l4proto . th dport map @ports4_at`,
 			do(viaIPv4(), dnat(unix.NFPROTO_IPV4, "ports4_at", ipDaddr, l4proto, dport))},
@@ -126,6 +127,7 @@ func (t Table) rules() []tableRule {
 		{"postrouting", `oifgroup ` + ours.nft() + ` goto arrive`, do(ours.among(oifgroup), toChain("arrive"))},
 		{"postrouting", `meta nfproto ipv4 iifgroup ` + nat4.nft() + ` masquerade`, do(viaIPv4(), nat4.among(iifgroup), masquerade())},
 		{"postrouting", `meta nfproto ipv6 iifgroup ` + nat6.nft() + ` masquerade`, do(viaIPv6(), nat6.among(iifgroup), masquerade())},
+		{"arrive", `iifgroup ` + ours.not().nft() + ` accept`, do(ours.not().among(iifgroup), accept())},
 		// A machine that asks its neighbour, or itself, by the host's address: the answer has to come back here.
 		// By its address and not by the bridge it came from, which br_netfilter keeps to itself.
 		{"arrive", `ct status dnat oifname . ip saddr @neighbours4 masquerade`,
@@ -396,11 +398,14 @@ func ctDNAT() part               { return bits(expr.CtKeySTATUS, ipsDstNAT) }
 // ipsDstNAT is IPS_DST_NAT of linux/netfilter/nf_conntrack_common.h.
 const ipsDstNAT = 1 << 5
 
-// toHost is a packet to an address of the host's.
-func toHost() part {
+// toHost is a packet to an address of the host's, notToHost one that is not.
+func toHost() part    { return addressed(expr.CmpOpEq) }
+func notToHost() part { return addressed(expr.CmpOpNeq) }
+
+func addressed(op expr.CmpOp) part {
 	return part{
 		&expr.Fib{Register: first, FlagDADDR: true, ResultADDRTYPE: true},
-		&expr.Cmp{Op: expr.CmpOpEq, Register: first, Data: binaryutil.NativeEndian.PutUint32(unix.RTN_LOCAL)},
+		&expr.Cmp{Op: op, Register: first, Data: binaryutil.NativeEndian.PutUint32(unix.RTN_LOCAL)},
 	}
 }
 

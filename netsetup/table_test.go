@@ -425,7 +425,7 @@ func TestPortsAtOneAddress(t *testing.T) {
 	w.hearsNot("out", state.TCP, "127.0.0.1:9090")
 	w.hearsNot("out", state.TCP, "127.0.0.1:7777")
 	if _, err := lookPath("nft"); err == nil { // it is the table that keeps them out: what is published, and what is the host's own
-		must(t, "nft flush chain inet croft prerouting; nft add rule inet croft prerouting fib daddr type local jump ports")
+		must(t, "nft flush chain inet croft prerouting; nft add rule inet croft prerouting goto ports")
 		w.hears("out", state.TCP, "127.0.0.1:9090", "c 198.51.100.2")
 		w.hearsNot("out", state.TCP, "127.0.0.1:7777")
 		must(t, "nft flush chain inet croft input")
