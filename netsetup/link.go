@@ -61,21 +61,6 @@ func addBridge(n *state.Network) (netlink.Link, error) {
 	return netlink.LinkByName(n.Bridge)
 }
 
-// join puts a bridge, if it is there, into an interface group, and says whether it was in another.
-func join(bridge string, group uint32) (joined bool, err error) {
-	link, err := netlink.LinkByName(bridge)
-	if errors.As(err, new(netlink.LinkNotFoundError)) {
-		return false, nil
-	}
-	if err == nil && link.Attrs().Group != group {
-		joined, err = true, netlink.LinkSetGroup(link, int(group))
-	}
-	if err != nil {
-		return false, fmt.Errorf("bridge %s: %w", bridge, err)
-	}
-	return joined, nil
-}
-
 // address gives a bridge of croft's what it lacks of its addresses, and takes away those it had before.
 func address(link netlink.Link, n *state.Network) error {
 	wanted := []netip.Prefix{}

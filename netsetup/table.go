@@ -562,21 +562,6 @@ func service(proto string, port uint16) []byte {
 
 func number(port uint16) []byte { return []byte{byte(port >> 8), byte(port), 0, 0} }
 
-// mark puts the bridge of n into the interface group by which the rules know it, and says whether it was in another. One that is
-// not there will be when it is made.
-func (t Table) mark(n *state.Network) (bool, error) {
-	if !n.Managed {
-		return false, nil
-	}
-	var bits uint32
-	for bit, is := range map[uint32]bool{groupInternal: n.Internal, groupNAT4: n.NAT4, groupNAT6: n.NAT6} {
-		if is {
-			bits |= bit
-		}
-	}
-	return join(n.Bridge, t.group(bits).group)
-}
-
 // takeLoopback has the bridge of n take what is routed to 127.0.0.0/8: the answers to what the host asks there. The table drops
 // everything else that would come that way, so it must be there first. And it has the host take what is answered to self.
 func takeLoopback(n *state.Network) error {

@@ -1,8 +1,6 @@
 package netsetup
 
 import (
-	"fmt"
-	"hash/fnv"
 	"slices"
 
 	"github.com/google/nftables"
@@ -347,40 +345,6 @@ func isBridgeGroup() part {
 
 // isLoopback is an address in 127.0.0.0/8.
 func isLoopback(f field) part { return masked(f, []byte{255, 0, 0, 0}, []byte{127, 0, 0, 0}) }
-
-// What a bridge's interface group says of its network, beside whose it is.
-const (
-	groupInternal = 1 << iota // no way out, and none in
-	groupNAT4                 // machines have the host's address outside
-	groupNAT6
-	groupBits = 1<<iota - 1
-)
-
-// groups are interface groups that have the bits of mask as in group.
-type groups struct {
-	group, mask uint32
-	op          expr.CmpOp
-}
-
-// group is that of the table's own bridges, those for which a bit is set or, with 0, all of them.
-func (t Table) group(bit uint32) groups {
-	h := fnv.New32a()
-	h.Write([]byte(t.Name))
-	return groups{h.Sum32()&^groupBits | bit, ^uint32(groupBits) | bit, expr.CmpOpEq}
-}
-
-func (g groups) not() groups { return groups{g.group, g.mask, expr.CmpOpNeq} }
-
-func (g groups) nft() string {
-	op := map[expr.CmpOp]string{expr.CmpOpEq: "==", expr.CmpOpNeq: "!="}[g.op]
-	return fmt.Sprintf("& %#x %s %#x", g.mask, op, g.group)
-}
-
-func (g groups) among(f field) part {
-	return append(load(f),
-		&expr.Bitwise{SourceRegister: first, DestRegister: first, Len: 4, Mask: binaryutil.NativeEndian.PutUint32(g.mask), Xor: make([]byte, 4)},
-		&expr.Cmp{Op: g.op, Register: first, Data: binaryutil.NativeEndian.PutUint32(g.group)})
-}
 
 // bits wants one of them at least.
 func bits(key expr.CtKey, wanted uint32) part {
