@@ -517,6 +517,9 @@ func (e *Engine) Detach(ctx context.Context, name, which string) error {
 		if err := in.Spec.Check(); err != nil {
 			return err
 		}
+		if _, err := e.hostNames(&in.Spec); err != nil {
+			return err
+		}
 		if in.Applied != nil {
 			now := *in.Applied
 			is := func(l state.Link) bool { return l.Name == links[at].Name }

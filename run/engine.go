@@ -64,6 +64,9 @@ func (e *Engine) Create(in *state.Instance) error {
 		if err := e.relink(in); err != nil {
 			return err
 		}
+		if _, err := e.hostNames(&in.Spec); err != nil {
+			return err
+		}
 		return e.decidePorts(in)
 	})
 	if err != nil {

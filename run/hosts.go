@@ -154,7 +154,11 @@ func (l *launch) layHosts() error {
 	if err != nil {
 		return err
 	}
-	return (&hostsWriter{}).put(l.Root.Dir, hostsBlock(nil, nameOf(&in.Spec, in.Facts.Links)))
+	me, err := l.engine.itself(&in.Spec, in.Facts.Links)
+	if err != nil {
+		return err
+	}
+	return (&hostsWriter{}).put(l.Root.Dir, hostsBlock(nil, me))
 }
 
 // adopt makes the hosts file of one that the machine had put in the place of the link to it.

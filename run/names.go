@@ -3,6 +3,7 @@ package run
 import (
 	"encoding/json"
 	"errors"
+	"fmt"
 	"maps"
 	"net/netip"
 	"os"
@@ -37,7 +38,7 @@ type namedLink struct {
 }
 
 func nameOf(spec *state.Spec, links []state.Link) named {
-	m := named{Name: spec.Name, Host: spec.Host(), Hosts: spec.AddHosts}
+	m := named{Name: spec.Name, Host: spec.Host()}
 	for _, l := range links {
 		n := namedLink{Network: l.Network, Isolated: l.Isolated}
 		for _, p := range []netip.Prefix{l.IP, l.IP6} {
@@ -48,6 +49,58 @@ func nameOf(spec *state.Spec, links []state.Link) named {
 		m.Links = append(m.Links, n)
 	}
 	return m
+}
+
+// itself is a machine as its own file knows it.
+func (e *Engine) itself(spec *state.Spec, links []state.Link) (m named, err error) {
+	m = nameOf(spec, links)
+	m.Hosts, err = e.hostNames(spec)
+	return m, err
+}
+
+// hostNames are the lines that were asked for, with the host's addresses in place of the word for them.
+func (e *Engine) hostNames(s *state.Spec) (all []state.HostName, err error) {
+	for _, h := range s.AddHosts {
+		if h.Address != state.HostGateway {
+			all = append(all, h)
+			continue
+		}
+		addrs, err := e.hostGateway(s)
+		if err != nil {
+			return nil, fmt.Errorf("add-host %s:%s: %w", h.Name, h.Address, err)
+		}
+		for _, a := range addrs {
+			all = append(all, state.HostName{Name: h.Name, Address: a.String()})
+		}
+	}
+	return all, nil
+}
+
+// hostGateway are the addresses at which a machine finds the host.
+func (e *Engine) hostGateway(s *state.Spec) (addrs []netip.Addr, err error) {
+	if s.HostNetwork() {
+		return []netip.Addr{netip.AddrFrom4([4]byte{127, 0, 0, 1})}, nil
+	}
+	for _, nic := range s.NICs {
+		kind, of := nic.Form()
+		if kind != "" {
+			continue
+		}
+		n, err := e.Dir.Network(of)
+		if err != nil {
+			return nil, err
+		}
+		if !n.Managed {
+			continue
+		}
+		for _, p := range []netip.Prefix{n.IPv4, n.IPv6} {
+			if p.IsValid() {
+				addrs = append(addrs, p.Addr())
+			}
+		}
+		return addrs, nil
+	}
+	return nil, fmt.Errorf("the host has no address on any of its networks: %w", state.ErrInvalid)
 }
 
 func (m named) networks() (all []string) {
@@ -72,7 +125,10 @@ func (m named) on(network string) bool {
 // announce makes the names of a machine that is about to run known on its networks, and those of their machines to it.
 // What it said before is replaced.
 func (e *Engine) announce(in *state.Instance, links []state.Link) error {
-	me := nameOf(&in.Spec, links)
+	me, err := e.itself(&in.Spec, links)
+	if err != nil {
+		return err
+	}
 	return e.changeNames(func(n *names) (networks []string, changed bool) {
 		was := n.Machines[me.Name]
 		if n.Machines[me.Name] = me; len(links) == 0 {

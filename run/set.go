@@ -62,6 +62,9 @@ func (e *Engine) respec(name string, change func(*state.Spec) error) (before, af
 				return err
 			}
 		}
+		if _, err := e.hostNames(&in.Spec); err != nil {
+			return err
+		}
 		if !reflect.DeepEqual(in.Spec.Ports, before.Spec.Ports) {
 			if err := e.republish(in); err != nil {
 				return err

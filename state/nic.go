@@ -5,6 +5,7 @@ import (
 	"net"
 	"net/netip"
 	"path"
+	"slices"
 	"strings"
 )
 
@@ -96,8 +97,12 @@ func (p Port) String() string {
 // HostName is a line for the machine's /etc/hosts.
 type HostName struct {
 	Name    string `json:"name"`
-	Address string `json:"address"`
+	Address string `json:"address"` // or HostGateway
 }
+
+// HostGateway stands for the addresses that the host has on the first network of croft's own that the machine is on, as they are
+// when it starts. A machine that uses the host's own stack finds it at 127.0.0.1.
+const HostGateway = "host-gateway"
 
 // Link is one network interface as decided. What it is called and its addresses are the machine's for life; the rest is
 // what its network is like when it starts.
@@ -148,21 +153,21 @@ func (s *Spec) checkNICs(say func(field, format string, a ...any)) {
 		switch kind {
 		case NetworkNone, NetworkHost:
 			if of != "" {
-				say("nics", "network %q: %s is about nothing", n.Network, kind)
+				say("network", "%q: %s is about nothing", n.Network, kind)
 			}
 		case NetworkNS:
 			if !path.IsAbs(of) {
-				say("nics", "network %q: ns: wants the absolute path of a network namespace", n.Network)
+				say("network", "%q: ns: wants the absolute path of a network namespace", n.Network)
 			}
 		case NetworkBridge, NetworkMacvlan:
 			linked = true
 			if !validInterface(of) {
-				say("nics", "network %q: %q is no name of an interface", n.Network, of)
+				say("network", "%q: %q is no name of an interface", n.Network, of)
 			}
 		default:
 			linked = true
 			if err := CheckNetworkName(n.Network); err != nil {
-				say("nics", "%v", err)
+				say("network", "%v", err)
 			}
 		}
 		alone = alone || kind == NetworkNone || kind == NetworkHost || kind == NetworkNS
@@ -171,16 +176,16 @@ func (s *Spec) checkNICs(say func(field, format string, a ...any)) {
 			name = fmt.Sprintf("eth%d", i)
 		}
 		if !validInterface(name) || name == "lo" {
-			say("nics", "name %q is none that an interface can have", name)
+			say("network", "name %q is none that an interface can have", name)
 		}
 		if names[name] {
-			say("nics", "name %s is given twice", name)
+			say("network", "name %s is given twice", name)
 		}
 		names[name] = true
 		n.checkAddresses(kind, say)
 	}
 	if alone && len(s.NICs) > 1 {
-		say("nics", "%s, %s and %s stand alone", NetworkNone, NetworkHost, NetworkNS)
+		say("network", "%s, %s and %s stand alone", NetworkNone, NetworkHost, NetworkNS)
 	}
 	s.checkPorts(linked, say)
 	for _, d := range s.DNS {
@@ -188,16 +193,20 @@ func (s *Spec) checkNICs(say func(field, format string, a ...any)) {
 			say("dns", "%q is no address", d)
 		}
 	}
+	named := func(n NIC) bool { kind, _ := n.Form(); return kind == "" }
 	for _, h := range s.AddHosts {
-		if _, err := netip.ParseAddr(h.Address); err != nil || !validHostname(h.Name) {
-			say("add_hosts", "%s:%s is not NAME:ADDRESS", h.Name, h.Address)
+		if _, err := netip.ParseAddr(h.Address); err != nil && h.Address != HostGateway || !validHostname(h.Name) {
+			say("add-host", "%s:%s is not NAME:ADDRESS", h.Name, h.Address)
+		}
+		if h.Address == HostGateway && !s.HostNetwork() && !slices.ContainsFunc(s.NICs, named) {
+			say("add-host", "%s:%s: the machine is on no network of croft's, on which the host would have an address", h.Name, h.Address)
 		}
 	}
 }
 
 func (n NIC) checkAddresses(kind string, say func(field, format string, a ...any)) {
 	if n.IP+n.IP6+n.Gateway+n.MAC != "" && (kind == NetworkNone || kind == NetworkHost || kind == NetworkNS) {
-		say("nics", "network %s: its addresses are not the machine's to choose", n.Network)
+		say("network", "%s: its addresses are not the machine's to choose", n.Network)
 		return
 	}
 	check := func(field, text string, four bool) {
@@ -210,47 +219,47 @@ func (n NIC) checkAddresses(kind string, say func(field, format string, a ...any
 			p, err = netip.ParsePrefix(text)
 			addr = p.Addr()
 			if err != nil {
-				say("nics", "%s %q is not ADDRESS/LENGTH, as the LAN has it", field, text)
+				say("network", "%s %q is not ADDRESS/LENGTH, as the LAN has it", field, text)
 				return
 			}
 		}
 		if err != nil || addr.Zone() != "" || addr.Is4() != four {
-			say("nics", "%s %q is not an address of its kind", field, text)
+			say("network", "%s %q is not an address of its kind", field, text)
 		}
 	}
 	check("ip", n.IP, true)
 	check("ip6", n.IP6, false)
 	if n.Gateway != "" {
 		if _, err := netip.ParseAddr(n.Gateway); err != nil || kind == "" {
-			say("nics", "gateway %q: wants an address, and a LAN that is not croft's", n.Gateway)
+			say("network", "gateway %q: wants an address, and a LAN that is not croft's", n.Gateway)
 		}
 	}
 	if n.MAC != "" {
 		if hw, err := net.ParseMAC(n.MAC); err != nil || len(hw) != 6 || hw[0]&1 != 0 {
-			say("nics", "mac %q is not six bytes of one station, as in 02:00:00:00:00:01", n.MAC)
+			say("network", "mac %q is not six bytes of one station, as in 02:00:00:00:00:01", n.MAC)
 		}
 	}
 }
 
 func (s *Spec) checkPorts(linked bool, say func(field, format string, a ...any)) {
 	if len(s.Ports) > 0 && !linked {
-		say("ports", "there is no network to publish them through")
+		say("publish", "there is no network to publish them through")
 	}
 	for i, p := range s.Ports {
 		if p.Proto != TCP && p.Proto != UDP {
-			say("ports", "%q is neither tcp nor udp", p.Proto)
+			say("publish", "%q is neither tcp nor udp", p.Proto)
 		}
 		if p.Guest == 0 || int(p.Guest)+p.Len()-1 > 65535 || int(p.Host)+p.Len()-1 > 65535 {
-			say("ports", "%s: a port is 1 to 65535", p)
+			say("publish", "%s: a port is 1 to 65535", p)
 		}
 		if p.IP != "" {
 			if a, err := netip.ParseAddr(p.IP); err != nil || a.Zone() != "" || a.IsUnspecified() || a.IsMulticast() {
-				say("ports", "%s: %q is no address of a host", p, p.IP)
+				say("publish", "%s: %q is no address of a host", p, p.IP)
 			}
 		}
 		for _, o := range s.Ports[:i] {
 			if p.Overlaps(o) {
-				say("ports", "%s and %s want the same port of the host", o, p)
+				say("publish", "%s and %s want the same port of the host", o, p)
 			}
 		}
 	}

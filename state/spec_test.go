@@ -95,8 +95,14 @@ func TestSpecCheckNamesTheField(t *testing.T) {
 		{"env", func(s *Spec) { s.Env = []string{"=1"} }},
 		{"env", func(s *Spec) { s.Env = []string{"A=\x00"} }},
 		{"root.driver", func(s *Spec) { s.Root.Driver = "btrfs" }},
-		{"nics", func(s *Spec) { s.NICs = []NIC{{Network: "croft 0"}} }},
-		{"nics", func(s *Spec) { s.NICs = []NIC{{Network: NetworkNone}, {Network: NetworkHost}} }},
+		{"network", func(s *Spec) { s.NICs = []NIC{{Network: "croft 0"}} }},
+		{"network", func(s *Spec) { s.NICs = []NIC{{Network: NetworkNone}, {Network: NetworkHost}} }},
+		{"add-host", func(s *Spec) { s.AddHosts = []HostName{{"db", "gateway"}} }},
+		{"add-host", func(s *Spec) { s.NICs, s.AddHosts = nil, []HostName{{"host", HostGateway}} }},
+		{"add-host", func(s *Spec) {
+			s.NICs, s.AddHosts = []NIC{{Network: "macvlan:eth0"}}, []HostName{{"host", HostGateway}}
+		}},
+		{"publish", func(s *Spec) { s.NICs, s.Ports = nil, []Port{{Proto: TCP, Host: 80, Guest: 80}} }},
 		{"mounts", func(s *Spec) { s.Mounts[0].Source = "srv" }},
 		{"mounts", func(s *Spec) { s.Mounts[0].Target = "data" }},
 		{"mounts", func(s *Spec) { s.Mounts[0].Target = "/" }},
@@ -165,7 +171,7 @@ func TestSpecCheckTellsAllAtOnce(t *testing.T) {
 	}
 	err := s.Check()
 	for _, field := range []string{
-		"name ", "image:", "hostname:", "init.mode:", "init.dir:", "env:", "root.driver:", "nics:", "mounts: source", "mounts: target",
+		"name ", "image:", "hostname:", "init.mode:", "init.dir:", "env:", "root.driver:", "network:", "mounts: source", "mounts: target",
 		"labels:", "timeouts:", "tmpfs:", "restart:",
 		"limits.memory:", "limits.cpus:", "limits.cpu_set:", "limits.cpu_weight:", "limits.pids:", "limits.io_max:", "limits.io_weight:",
 	} {

@@ -28,7 +28,7 @@ func (s *nicFlags) bind(fs *pflag.FlagSet) {
 	fs.StringVar(&s.mac, "mac", "", "its Ethernet `ADDRESS` there")
 	fs.StringArrayVarP(&s.ports, "publish", "p", nil, "publish its port GUEST as HOST: `[IP:]HOST:GUEST[/udp]`; both may be ranges; GUEST alone takes a port of the host that is free")
 	fs.StringArrayVar(&s.servers, "dns", nil, "have it ask the name server at `ADDRESS`; default: its network's, else the host's")
-	fs.StringArrayVar(&s.hostNames, "add-host", nil, "have it know `NAME:ADDRESS`")
+	fs.StringArrayVar(&s.hostNames, "add-host", nil, "have it know `NAME:ADDRESS`; host-gateway for the host's own")
 	man.Under(fs, "Network", "network", "ip", "ip6", "mac", "publish", "dns", "add-host")
 }
 

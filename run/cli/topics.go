@@ -105,7 +105,7 @@ After a comma come name= of the interface in the machine, ip=, ip6= and mac=. It
 Those of a machine are decided when it is made, stay with it until it is removed, and are there before its init runs. --ip, --ip6 and --mac choose them in its first network.
 
 ## Names
-Machines find those that run on the same network by NAME and NAME.croft, in /etc/hosts. --add-host adds to it. They ask the name servers of --dns, else those of the network, else the host's.
+Machines find those that run on the same network by NAME and NAME.croft, in /etc/hosts. --add-host adds to it; ` + "`--add-host host.internal:host-gateway`" + ` is the host on the first network of croft's that the machine is on. They ask the name servers of --dns, else those of the network, else the host's.
 
 ## Ports
 -p leads a port of the host to one of the machine: ` + "`-p 8080:80`, `-p 127.0.0.1:8080:80`, `-p [::1]:8080:80`, `-p 53:53/udp`, `-p 8000-8010:80-90`; `-p 80`" + ` takes a port that is free, which ` + "`croft port`" + ` tells. It works from outside, from the host and from machines. ` + "`croft set -p`" + ` adds one while the machine runs.
