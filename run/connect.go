@@ -445,6 +445,9 @@ func (e *Engine) Attach(ctx context.Context, name string, nic state.NIC) error {
 		if err := asStarted(in); err != nil {
 			return err
 		}
+		if nic.Name == "" {
+			nic.Name = freeName(in.Facts.Links)
+		}
 		in.Spec.NICs = append(slices.Clone(in.Spec.NICs), nic)
 		in.Spec.Own("network", false)
 		if err := errors.Join(in.Spec.Check(), checkNetworks(&in.Spec)); err != nil {
@@ -486,6 +489,16 @@ func (e *Engine) Attach(ctx context.Context, name string, nic state.NIC) error {
 		return errors.Join(err, e.Detach(ctx, name, link.Name))
 	}
 	return nil
+}
+
+// freeName is the first of eth0, eth1 and so on that no link has: one in the middle may have been detached.
+func freeName(links []state.Link) string {
+	for i := 0; ; i++ {
+		name := fmt.Sprintf("eth%d", i)
+		if !slices.ContainsFunc(links, func(l state.Link) bool { return l.Name == name }) {
+			return name
+		}
+	}
 }
 
 // asStarted wants the networks of a machine that runs to be those of its spec: by their places its links have their names.
