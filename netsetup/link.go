@@ -299,6 +299,11 @@ func configure(l state.Link, ipv6 bool) error {
 	if err := netlink.LinkSetUp(link); err != nil {
 		return err
 	}
+	return lead(link, l)
+}
+
+// lead makes a link the way out, by the gateways that it has.
+func lead(link netlink.Link, l state.Link) error {
 	for _, gateway := range []netip.Addr{l.Gateway, l.Gateway6} {
 		if !gateway.IsValid() {
 			continue
@@ -309,6 +314,23 @@ func configure(l state.Link, ipv6 bool) error {
 		}
 	}
 	return nil
+}
+
+// Lead makes a link of a machine that runs the way out.
+func Lead(l state.Link, netns *os.File) error {
+	if !HasIPv6() {
+		l.Gateway6 = netip.Addr{}
+	}
+	return Within(netns, func() error {
+		link, err := netlink.LinkByName(l.Name)
+		if err == nil {
+			err = lead(link, l)
+		}
+		if err != nil {
+			return fmt.Errorf("interface %s: %w", l.Name, err)
+		}
+		return nil
+	})
 }
 
 // Disconnect takes one link away from a machine that runs. Gone is fine.

@@ -474,7 +474,7 @@ func (e *Engine) Attach(ctx context.Context, name string, nic state.NIC) error {
 	k, err := e.Connect(ctx, in)
 	if err == nil {
 		defer k.Close()
-		err = e.tellAttached(ctx, in)
+		err = e.tellLink(ctx, in, link.Name)
 	}
 	if errors.Is(err, state.ErrNotRunning) {
 		return nil // it ended meanwhile, and comes back with it
@@ -512,7 +512,7 @@ func asStarted(in *state.Instance) error {
 
 // Detach takes an instance off a network, which is named by itself or by the interface in the machine; at once when it runs.
 func (e *Engine) Detach(ctx context.Context, name, which string) error {
-	var gone []state.Link
+	var was, gone []state.Link
 	in, err := e.Dir.Edit(name, func(in *state.Instance) error {
 		if err := asStarted(in); err != nil {
 			return err
@@ -535,6 +535,7 @@ func (e *Engine) Detach(ctx context.Context, name, which string) error {
 		}
 		if in.Applied != nil {
 			now := *in.Applied
+			was = now.Facts.Links
 			is := func(l state.Link) bool { return l.Name == links[at].Name }
 			if i := slices.IndexFunc(now.Facts.Links, is); i >= 0 {
 				gone = append(gone, now.Facts.Links[i])
@@ -558,22 +559,38 @@ func (e *Engine) Detach(ctx context.Context, name, which string) error {
 	if err := e.announce(in, in.Applied.Facts.Links); err != nil {
 		return err
 	}
-	if err := e.takeAway(gone, in, k); err != nil {
-		return err
-	}
-	for _, l := range gone {
-		e.tellManagers(ctx, in, l.Name) // what stays with one that is paused is about no link
-	}
-	return nil
-}
-
-// takeAway takes links away from a machine that runs.
-func (e *Engine) takeAway(links []state.Link, in *state.Instance, k *Keeper) error {
 	netns, err := netnsOf(k.PID, k.Init)
 	if err != nil {
 		return err
 	}
 	defer netns.Close()
+	if err := e.takeAway(gone, in, netns); err != nil {
+		return err
+	}
+	for _, l := range gone {
+		e.tellManagers(ctx, in, l.Name) // what stays with one that is paused is about no link
+	}
+	return e.leadAnew(ctx, was, in, netns)
+}
+
+// leadAnew has links of a machine that runs be the way out now that one of those that it had is gone.
+func (e *Engine) leadAnew(ctx context.Context, was []state.Link, in *state.Instance, netns *os.File) error {
+	led := oneWayOut(was)
+	for _, l := range oneWayOut(in.Applied.Facts.Links) {
+		if slices.ContainsFunc(led, func(o state.Link) bool {
+			return o.Name == l.Name && o.Gateway == l.Gateway && o.Gateway6 == l.Gateway6
+		}) {
+			continue
+		}
+		if err := errors.Join(netsetup.Lead(l, netns), e.tellLink(ctx, in, l.Name)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// takeAway takes links away from a machine that runs.
+func (e *Engine) takeAway(links []state.Link, in *state.Instance, netns *os.File) error {
 	lock, err := lockHostNetwork()
 	if err != nil {
 		return err

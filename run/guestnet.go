@@ -400,14 +400,14 @@ func stanzas(l state.Link) string {
 	return b.String()
 }
 
-// tellAttached has the network managers that run in a machine know the last of its links, which is about to appear. They are
-// told in /run, which ends as they do: at the next start it is a link like the others.
-func (e *Engine) tellAttached(ctx context.Context, in *state.Instance) error {
+// tellLink has the network managers that run in a machine know a link that is about to appear, or has changed. They are told in
+// /run, which ends as they do: at the next start it is a link like the others.
+func (e *Engine) tellLink(ctx context.Context, in *state.Instance, name string) error {
 	text, _ := resolvConf(in, hostResolv())
 	servers, _ := readResolv(text)
 	links := managers{onlyIPv4: !netsetup.HasIPv6()}.asTold(in.Applied.Facts.Links, servers)
-	l := links[len(links)-1]
-	if err := e.tellManagers(ctx, in, l.Name, networkdFile(l), keyfile(l)); err != nil {
+	l := links[slices.IndexFunc(links, func(l state.Link) bool { return l.Name == name })]
+	if err := e.tellManagers(ctx, in, name, networkdFile(l), keyfile(l)); err != nil {
 		return fmt.Errorf("%s: its network manager cannot be told: %w", in.Spec.Name, err)
 	}
 	return nil
