@@ -1,6 +1,7 @@
 package run
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"encoding/binary"
@@ -256,18 +257,28 @@ func (k *Keeper) Attach() error {
 	return nil
 }
 
-// Show copies the console to w until the machine or w ends.
+// Show copies the console to w until the machine or w ends. What w is slow to take waits in memory: the keeper drops whoever
+// does not read.
 func (k *Keeper) Show(w io.Writer) error {
-	var buf [4096]byte
-	for {
-		n, _, err := receive(k.conn, buf[:])
-		if err != nil || n == 0 {
-			return nil // the keeper's end is the machine's
+	const most = 16 << 10 // reads of a console that prints without end, of up to 4 KiB
+	printed := make(chan []byte, most)
+	go func() {
+		defer close(printed)
+		var buf [4096]byte
+		for {
+			n, _, err := receive(k.conn, buf[:])
+			if err != nil || n == 0 {
+				return // the keeper's end is the machine's
+			}
+			printed <- bytes.Clone(buf[:n])
 		}
-		if _, err := w.Write(buf[:n]); err != nil {
+	}()
+	for text := range printed {
+		if _, err := w.Write(text); err != nil {
 			return err
 		}
 	}
+	return nil
 }
 
 // Write types p at the console.

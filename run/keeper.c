@@ -235,7 +235,7 @@ static int console(void)
 	if (k.echo)
 		echo(buf, (size_t)n);
 	for (struct client *c = clients; c < clients + CLIENTS; c++)
-		if (c->fd >= 0 && c->attached && send(c->fd, buf, (size_t)n, MSG_DONTWAIT | MSG_NOSIGNAL) < 0)
+		if (c->fd >= 0 && c->attached && send(c->fd, buf, (size_t)n, MSG_NOSIGNAL) < 0)
 			drop(c); // it does not read: the guest's console must not wait for it
 	return 1;
 }
@@ -322,6 +322,7 @@ static void greet(int fd)
 		return;
 	}
 	*c = (struct client){ .fd = fd, .kill = -1 };
+	setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &(struct timeval){ 1, 0 }, sizeof(struct timeval)); // one that reads may lack a processor
 	welcome(fd);
 	for (int i = 0; i < 4 && c->fd == fd; i++)
 		request(c);
@@ -376,7 +377,7 @@ static int watch(int sigfd)
 			if (p[FIXED + i].revents && clients[i].fd == p[FIXED + i].fd)
 				request(&clients[i]);
 		if (p[LISTEN].revents)
-			greet(accept4(k.listener, NULL, NULL, SOCK_NONBLOCK));
+			greet(accept(k.listener, NULL, NULL));
 		struct signalfd_siginfo s;
 		if (p[SIGNAL].revents && read(sigfd, &s, sizeof s) == sizeof s)
 			helper("wake"), stop(stops ? 0 : k.stop_secs, "asked"); // a second signal kills
@@ -436,8 +437,7 @@ static int keep(int argc, char **argv)
 		stop(k.stop_secs, "asked");
 	int status = watch(sigfd);
 	while (k.pty >= 0 && console()); // what the dead guest left in it
-	shut(&sigfd);
-	next(status);
+	shut(&sigfd), next(status);
 	return 125;
 }
 

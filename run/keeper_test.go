@@ -42,6 +42,7 @@ func TestKeeper(t *testing.T) {
 		{"echo without escape sequences", keeperEchoPlain},
 		{"as many clients as it takes, and one", keeperCrowd},
 		{"slow client", keeperSlowClient},
+		{"client that reads", keeperReadingClient},
 		{"stop", keeperStop},
 		{"stop twice", keeperStopTwice},
 		{"stop in time or be killed", keeperStopTimeout},
@@ -640,6 +641,24 @@ func keeperSlowClient(k *ward) {
 	k.until("the log", func() bool { return strings.HasSuffix(k.log(), "on\n") })
 	k.tell("say x")
 	k.until("the client", func() bool { n := k.receive(next.conn, buf); return bytes.HasSuffix(buf[:n], []byte("x")) })
+}
+
+// A client that reads gets all of it, however fast the guest prints.
+func keeperReadingClient(k *ward) {
+	k.start()
+	c := k.attach()
+	defer c.Close()
+	k.until("the attachment", func() bool { c.Write([]byte("z")); return k.tell("read") == 'z' })
+	const all = 3000000
+	k.order(fmt.Sprint("print ", all))
+	buf := make([]byte, 4096)
+	for total := 0; total < all; {
+		n := k.receive(c.conn, buf)
+		if n == 0 {
+			k.Fatalf("it was dropped after %d bytes of %d", total, all)
+		}
+		total += n
+	}
 }
 
 func keeperStop(k *ward) {
