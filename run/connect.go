@@ -438,7 +438,7 @@ func (e *Engine) linked() ([]*state.Instance, error) {
 	}), err
 }
 
-// Attach puts an instance on one more network, at once when it runs.
+// Attach puts an instance on one more network, at once when it runs. What keeps that network from the world all the same is an error.
 func (e *Engine) Attach(ctx context.Context, name string, nic state.NIC) error {
 	var link *state.Link
 	in, err := e.Dir.Edit(name, func(in *state.Instance) error {
@@ -479,8 +479,9 @@ func (e *Engine) Attach(ctx context.Context, name string, nic state.NIC) error {
 	if errors.Is(err, state.ErrNotRunning) {
 		return nil // it ended meanwhile, and comes back with it
 	}
+	var lacks error
 	if err == nil {
-		_, err = e.connect(netsetup.Member{Name: name, Links: []state.Link{*link}}, k.PID, k.Init)
+		lacks, err = e.connect(netsetup.Member{Name: name, Links: []state.Link{*link}}, k.PID, k.Init)
 	}
 	if err == nil {
 		err = e.announce(in, in.Applied.Facts.Links)
@@ -488,7 +489,7 @@ func (e *Engine) Attach(ctx context.Context, name string, nic state.NIC) error {
 	if err != nil {
 		return errors.Join(err, e.Detach(ctx, name, link.Name))
 	}
-	return nil
+	return lacks
 }
 
 // freeName is the first of eth0, eth1 and so on that no link has: one in the middle may have been detached.

@@ -138,14 +138,30 @@ func (e *Engine) relink(in *state.Instance) error {
 			continue
 		}
 		l, err := e.decideLink(in, i, nic)
+		if err == nil {
+			err = ownAddresses(links, l)
+			links = append(links, l)
+		}
 		if err != nil {
 			in.Facts.Links = append(links, was...)
 			return errors.Join(err, e.endLeases(in, links, was))
 		}
-		links = append(links, l)
 	}
 	in.Facts.Links = links
 	return e.endLeases(in, was, links)
+}
+
+// ownAddresses complains of a link that would have an address of one of the others of its machine: a lease is the machine's.
+func ownAddresses(others []state.Link, l state.Link) error {
+	for _, o := range others {
+		for _, p := range []netip.Prefix{l.IP, l.IP6} {
+			if o.Network == l.Network && p.IsValid() && (o.IP == p || o.IP6 == p) {
+				err := fmt.Errorf("network %s: %s and %s cannot both have the address %s: %w", l.Network, o.Name, l.Name, p.Addr(), state.ErrInvalid)
+				return state.Hint(err, fmt.Sprintf("--network %s,name=%s,ip=ADDRESS,ip6=ADDRESS", l.Network, l.Name))
+			}
+		}
+	}
+	return nil
 }
 
 // endLeases gives back the addresses of links that are not among those kept, nor with the machine that runs.
