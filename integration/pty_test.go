@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"os/signal"
 	"regexp"
 	"strconv"
 	"strings"
@@ -80,6 +81,9 @@ func (c *conversation) start(size string) error {
 	}
 	c.cmd.Stdin, c.cmd.Stdout, c.cmd.Stderr = slave, slave, slave
 	c.cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Setctty: true}
+	hangups := make(chan os.Signal, 1)
+	signal.Notify(hangups, unix.SIGHUP) // what is caught here is not ignored there, even if the tests run under nohup
+	defer signal.Stop(hangups)
 	if err := c.cmd.Start(); err != nil {
 		return err
 	}
