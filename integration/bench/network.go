@@ -257,13 +257,20 @@ func (b *bench) interleaveRoutes(routes ...route) ([]traffic, error) {
 			defer listener.Close()
 			listening[r.to] = true
 		}
+		lots := make(chan lot)
+		defer close(lots)
+		go r.client(lots)
 		carry = append(carry, func(int) error { return b.served(r, func() error { return b.iperf(r, &took[i].rates) }) })
-		connect = append(connect, func(int) error { return r.connections(&took[i].connects) })
+		connect = append(connect, func(int) error {
+			l := lot{took: &took[i].connects, done: make(chan error)}
+			lots <- l
+			return <-l.done
+		})
 	}
 	if err := interleave(max(b.n/2, 4), carry...); err != nil {
 		return nil, err
 	}
-	return took, interleave(max(5*b.n, 40), connect...) // many short ones: the machine's own pace changes from second to second
+	return took, interleave(max(10*b.n, 40), connect...) // many short ones: the machine's own pace changes from second to second
 }
 
 // served runs do while iperf3 serves the route.
@@ -325,20 +332,36 @@ func (r route) listen() (listener net.Listener, err error) {
 	return listener, nil
 }
 
-// connections adds how many connections a second there are, one after another.
-func (r route) connections(to *samples) error {
-	return inNetwork(r.from, func() error {
+// lot is what a client is asked for: to make connections, one after another, and add how many a second there were.
+type lot struct {
+	took *samples
+	done chan error
+}
+
+// client makes lots of connections by the route, on one thread.
+func (r route) client(lots <-chan lot) {
+	refused := inNetwork(r.from, func() error {
 		server := &unix.SockaddrInet4{Port: connectPort, Addr: netip.MustParseAddr(r.addr).As4()}
-		const many = 200
-		began := time.Now()
-		for range many {
-			if err := connect(server); err != nil {
-				return err
-			}
+		for l := range lots {
+			l.done <- l.make(server)
 		}
-		*to = append(*to, many/time.Since(began).Seconds())
 		return nil
 	})
+	for l := range lots {
+		l.done <- refused
+	}
+}
+
+func (l lot) make(server unix.Sockaddr) error {
+	const many = 100
+	began := time.Now()
+	for range many {
+		if err := connect(server); err != nil {
+			return err
+		}
+	}
+	*l.took = append(*l.took, many/time.Since(began).Seconds())
+	return nil
 }
 
 // connect makes a connection and resets it, so that no port waits for its end. It blocks the thread: Go's own way would cost more than

@@ -52,9 +52,14 @@ func (b *bench) compare(what string, ours samples, peer string, theirs samples, 
 	b.rows = append(b.rows, r)
 }
 
-// compareRates adds a line whose bar is the least part of a peer's rate.
+// compareRates adds a line whose bar is the least part of a peer's rate. Each of ours is held against that of theirs which was
+// measured beside it: the pace of a machine changes more from second to second than what is compared differs.
 func (b *bench) compareRates(what, unit string, ours samples, peer string, theirs samples, bar float64) {
-	ratio := ours.median() / theirs.median()
+	var pairs samples
+	for i := range ours {
+		pairs = append(pairs, ours[i]/theirs[i])
+	}
+	ratio := pairs.median()
 	b.rows = append(b.rows, row{
 		What: what, Croft: fmt.Sprintf("%.4g %s", ours.median(), unit), Peer: fmt.Sprintf("%s: %.4g %s", peer, theirs.median(), unit),
 		Ratio: fmt.Sprintf("%.2fx", ratio), Bar: fmt.Sprintf(">= %gx", bar), Barred: true, Missed: ratio < bar,
