@@ -267,7 +267,7 @@ func (b *bench) interleaveRoutes(routes ...route) ([]traffic, error) {
 			return <-l.done
 		})
 	}
-	if err := interleave(max(b.n/2, 4), carry...); err != nil {
+	if err := interleave(max(3*b.n/2, 4), carry...); err != nil {
 		return nil, err
 	}
 	return took, interleave(max(10*b.n, 40), connect...) // many short ones: the machine's own pace changes from second to second
@@ -295,7 +295,7 @@ func (b *bench) served(r route, do func() error) error {
 }
 
 func (b *bench) iperf(r route, to *samples) error {
-	out, err := exec.Command("nsenter", "--net="+r.from, "iperf3", "-c", r.addr, "-p", strconv.Itoa(iperfPort), "-t", "1", "-J").Output()
+	out, err := exec.Command("nsenter", "--net="+r.from, "iperf3", "-c", r.addr, "-p", strconv.Itoa(iperfPort), "-n", "256M", "-J").Output()
 	var said struct {
 		Error string
 		End   struct {
