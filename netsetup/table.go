@@ -117,8 +117,10 @@ func (t Table) Intact() (bool, error) {
 
 // AddNetwork makes the table know a network whose bridge is there, and says whether that was not in its group.
 func (t Table) AddNetwork(n *state.Network) (marked bool, err error) {
-	marked, err = t.mark(n)
-	if err = errors.Join(err, t.add(networkElements(n))); err != nil {
+	if marked, err = t.mark(n); err != nil {
+		return marked, err
+	}
+	if err = t.add(networkElements(n)); err != nil {
 		return marked, err
 	}
 	return marked, takeLoopback(n)
@@ -148,9 +150,9 @@ func (t Table) Delete() error {
 	if err := c.Flush(); err != nil {
 		return wrap(err)
 	}
-	tables, err := c.ListTablesOfFamily(familyInet)
-	if err != nil || slices.ContainsFunc(tables, func(o *nftables.Table) bool { return strings.HasPrefix(o.Name, "croft") }) {
-		return wrap(err) // those of other roots need what all share
+	others, err := t.others(c)
+	if err != nil || len(others) > 0 {
+		return err // those of other roots need what all share
 	}
 	return takeSelf(false)
 }
@@ -345,12 +347,8 @@ func (t Table) explain(err error, all []element) error {
 
 // port names the port that is the key of an element.
 func (e element) port() string {
-	service := e.key[len(e.key)-8:]
-	proto := state.TCP
-	if service[0] == unix.IPPROTO_UDP {
-		proto = state.UDP
-	}
-	return fmt.Sprintf("%d/%s", binary.BigEndian.Uint16(service[4:]), proto)
+	proto, port := serviceOf(e.key)
+	return fmt.Sprintf("%d/%s", port, proto)
 }
 
 // wrap gives the first of the errors that a transaction has for each of its parts.
@@ -522,7 +520,7 @@ func linkElements(l state.Link, machine string) (all []element) {
 	own := slices.Concat(mac, []byte{0, 0})
 	from := slices.Concat(host, own)
 	all = []element{
-		{set: "guests", key: host, verdict: toBe(chain), comment: machine},
+		{set: "guests", key: host, verdict: &expr.Verdict{Kind: expr.VerdictGoto, Chain: chain}, comment: machine},
 		{set: "macs", key: from},
 	}
 	if !l.Managed {
@@ -543,9 +541,6 @@ func linkElements(l state.Link, machine string) (all []element) {
 	return append(all, element{set: "senders6", key: slices.Concat(from, linkLocal(mac))})
 }
 
-// toBe is the verdict of a map that has a chain decide.
-func toBe(chain string) *expr.Verdict { return &expr.Verdict{Kind: expr.VerdictGoto, Chain: chain} }
-
 // linkLocal is the address that a link gives itself (RFC 4291, appendix A).
 func linkLocal(mac net.HardwareAddr) []byte {
 	return []byte{0xfe, 0x80, 0, 0, 0, 0, 0, 0, mac[0] ^ 2, mac[1], mac[2], 0xff, 0xfe, mac[3], mac[4], mac[5]}
@@ -558,6 +553,16 @@ func service(proto string, port uint16) []byte {
 		p = unix.IPPROTO_UDP
 	}
 	return slices.Concat([]byte{p, 0, 0, 0}, number(port))
+}
+
+// serviceOf reads the service at the end of a key.
+func serviceOf(key []byte) (proto string, port uint16) {
+	end := key[len(key)-8:]
+	proto = state.TCP
+	if end[0] == unix.IPPROTO_UDP {
+		proto = state.UDP
+	}
+	return proto, binary.BigEndian.Uint16(end[4:])
 }
 
 func number(port uint16) []byte { return []byte{byte(port >> 8), byte(port), 0, 0} }

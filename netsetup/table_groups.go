@@ -41,9 +41,7 @@ func (g groups) nft() string {
 }
 
 func (g groups) among(f field) part {
-	return append(load(f),
-		&expr.Bitwise{SourceRegister: first, DestRegister: first, Len: 4, Mask: binaryutil.NativeEndian.PutUint32(g.mask), Xor: make([]byte, 4)},
-		&expr.Cmp{Op: g.op, Register: first, Data: binaryutil.NativeEndian.PutUint32(g.group)})
+	return masked(f, binaryutil.NativeEndian.PutUint32(g.mask), g.op, binaryutil.NativeEndian.PutUint32(g.group))
 }
 
 // mark puts the bridge of n into the interface group by which the rules know it, and says whether it was in another. One that is

@@ -26,20 +26,28 @@ func (t Table) Others() (map[Owner][]state.Port, error) {
 		return nil, err
 	}
 	defer c.CloseLasting()
-	tables, err := c.ListTablesOfFamily(familyInet)
+	others, err := t.others(c)
 	if err != nil {
-		return nil, wrap(err)
+		return nil, err
 	}
 	all := map[Owner][]state.Port{}
-	for _, o := range tables {
-		if o.Name == t.Name || !strings.HasPrefix(o.Name, tablePrefix) {
-			continue
-		}
-		if err := (Table{o.Name}).published(all); err != nil {
+	for _, o := range others {
+		if err := o.published(all); err != nil {
 			return nil, err
 		}
 	}
 	return all, nil
+}
+
+// others are the tables of other roots.
+func (t Table) others(c *nftables.Conn) (others []Table, err error) {
+	tables, err := c.ListTablesOfFamily(familyInet)
+	for _, o := range tables {
+		if o.Name != t.Name && strings.HasPrefix(o.Name, tablePrefix) {
+			others = append(others, Table{o.Name})
+		}
+	}
+	return others, wrap(err)
 }
 
 // published adds what t publishes. A table or set that goes meanwhile, or that another build's table is without, has nothing.
@@ -70,14 +78,10 @@ func (t Table) published(all map[Owner][]state.Port) error {
 
 // publishedBy reads what portElements has written.
 func publishedBy(e nftables.SetElement) (p state.Port) {
-	at, service := e.Key[:len(e.Key)-8], e.Key[len(e.Key)-8:]
-	if a, ok := netip.AddrFromSlice(at); ok {
+	if a, ok := netip.AddrFromSlice(e.Key[:len(e.Key)-8]); ok {
 		p.IP = a.String()
 	}
-	p.Proto = state.TCP
-	if service[0] == unix.IPPROTO_UDP {
-		p.Proto = state.UDP
-	}
-	p.Host, p.Guest = binary.BigEndian.Uint16(service[4:]), binary.BigEndian.Uint16(e.Val[len(e.Val)-4:])
+	p.Proto, p.Host = serviceOf(e.Key)
+	p.Guest = binary.BigEndian.Uint16(e.Val[len(e.Val)-4:])
 	return p
 }

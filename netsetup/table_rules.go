@@ -227,7 +227,7 @@ func (t Table) rules() []tableRule {
 
 		// Ports are hairpins, for a machine that asks itself by a published port. What it says to all is for all others.
 		{"across", `ether daddr & 01:00:00:00:00:00 == 01:00:00:00:00:00 iifname . oifname @same drop`,
-			do(masked(etherDaddr, []byte{1, 0, 0, 0, 0, 0}, []byte{1, 0, 0, 0, 0, 0}), among("same", iifname, oifname), drop())},
+			do(isMulticast(), among("same", iifname, oifname), drop())},
 	}
 }
 
@@ -328,29 +328,32 @@ func isIPv6() part   { return eq(etherType, 0x86, 0xdd) }
 func isARP() part    { return eq(etherType, 0x08, 0x06) }
 func isICMPv6() part { return eq(l4proto, unix.IPPROTO_ICMPV6) }
 
-// masked wants the bits of mask to be as in value, which are as long.
-func masked(f field, mask, value []byte) part {
+// masked compares the bits of mask in a field with those of value, which is as long.
+func masked(f field, mask []byte, op expr.CmpOp, value []byte) part {
 	return append(load(f),
 		&expr.Bitwise{SourceRegister: first, DestRegister: first, Len: uint32(len(mask)), Mask: mask, Xor: make([]byte, len(mask))},
-		&expr.Cmp{Op: expr.CmpOpEq, Register: first, Data: value})
+		&expr.Cmp{Op: op, Register: first, Data: value})
+}
+
+// isMulticast is a frame to a group, or to all.
+func isMulticast() part {
+	return masked(etherDaddr, []byte{1, 0, 0, 0, 0, 0}, expr.CmpOpEq, []byte{1, 0, 0, 0, 0, 0})
 }
 
 // isBridgeGroup is a frame to one of the groups of bridges themselves (IEEE 802.1Q, table 8-1).
 func isBridgeGroup() part {
-	return masked(etherDaddr, []byte{255, 255, 255, 255, 255, 0xf0}, []byte{0x01, 0x80, 0xc2, 0, 0, 0})
+	return masked(etherDaddr, []byte{255, 255, 255, 255, 255, 0xf0}, expr.CmpOpEq, []byte{0x01, 0x80, 0xc2, 0, 0, 0})
 }
 
 // isLoopback is an address in 127.0.0.0/8.
-func isLoopback(f field) part { return masked(f, []byte{255, 0, 0, 0}, []byte{127, 0, 0, 0}) }
+func isLoopback(f field) part {
+	return masked(f, []byte{255, 0, 0, 0}, expr.CmpOpEq, []byte{127, 0, 0, 0})
+}
 
 // bits wants one of them at least.
 func bits(key expr.CtKey, wanted uint32) part {
-	mask := binaryutil.NativeEndian.PutUint32(wanted)
-	return part{
-		&expr.Ct{Key: key, Register: first},
-		&expr.Bitwise{SourceRegister: first, DestRegister: first, Len: 4, Mask: mask, Xor: make([]byte, 4)},
-		&expr.Cmp{Op: expr.CmpOpNeq, Register: first, Data: make([]byte, 4)},
-	}
+	of := func(reg uint32) (expr.Any, uint32) { return &expr.Ct{Key: key, Register: reg}, 1 }
+	return masked(of, binaryutil.NativeEndian.PutUint32(wanted), expr.CmpOpNeq, make([]byte, 4))
 }
 
 func ctState(wanted uint32) part { return bits(expr.CtKeySTATE, wanted) }
